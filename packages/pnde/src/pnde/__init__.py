@@ -1,0 +1,1 @@
+"""Projected neural differential equations (arXiv 2410.23667)."""
