@@ -1,5 +1,6 @@
 """All distributions carry one version, and pin each other to it exactly."""
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -23,9 +24,8 @@ def test_all_versions_agree():
 def test_pins_between_our_distributions_are_exact():
     version = PROJECTS["sciml"]["version"]
     for name, project in PROJECTS.items():
-        requirements = project.get("dependencies", []) + sum(
-            project.get("optional-dependencies", {}).values(), []
-        )
+        extras = project.get("optional-dependencies", {}).values()
+        requirements = [*project.get("dependencies", []), *itertools.chain.from_iterable(extras)]
         for requirement in requirements:
             match = re.match(r"[A-Za-z0-9-]+", requirement)
             if match and match[0] in PROJECTS and match[0] != "sciml":

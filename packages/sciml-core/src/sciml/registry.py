@@ -86,7 +86,7 @@ class Registry(Mapping[str, Entry]):
     def __repr__(self) -> str:
         return f"Registry({self.kind}: {', '.join(self) or 'nothing installed'})"
 
-    def list(self, pattern: str = "*") -> list[str]:
+    def matching(self, pattern: str = "*") -> list[str]:
         """Sorted qualified names that match the shell-style `pattern`."""
         return [name for name in self if fnmatch.fnmatchcase(name, pattern)]
 
@@ -181,19 +181,19 @@ experiments = Registry("experiments")
 
 def list_models(pattern: str = "*") -> list[str]:
     """Sorted names of the registered models that match `pattern`, e.g. `"pnde/*"`."""
-    return models.list(pattern)
+    return models.matching(pattern)
 
 
 def list_optimizers(pattern: str = "*") -> list[str]:
     """Sorted names of the registered optimizers that match `pattern`."""
-    return optimizers.list(pattern)
+    return optimizers.matching(pattern)
 
 
 def list_problems(pattern: str = "*") -> list[str]:
     """Sorted names of the registered problems that match `pattern`."""
-    return problems.list(pattern)
+    return problems.matching(pattern)
 
 
 def list_experiments(pattern: str = "*") -> list[str]:
     """Sorted names of the registered experiments that match `pattern`."""
-    return experiments.list(pattern)
+    return experiments.matching(pattern)
