@@ -25,7 +25,7 @@ def list_command(
     from sciml.registry import KINDS, Registry, installed
 
     for kind in KINDS:
-        names = Registry(kind).list(pattern)
+        names = Registry(kind).matching(pattern)
         if names:
             print(f"{kind}:")
             print("\n".join(f"  {name}" for name in names))

@@ -253,7 +253,7 @@ def _build(cls: type[M], folder: Path, header: dict[str, Any], weights: bytes) -
 def check_tensors(
     found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: Path
 ) -> None:
-    """Raise CheckpointError unless names, shapes and dtypes agree; the message lists the first differences."""
+    """Raise CheckpointError, listing the first differences, unless names, shapes and dtypes agree."""
     differences = [f"missing {name}" for name in sorted(set(expected) - set(found))]
     differences += [f"unexpected {name}" for name in sorted(set(found) - set(expected))]
     for name in sorted(set(found) & set(expected)):
@@ -288,7 +288,7 @@ def _json_copy(value: Any, where: str) -> Any:
 def _download(reference: str) -> Path:
     name, _, revision = reference.partition("@")
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import snapshot_download  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         from sciml.registry import own_version
 

@@ -112,7 +112,7 @@ class Registry(Mapping[str, Entry]):
 
 @dataclass(frozen=True)
 class Installed:
-    """The result of one scan: entries by kind, plugins with entries, and distributions that could not be read."""
+    """One scan: entries by kind, plugins with their versions, and why other distributions could not be read."""
 
     entries: dict[str, dict[str, Entry]]
     plugins: dict[str, str]

@@ -1,0 +1,158 @@
+"""Where computation runs: device, precision, strategy. Nothing else in the repository names a device."""
+
+import os
+import random
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sciml.errors import ConfigError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+STRATEGIES = ("auto", "ddp", "fsdp")
+
+
+class Runtime:
+    """Device, precision and strategy of a process, built on Lightning Fabric.
+
+    Under torchrun, every process makes its own `Runtime` and `strategy` says how they share the work: `ddp`
+    replicates the model, `fsdp` shards it.
+
+    Raises
+    ------
+    ConfigError
+        If the device or strategy is unknown, or the device is not present.
+    """
+
+    def __init__(
+        self,
+        device: str = "auto",
+        strategy: str = "auto",
+        precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
+        *,
+        compile: bool = False,
+    ) -> None:
+        if device not in DEVICES:
+            raise ConfigError(f"device={device!r} is unknown; choose one of {', '.join(DEVICES)}")
+        if strategy not in STRATEGIES:
+            raise ConfigError(f"strategy={strategy!r} is unknown; choose one of {', '.join(STRATEGIES)}")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(
+                "device='cuda' was asked for, but torch sees no CUDA device; see `sciml doctor`"
+            )
+        if device == "mps" and not torch.backends.mps.is_available():
+            raise ConfigError("device='mps' was asked for, but torch sees no MPS device; see `sciml doctor`")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world > 1 and strategy == "auto":
+            strategy = "ddp"
+        self.strategy = strategy if world > 1 else "auto"
+        self.compile = compile
+        chosen: Any = {"auto": "auto", "ddp": DDPStrategy(), "fsdp": ModelParallelStrategy(_shard)}[
+            self.strategy
+        ]
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self.fabric = Fabric(
+            accelerator=device,
+            devices=local,
+            num_nodes=max(1, world // local),
+            strategy=chosen,
+            precision=precision,
+        )
+        if world > 1:
+            self.fabric.launch()
+
+    @property
+    def device(self) -> torch.device:
+        """Device of this process."""
+        return self.fabric.device
+
+    @property
+    def rank(self) -> int:
+        """Index of this process."""
+        return self.fabric.global_rank
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return self.fabric.world_size
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    def setup(
+        self,
+        model: nn.Module,
+        make_optimizer: Callable[[nn.Module], Optimizer],
+        methods: tuple[str, ...] = (),
+    ) -> tuple[Any, Any]:
+        """Move, wrap and (if asked) compile the model, then build its optimizer on the final parameters.
+
+        `methods` are those besides `forward` that losses call: they must pass through the strategy's hooks.
+        """
+        if self.compile:
+            model.compile()
+        wrapped: Any = self.fabric.setup_module(model)
+        if self.strategy == "fsdp":
+            from torch.distributed.fsdp import register_fsdp_forward_method
+
+            for method in methods:
+                register_fsdp_forward_method(model, method)
+        for method in methods:
+            wrapped.mark_forward_method(method)
+        return wrapped, self.fabric.setup_optimizers(make_optimizer(wrapped.module))
+
+    def to_device(self, batch: Any) -> Any:
+        """The batch with every tensor on this process's device."""
+        return self.fabric.to_device(batch)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum over the processes."""
+        return self.fabric.all_reduce(value, reduce_op="sum") if self.world > 1 else value  # type: ignore[return-value]
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        self.fabric.barrier()
+
+
+def _shard(module: nn.Module, mesh: Any) -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    return fully_shard(module, mesh=mesh["data_parallel"])  # type: ignore[return-value]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def rng_state() -> dict[str, Any]:
+    """State of the random generators of Python, numpy and torch, as tensors, numbers and strings."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Restore what `rng_state` returned."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
