@@ -68,9 +68,7 @@ def test_import_failure_names_distribution_and_cause(site):
         sciml.models["gone/x"].load()
 
 
-@pytest.mark.parametrize(
-    "statement", ["import sciml", "import sciml; sciml.list_models()", "import sciml.cli"]
-)
+@pytest.mark.parametrize("statement", ["import sciml", "import sciml; sciml.list_models()", "import sciml.cli"])
 def test_listing_imports_neither_torch_nor_xarray_nor_a_plugin(statement):
     code = (
         f"{statement}; import sys; from sciml.registry import installed; "

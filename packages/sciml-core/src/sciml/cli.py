@@ -7,9 +7,7 @@ import typer
 
 from sciml.errors import SciMLError
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Structure-aware scientific machine learning."
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Structure-aware scientific machine learning.")
 
 
 @app.callback()

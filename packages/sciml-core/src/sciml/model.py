@@ -84,9 +84,7 @@ class Model(nn.Module):
         """Write `config.json` and `model.safetensors` into `directory`, each atomically."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {
-            name: value.detach().cpu().contiguous().clone() for name, value in self.state_dict().items()
-        }
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in self.state_dict().items()}
         weights = save_safetensors(tensors)
         header = _header(type(self), self.config)
         header["sha256"] = _checksum(header, weights)
@@ -232,9 +230,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
 
 def _build(cls: type[M], folder: Path, header: dict[str, Any], weights: bytes) -> M:
     if not (isinstance(cls, type) and issubclass(cls, Model)):
-        raise CheckpointError(
-            f"{folder}: the name {header['model']} is registered for {cls!r}, which is no Model"
-        )
+        raise CheckpointError(f"{folder}: the name {header['model']} is registered for {cls!r}, which is no Model")
     try:
         model = cls(**header["config"])
         # safetensors returns memory that is not 64-byte aligned, on which reductions round differently: clone
@@ -250,9 +246,7 @@ def _build(cls: type[M], folder: Path, header: dict[str, Any], weights: bytes) -
     return model
 
 
-def check_tensors(
-    found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: Path
-) -> None:
+def check_tensors(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: Path) -> None:
     """Raise CheckpointError, listing the first differences, unless names, shapes and dtypes agree."""
     differences = [f"missing {name}" for name in sorted(set(expected) - set(found))]
     differences += [f"unexpected {name}" for name in sorted(set(found) - set(expected))]
@@ -292,13 +286,9 @@ def _download(reference: str) -> Path:
     except ImportError as error:
         from sciml.registry import own_version
 
-        raise CheckpointError(
-            f'hf:// needs the extra: pip install "sciml-core[hub]=={own_version()}"'
-        ) from error
+        raise CheckpointError(f'hf:// needs the extra: pip install "sciml-core[hub]=={own_version()}"') from error
     try:
-        folder = Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE])
-        )
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
     except Exception as error:
         raise CheckpointError(f"hf://{reference} could not be fetched: {error}") from error
     # the hub's cache is made of links; their targets are what is read, and checked

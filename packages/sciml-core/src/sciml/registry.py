@@ -137,9 +137,7 @@ def installed() -> Installed:
         try:
             found = list(_parse(text, name, distribution.version))
         except (ConfigParserError, ValueError) as error:
-            broken[name] = (
-                f"the entry points of distribution {name} are malformed: {' '.join(str(error).split())}"
-            )
+            broken[name] = f"the entry points of distribution {name} are malformed: {' '.join(str(error).split())}"
             continue
         for entry in found:
             entries[entry.kind][entry.name] = entry
@@ -158,9 +156,7 @@ def _parse(text: str, distribution: str, version: str) -> Iterator[Entry]:
             match = _REFERENCE.match(value)
             if match is None:
                 raise ValueError(f"{name} = {value!r} is not of the form module:attribute")
-            yield Entry(
-                kind, f"{distribution}/{name}", match["module"], match["attribute"], distribution, version
-            )
+            yield Entry(kind, f"{distribution}/{name}", match["module"], match["attribute"], distribution, version)
 
 
 def normalize(name: str) -> str:

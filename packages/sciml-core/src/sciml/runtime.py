@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -43,9 +44,7 @@ class Runtime:
         if strategy not in STRATEGIES:
             raise ConfigError(f"strategy={strategy!r} is unknown; choose one of {', '.join(STRATEGIES)}")
         if device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                "device='cuda' was asked for, but torch sees no CUDA device; see `sciml doctor`"
-            )
+            raise ConfigError("device='cuda' was asked for, but torch sees no CUDA device; see `sciml doctor`")
         if device == "mps" and not torch.backends.mps.is_available():
             raise ConfigError("device='mps' was asked for, but torch sees no MPS device; see `sciml doctor`")
         if device == "auto":
@@ -55,9 +54,7 @@ class Runtime:
             strategy = "ddp"
         self.strategy = strategy if world > 1 else "auto"
         self.compile = compile
-        chosen: Any = {"auto": "auto", "ddp": DDPStrategy(), "fsdp": ModelParallelStrategy(_shard)}[
-            self.strategy
-        ]
+        chosen: Any = {"auto": "auto", "ddp": DDPStrategy(), "fsdp": ModelParallelStrategy(_shard)}[self.strategy]
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self.fabric = Fabric(
             accelerator=device,

@@ -1,6 +1,7 @@
 """The one training loop: any optimizer, exact resume, one file of state."""
 
 import contextlib
+import itertools
 import json
 import math
 import signal
@@ -147,9 +148,7 @@ class _Session:
     validation: Loader | None
     validation_loss: Loss
 
-    def __init__(
-        self, trainer: Trainer, model: nn.Module, wrapped: Any, optim: Any, loss: Loss, data: Loader
-    ) -> None:
+    def __init__(self, trainer: Trainer, model: nn.Module, wrapped: Any, optim: Any, loss: Loss, data: Loader) -> None:
         self.trainer, self.options, self.runtime = trainer, trainer.options, trainer.runtime
         self.model, self.wrapped, self.optim, self.loss, self.data = model, wrapped, optim, loss, data
         self.epoch = self.position = self.step = self.stale = 0
@@ -163,9 +162,7 @@ class _Session:
     def run(self) -> TrainingResult:
         options = self.options
         if options.ema_decay is not None:
-            self.ema = {
-                k: v.detach().clone() for k, v in self.model.state_dict().items() if v.is_floating_point()
-            }
+            self.ema = {k: v.detach().clone() for k, v in self.model.state_dict().items() if v.is_floating_point()}
         if self.trainer.checkpoint.exists():
             self.restore(load_state(self.trainer.checkpoint))
         self.runtime.barrier()
@@ -187,8 +184,7 @@ class _Session:
                     due = (
                         self.step % options.checkpoint_steps == 0
                         if options.checkpoint_steps
-                        else time.perf_counter() - saved > options.checkpoint_seconds
-                        and self.runtime.world == 1
+                        else time.perf_counter() - saved > options.checkpoint_seconds and self.runtime.world == 1
                     )
                     if self.interrupted:
                         self.save()
@@ -268,7 +264,8 @@ class _Session:
         return first
 
     def average(self) -> None:
-        assert self.ema is not None and self.options.ema_decay is not None
+        assert self.ema is not None
+        assert self.options.ema_decay is not None
         current = self.model.state_dict()
         for name, mean in self.ema.items():
             mean.lerp_(current[name].detach().to(mean.dtype), 1 - self.options.ema_decay)
@@ -442,8 +439,4 @@ def _split(batch: Any, parts: int) -> list[Any]:
         raise ConfigError("accumulation needs batches that are dicts of tensors")
     n = _length(batch)
     bounds = [n * i // parts for i in range(parts + 1)]
-    return [
-        {name: value[a:b] for name, value in batch.items()}
-        for a, b in zip(bounds, bounds[1:], strict=False)
-        if b > a
-    ]
+    return [{name: value[a:b] for name, value in batch.items()} for a, b in itertools.pairwise(bounds) if b > a]

@@ -1,0 +1,154 @@
+"""Resuming is exact for every optimizer, batches may be cut, and a bad loss keeps the last good state."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from sciml.errors import CheckpointError, NonFiniteLossError
+from sciml.runtime import seed_everything
+from sciml.state import load_state, save_state, tensors_equal
+from sciml.training import Trainer, TrainerOptions
+from torch import nn
+
+OPTIMIZERS = {
+    "adamw": lambda model: torch.optim.AdamW(model.parameters(), lr=1e-2),
+    "sgd": lambda model: torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9),
+    "lbfgs": lambda model: torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4),
+}
+
+
+class Loader:
+    """Noisy linear data, whose order is a function of the epoch."""
+
+    def __init__(self, n: int = 22, batch_size: int = 5) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(n, 3, generator=generator)
+        self.y = self.x.sin().sum(-1, keepdim=True)
+        self.batch_size = batch_size
+
+    def __len__(self):
+        return -(-len(self.x) // self.batch_size)
+
+    def batch_length(self, index):
+        return min(self.batch_size, len(self.x) - index * self.batch_size)
+
+    def batches(self, epoch, start=0, rank=0, world=1):
+        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(epoch))
+        for chosen in order.split(self.batch_size)[start:]:
+            mine = chosen[rank::world]
+            yield {"x": self.x[mine], "y": self.y[mine]}
+
+
+class StopAfter(Exception):
+    pass
+
+
+def noisy_loss(model, batch):
+    noise = 0.01 * torch.rand(())  # so that the random state matters
+    return {"fit": (model(batch["x"]) - batch["y"]).square().mean(), "noise": noise * model(batch["x"]).square().mean()}
+
+
+def network() -> nn.Module:
+    seed_everything(0)
+    return nn.Sequential(nn.Linear(3, 17), nn.Tanh(), nn.Dropout(0.1), nn.Linear(17, 1))
+
+
+def fit(directory: Path, optimizer="adamw", stop_at=None, loss=noisy_loss, **options):
+    calls = itertools.count(1)
+
+    def counted(model, batch):
+        if stop_at is not None and next(calls) > stop_at:
+            raise StopAfter
+        return loss(model, batch)
+
+    model = network()
+    trainer = Trainer(TrainerOptions(**{"epochs": 3, "checkpoint_steps": 2, **options}), directory)
+    result = trainer.fit(
+        model,
+        counted,
+        Loader(),
+        OPTIMIZERS[optimizer],
+        scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 15),
+        validation=Loader(7),
+    )
+    return model, result, (directory / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("stop_at", [1, 4, 11, 13])
+def test_resumed_training_equals_the_undisturbed_one_bitwise(tmp_path, optimizer, stop_at):
+    options = {"optimizer": optimizer, "ema_decay": 0.9}
+    model, result, log = fit(tmp_path / "whole", **options)
+    with pytest.raises(StopAfter):
+        fit(tmp_path / "parts", stop_at=stop_at, **options)
+    resumed, again, resumed_log = fit(tmp_path / "parts", **options)
+    assert tensors_equal(model.state_dict(), resumed.state_dict())
+    assert (result.steps, result.best_loss) == (again.steps, again.best_loss)
+    assert log == resumed_log
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path):
+    def loss(model, batch):
+        return (model[3](model[1](model[0](batch["x"]))) - batch["y"]).square().mean()
+
+    options = {"optimizer": "sgd", "loss": loss}
+    whole, _, _ = fit(tmp_path / "1", **options)
+    parts, _, _ = fit(tmp_path / "2", accumulate=2, **options)
+    for a, b in zip(whole.parameters(), parts.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_non_finite_loss_stops_and_keeps_the_last_good_state(tmp_path):
+    calls = itertools.count(1)
+
+    def loss(model, batch):
+        return noisy_loss(model, batch)["fit"] * (float("nan") if next(calls) == 6 else 1.0)
+
+    with pytest.raises(NonFiniteLossError, match=r"the loss is nan at step 6 \(epoch 2\)"):
+        fit(tmp_path, loss=loss)
+    state = load_state(tmp_path / "last.safetensors")
+    assert state["step"] == 5
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_patience_stops_early(tmp_path):
+    _, result, _ = fit(tmp_path, loss=lambda m, b: 0 * m(b["x"]).sum() + 1.0, patience=2, epochs=50)
+    assert result.epochs == 3
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path):
+    fit(tmp_path)
+    trainer = Trainer(TrainerOptions(epochs=3), tmp_path)
+    with pytest.raises(CheckpointError, match="does not fit this training"):
+        trainer.fit(nn.Linear(3, 1), noisy_loss, Loader(), OPTIMIZERS["adamw"])
+
+
+def test_state_round_trip_keeps_types_and_bits(tmp_path):
+    state = {
+        "a": torch.randn(3),
+        "b": (1, 2.5, None, [True, "x"]),
+        "c": {0: {"d": torch.tensor(2)}},
+        "inf": float("inf"),
+    }
+    save_state(tmp_path / "s", state)
+    back = load_state(tmp_path / "s")
+    assert torch.equal(back["a"], state["a"])
+    assert back["b"] == state["b"]
+    assert back["c"][0]["d"] == 2
+    assert back["inf"] == float("inf")
+
+
+def test_flipped_bits_in_a_state_are_found(tmp_path):
+    path = tmp_path / "s"
+    save_state(path, {"a": torch.randn(5), "n": 3})
+    good = path.read_bytes()
+    for position in range(0, len(good), 7):
+        path.write_bytes(good[:position] + bytes([good[position] ^ 4]) + good[position + 1 :])
+        with pytest.raises(CheckpointError):
+            load_state(path)
+
+
+def test_unserialisable_state_is_named(tmp_path):
+    with pytest.raises(TypeError, match=r"state\.optimizer\.x is a object"):
+        save_state(tmp_path / "s", {"optimizer": {"x": object()}})
