@@ -12,6 +12,12 @@ _HOME = {
     "list_optimizers": "registry",
     "list_problems": "registry",
     "list_experiments": "registry",
+    "load": "model",
+    "Model": "model",
+    "Example": "model",
+    "run": "experiment",
+    "Experiment": "experiment",
+    "Report": "report",
 }
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
@@ -30,6 +36,11 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from sciml.experiment import Experiment as Experiment
+    from sciml.experiment import run as run
+    from sciml.model import Example as Example
+    from sciml.model import Model as Model
+    from sciml.model import load as load
     from sciml.registry import experiments as experiments
     from sciml.registry import list_experiments as list_experiments
     from sciml.registry import list_models as list_models
@@ -38,3 +49,4 @@ if TYPE_CHECKING:
     from sciml.registry import models as models
     from sciml.registry import optimizers as optimizers
     from sciml.registry import problems as problems
+    from sciml.report import Report as Report

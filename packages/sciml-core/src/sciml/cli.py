@@ -1,7 +1,7 @@
 """The `sciml` command. Heavy imports stay inside the commands, so that listing stays instant."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,6 +31,56 @@ def list_command(
         print('No plugin is installed. Install one with, for instance: pip install "sciml[pnde]"')
     for reason in installed().broken.values():
         print(f"warning: {reason}", file=sys.stderr)
+
+
+@app.command("run")
+def run_command(
+    name: Annotated[str, typer.Argument(help="Experiment, e.g. pnde/double-pendulum.")],
+    preset: Annotated[str, typer.Option(help="smoke (seconds), small (minutes) or paper.")] = "small",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field: training.epochs=50. Repeatable.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="New directory for the run; default runs/<name>/<preset>-<time>.")
+    ] = None,
+    resume: Annotated[str | None, typer.Option(help="Directory of an interrupted run to go on with.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    strategy: Annotated[str, typer.Option(help="Under torchrun: ddp or fsdp.")] = "auto",
+) -> None:
+    """Generate data, train, evaluate and report: measured beside published."""
+    from sciml.config import parse_settings
+    from sciml.registry import experiments
+
+    overrides = parse_settings(settings or [])
+    _ = experiments[name]  # an unknown name is told before torch is imported
+    from sciml.experiment import run
+
+    _show(run(name, preset, out=out, device=device, strategy=strategy, resume=resume, **overrides))
+
+
+@app.command("report")
+def report_command(directory: Annotated[str, typer.Argument(help="Directory of a finished run.")]) -> None:
+    """Show a finished run's report and write its HTML page anew."""
+    from sciml.report import Report
+
+    report = Report.load(directory)
+    report.save(directory)
+    _show(report)
+
+
+def _show(report: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sciml.report import HEADINGS
+
+    table = Table(*HEADINGS, title=f"{report.experiment} ({report.preset})")
+    for row in report.rows():
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    for note in report.notes:
+        console.print(f"- {note}", markup=False)
 
 
 def main() -> None:

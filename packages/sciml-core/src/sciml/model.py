@@ -184,7 +184,7 @@ def read_regular_file(path: Path, limit: int) -> bytes:
             raise CheckpointError(f"{path} is not a regular file")
         if status.st_size > limit:
             raise CheckpointError(f"{path} has {status.st_size} bytes; at most {limit} are read")
-        return file.read(limit + 1)
+        return file.read(status.st_size)
 
 
 def parse_json_object(text: bytes, path: Path) -> dict[str, Any]:

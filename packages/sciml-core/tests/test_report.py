@@ -1,0 +1,49 @@
+"""Reports survive the round trip, put published numbers beside measured ones, and escape what they show."""
+
+import math
+
+import pytest
+from sciml.config import config, override, parse_settings
+from sciml.errors import ConfigError, DataError
+from sciml.report import Metric, Published, Report
+
+
+@config
+class Training:
+    epochs: int = 3
+    lr: float = 1e-3
+
+
+@config
+class Config:
+    seed: int = 0
+    training: Training = Training()
+
+
+def test_published_numbers_stand_beside_measured_ones(tmp_path):
+    report = Report([Metric("error", "ours", 2e-3), Metric("drift", "ours", math.nan)], notes=["<b>note</b>"])
+    report = report.beside([Published("error", "ours", 1e-3, "1", "arXiv 0000.00000, table 1")])
+    assert report.metric("error", "ours").ratio == pytest.approx(2.0)
+    report.save(tmp_path)
+    back = Report.load(tmp_path)
+    assert back.metric("error", "ours") == report.metric("error", "ours")
+    assert math.isnan(back.metric("drift", "ours").value)
+    page = (tmp_path / "report.html").read_text()
+    assert "arXiv 0000.00000, table 1" in page
+    assert "&lt;b&gt;note" in page
+    assert "<b>note" not in page
+
+
+def test_no_report_is_a_clear_error(tmp_path):
+    with pytest.raises(DataError, match="is not a report"):
+        Report.load(tmp_path)
+
+
+def test_overrides_are_validated_and_typos_named():
+    assert override(Config(), parse_settings(["training.epochs=5"])).training == Training(epochs=5)
+    with pytest.raises(ConfigError, match="trainning is not a field: did you mean training"):
+        override(Config(), parse_settings(["trainning.epochs=3"]))
+    with pytest.raises(ConfigError, match=r"training\.epochs='many': .*valid integer"):
+        override(Config(), parse_settings(["training.epochs=many"]))
+    with pytest.raises(ConfigError, match="expected path"):
+        parse_settings(["training.epochs"])
