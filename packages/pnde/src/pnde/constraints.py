@@ -1,0 +1,56 @@
+"""Constraints g(u) = 0 with their Jacobians."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Constraint(nn.Module):
+    """m scalar constraints on a state of dimension n; `jacobian` defaults to automatic differentiation."""
+
+    n: int
+    m: int
+
+    def forward(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        """Value g(u), zero on the manifold."""
+        raise NotImplementedError
+
+    def jacobian(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m n"]:
+        """∂g/∂u."""
+        flat = torch.func.vmap(torch.func.jacrev(self.forward))(u.reshape(-1, self.n))
+        return flat.reshape(*u.shape[:-1], self.m, self.n)
+
+
+class PendulumConstraint(Constraint):
+    """Unit links of an N-pendulum in Cartesian coordinates u = (x, y, ẋ, ẏ), each of length N.
+
+    With d_i = r_i - r_{i-1}: φ_i = |d_i|² - 1 (first N rows) and ψ_i = d_i·ḋ_i (last N rows).
+    """
+
+    def __init__(self, n_links: int = 2) -> None:
+        super().__init__()
+        if n_links < 1:
+            raise ValueError(f"n_links={n_links} must be at least 1")
+        self.n_links, self.n, self.m = n_links, 4 * n_links, 2 * n_links
+        difference = torch.eye(n_links, dtype=torch.float64) - torch.diag(
+            torch.ones(n_links - 1, dtype=torch.float64), -1
+        )
+        self.register_buffer("difference", difference, persistent=False)
+
+    def _links(self, u: Tensor) -> tuple[Tensor, ...]:
+        D = self.get_buffer("difference").to(u.dtype)
+        return tuple(part @ D.mT for part in u.split(self.n_links, dim=-1))
+
+    def forward(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        x, y, vx, vy = self._links(u)
+        return torch.cat([x.square() + y.square() - 1, x * vx + y * vy], dim=-1)
+
+    def jacobian(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m n"]:
+        x, y, vx, vy = (part[..., None] * self.get_buffer("difference").to(u.dtype) for part in self._links(u))
+        zero = torch.zeros_like(x)
+        position = torch.cat([2 * x, 2 * y, zero, zero], dim=-1)
+        velocity = torch.cat([vx, vy, x, y], dim=-1)
+        return torch.cat([position, velocity], dim=-2)
+
+
+CONSTRAINTS: dict[str, type[Constraint]] = {"pendulum": PendulumConstraint}

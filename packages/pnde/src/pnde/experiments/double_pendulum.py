@@ -1,0 +1,166 @@
+"""Double pendulum in Cartesian coordinates: projected, stabilized and free neural ODEs compared."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from sciml.config import config
+from sciml.data import BatchLoader
+from sciml.experiment import Experiment, Metric, Report, RunDirectory
+from sciml.training import TrainerOptions
+from torch import Tensor
+
+from pnde.constraints import PendulumConstraint
+from pnde.metrics import constraint_error, relative_state_error, valid_prediction_time
+from pnde.models import NeuralODE, ProjectedNeuralODE, StabilizedNeuralODE
+from pnde.problems import DoublePendulum
+
+
+@config
+class Data:
+    """Trajectories for training, validation and testing, their length (s) and time step (s)."""
+
+    train: int = 150
+    validation: int = 20
+    test: int = 50
+    duration: float = 5.0
+    time_step: float = 0.05
+
+
+@config
+class Training:
+    """Adam with a cosine schedule on windows of `window` steps."""
+
+    epochs: int = 50
+    batch_size: int = 256
+    window: int = 5
+    learning_rate: float = 2e-3
+    final_learning_rate: float = 1e-6
+
+
+@config
+class Config:
+    """Everything that determines the result."""
+
+    seed: int = 0
+    hidden: tuple[int, ...] = (128, 128, 128)
+    stabilization: float = 20.0
+    mechanics_damping: float = 4.0
+    tolerance: float = 1e-6
+    data: Data = Data()
+    training: Training = Training()
+
+
+def windows(u: Tensor, length: int) -> Tensor:
+    """Trajectories (trajectory, time, n) cut into windows (window, length + 1, n) that share their end points."""
+    return u.unfold(1, length + 1, length).flatten(0, 1).mT.contiguous()
+
+
+def run(config: Config, run: RunDirectory) -> Report:
+    """Train the four models on the same windows and roll them out from unseen initial states."""
+    problem = DoublePendulum(duration=config.data.duration, time_step=config.data.time_step)
+    counts = (config.data.train, config.data.validation, config.data.test)
+    dataset = run.step("data", lambda: problem.generate(sum(counts), seed=run.seed("data")))
+    train, validation, test = torch.from_numpy(dataset["state"].values).split(counts)
+    t = torch.from_numpy(dataset["time"].values)
+    size = config.training.batch_size
+    loaders = [
+        BatchLoader({"u": windows(part, config.training.window)}, size, seed=run.seed("batches"), shuffle=shuffle)
+        for part, shuffle in ((train, True), (validation, False))
+    ]
+    t_window = t[: config.training.window + 1]
+
+    def loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
+        predicted = model(batch["u"][:, 0], t_window)
+        return ((predicted - batch["u"])[:, 1:] / std).square().mean()
+
+    flat = train.flatten(0, 1)
+    std = flat.std(0)
+    kinds: dict[str, Any] = {
+        "NDE": lambda **c: NeuralODE(**c),
+        f"SNDE γ={config.stabilization:g}": lambda **c: StabilizedNeuralODE(**c, gamma=config.stabilization),
+        "PNDE": lambda **c: ProjectedNeuralODE(**c),
+        "PNDE mechanics": lambda **c: ProjectedNeuralODE(**c, metric="mechanics", gamma=config.mechanics_damping),
+    }
+    metrics, errors, drifts = [], {}, {}
+    for label, make in kinds.items():
+        name = label.lower().replace(" ", "-").replace("γ=", "gamma")
+        torch.manual_seed(run.seed("initial weights"))  # the same for every model
+        model: NeuralODE = make(hidden=list(config.hidden))
+        model.set_normalization(flat)
+        steps = config.training.epochs * len(loaders[0])
+        result = run.train(
+            name,
+            model,
+            loss,
+            loaders[0],
+            TrainerOptions(epochs=config.training.epochs),
+            lambda m: torch.optim.Adam(m.parameters(), lr=config.training.learning_rate),
+            scheduler=lambda o, steps=steps: torch.optim.lr_scheduler.CosineAnnealingLR(
+                o, steps, config.training.final_learning_rate
+            ),
+            validation=loaders[1],
+        )
+        model = model.cpu()
+        solved = run.step(f"rollout-{name}", lambda model=model: _rollout(model, test[:, 0], t, config.tolerance))
+        measured, errors[label], drifts[label] = _evaluate(label, solved, test, t)
+        metrics += [*measured, Metric("window_mse", label, result.best_loss)]
+        metrics.append(Metric("training_time", label, result.time, "s"))
+    run.figure("errors-over-time", _figure(t, errors, drifts))
+    return Report(
+        metrics, notes=[f"Seed {config.seed}; {counts[2]} test trajectories; solver tolerance {config.tolerance:g}."]
+    )
+
+
+def _rollout(model: NeuralODE, u0: Tensor, t: Tensor, tolerance: float) -> dict[str, Any]:
+    solution = model.solve(u0, t, tol=tolerance, max_steps=2000)
+    return {"u": solution.u, "solved": solution.solved, "n_evaluations": solution.n_evaluations}
+
+
+def _evaluate(label: str, solved: dict[str, Any], test: Tensor, t: Tensor) -> tuple[list[Metric], Tensor, Tensor]:
+    good = solved["solved"]
+    u, reference = solved["u"][good], test[good]
+    error, drift = relative_state_error(u, reference), constraint_error(PendulumConstraint(), u)
+    vpt = valid_prediction_time(u, reference, t)
+    found = [
+        Metric("relative_state_error", label, float(error.mean())),
+        Metric("relative_state_error_median", label, float(error.mean(-1).median()) if len(u) else np.nan),
+        Metric("constraint_error_end", label, float(drift[:, -1].mean())),
+        Metric("valid_prediction_time", label, float(vpt.mean()), "s"),
+        Metric("field_evaluations", label, float(solved["n_evaluations"])),
+        Metric("diverged", label, float((~good).sum()), "trajectories"),
+    ]
+    return found, error.mean(0), drift.mean(0)
+
+
+def _figure(t: Tensor, errors: dict[str, Tensor], drifts: dict[str, Tensor]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5))
+    axes = figure.subplots(1, 2)
+    titles = ("relative state error", "constraint error ‖g‖")
+    for axis, curves, title in zip(axes, (errors, drifts), titles):
+        for label, curve in curves.items():
+            axis.semilogy(t[1:], curve[1:].clamp(min=1e-16), label=label)
+        axis.set(xlabel="time [s]", title=title)
+    axes[0].legend()
+    return figure
+
+
+EXPERIMENT = Experiment(
+    run=run,
+    presets={
+        "smoke": Config(
+            hidden=(16, 16),
+            data=Data(train=4, validation=2, test=2, duration=0.5),
+            training=Training(epochs=2, batch_size=8),
+        ),
+        "small": Config(),
+        "paper": Config(
+            hidden=(1024,) * 10,
+            data=Data(train=400, validation=200, test=100, time_step=0.01),
+            training=Training(epochs=1000, learning_rate=1e-3),
+        ),
+    },
+    paper="Projected Neural Differential Equations for Learning Constrained Dynamics, arXiv 2410.23667",
+)

@@ -1,0 +1,32 @@
+"""How far trajectories are from the reference and from the constraint manifold."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pnde.constraints import Constraint
+
+
+def relative_state_error(
+    u: Float[Tensor, "batch time n"], reference: Float[Tensor, "batch time n"]
+) -> Float[Tensor, "batch time"]:
+    """‖û(t) - u(t)‖₂ / ‖u(t)‖₂ of every trajectory."""
+    return (u - reference).norm(dim=-1) / reference.norm(dim=-1)
+
+
+def constraint_error(constraint: Constraint, u: Float[Tensor, "batch time n"]) -> Float[Tensor, "batch time"]:
+    """‖g(û(t))‖₂ of every trajectory."""
+    return constraint(u).norm(dim=-1)
+
+
+def valid_prediction_time(
+    u: Float[Tensor, "batch time n"],
+    reference: Float[Tensor, "batch time n"],
+    t: Float[Tensor, " time"],
+    threshold: float = 0.4,
+) -> Float[Tensor, " batch"]:
+    """Last time before ‖û - u‖ / sqrt(mean_t ‖u‖²) reaches the threshold; the end time if it never does."""
+    error = (u - reference).norm(dim=-1) / reference.square().sum(-1).mean(-1, keepdim=True).sqrt()
+    beyond = ~(error < threshold)
+    first = torch.where(beyond.any(-1), beyond.int().argmax(-1) - 1, len(t) - 1)
+    return t[first.clamp(min=0)]
