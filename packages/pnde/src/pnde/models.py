@@ -59,7 +59,7 @@ class NeuralODE(Model):
         return Example({"hidden": [8]}, (u0, torch.linspace(0, 0.2, 3, dtype=torch.float64)))
 
     def set_normalization(self, u: Float[Tensor, "sample n"]) -> None:
-        """Normalise the network's input by mean and standard deviation of `u`; a constant component keeps unit scale."""
+        """Normalise the network's input by mean and standard deviation of `u`; constant ones keep unit scale."""
         std = u.std(0)
         self.get_buffer("mean").copy_(u.mean(0))
         self.get_buffer("std").copy_(torch.where(std < 1e-4, 1.0, std))

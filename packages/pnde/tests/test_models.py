@@ -1,0 +1,125 @@
+"""Trajectories stay where the theory says, the reference is converged, and models survive saving."""
+
+import numpy as np
+import pytest
+import sciml
+import torch
+from pnde import DoublePendulum, NeuralODE, PendulumConstraint, ProjectedNeuralODE, StabilizedNeuralODE
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def initial_states(samples: int = 16) -> torch.Tensor:
+    angles = torch.rand(samples, 2, dtype=torch.float64) * 2 * torch.pi
+    states = torch.cat([angles, torch.zeros_like(angles)], dim=-1).numpy()
+    return torch.from_numpy(DoublePendulum().to_cartesian(states))
+
+
+def test_drift_follows_the_tolerance_of_the_solver():
+    model, u0 = ProjectedNeuralODE(hidden=(64, 64)), initial_states()
+    t = torch.linspace(0, 10, 51, dtype=torch.float64)
+    tolerances = np.array([1e-6, 1e-8, 1e-10])
+    drift = [float(PendulumConstraint()(model.solve(u0, t, tol=tol).u).norm(dim=-1).max()) for tol in tolerances]
+    assert (np.array(drift) <= 500 * tolerances).all()
+    assert 0.8 <= np.polyfit(np.log(tolerances), np.log(drift), 1)[0] <= 1.25
+
+
+def test_drift_of_the_training_solver_is_of_fourth_order():
+    model, u0 = ProjectedNeuralODE(hidden=(16, 16)), initial_states(4)
+    drift = []
+    for steps in (40, 80, 160):
+        u = model(u0, torch.linspace(0, 2, steps + 1, dtype=torch.float64))
+        drift.append(float(PendulumConstraint()(u[:, -1]).norm(dim=-1).max()))
+    assert np.log2(drift[0] / drift[1]) >= 3.7
+    assert np.log2(drift[1] / drift[2]) >= 3.7
+
+
+@pytest.mark.parametrize("kind", [StabilizedNeuralODE, ProjectedNeuralODE])
+def test_violations_decay_at_the_rate_gamma(kind):
+    """Exact for the stabilised field without a base, and for the projected one with any base."""
+    model = kind(hidden=(8,), gamma=3.0, second_order=False)
+    if kind is StabilizedNeuralODE:
+        torch.nn.init.zeros_(model.net[-1].weight)
+        torch.nn.init.zeros_(model.net[-1].bias)
+    u0 = initial_states(5) + 0.05 * torch.randn(5, 8, dtype=torch.float64)
+    t = torch.linspace(0, 2, 5, dtype=torch.float64)
+    g = PendulumConstraint()(model.solve(u0, t, tol=1e-10).u)
+    expected = g[:, :1] * torch.exp(-3 * t)[:, None]
+    torch.testing.assert_close(g, expected, rtol=0, atol=1e-8)
+
+
+def test_gauss_principle_gives_the_exact_pendulum_for_free_fall():
+    """With unit masses and gravity as the only acceleration, metric (a) leaves nothing to learn."""
+
+    class FreeFall(ProjectedNeuralODE):
+        def base_field(self, u):
+            gravity = torch.tensor([0.0, 0.0, -9.81, -9.81], dtype=u.dtype).expand(*u.shape[:-1], 4)
+            return torch.cat([u[..., 4:], gravity], dim=-1)
+
+    problem = DoublePendulum(damping=0.0, duration=1.0, tolerance=1e-12)
+    data = problem.generate(6, seed=1)
+    u, t = torch.from_numpy(data["state"].values), torch.from_numpy(data["time"].values)
+    solved = FreeFall(hidden=(4,), metric="mechanics").solve(u[:, 0], t, tol=1e-11).u
+    assert (solved - u).abs().max() <= 1e-7
+
+
+def test_reference_conserves_energy_and_constraints_and_is_converged():
+    problem = DoublePendulum(damping=0.0, duration=2.0)
+    u = problem.generate(5, seed=0)["state"].values
+    energy = problem.energy(u)
+    assert np.abs(energy - energy[:, :1]).max() <= 1e-8
+    assert PendulumConstraint()(torch.from_numpy(u)).abs().max() <= 1e-12
+    finer = DoublePendulum(damping=0.0, duration=2.0, tolerance=1e-12).generate(5, seed=0)["state"].values
+    assert np.abs(u - finer).max() <= 1e-7
+
+
+def test_samples_do_not_depend_on_their_number():
+    problem = DoublePendulum(duration=0.2)
+    few, many = problem.generate(3, seed=4), problem.generate(30, seed=4)
+    np.testing.assert_array_equal(few["state"].values, many["state"].values[:3])
+
+
+def test_one_unsolvable_sample_does_not_disturb_the_others():
+    model = NeuralODE(state_dim=2, hidden=(4,), second_order=False)
+    model.field = lambda u: u**2  # blows up at t = 1/u0
+    t = torch.linspace(0, 1, 5, dtype=torch.float64)
+    u0 = torch.tensor([[0.1, 0.1], [5.0, 5.0], [0.2, 0.2]], dtype=torch.float64)
+    solution = model.solve(u0, t, tol=1e-8, max_steps=200)
+    assert solution.solved.tolist() == [True, False, True]
+    torch.testing.assert_close(solution.u[[0, 2], -1], u0[[0, 2]] / (1 - u0[[0, 2]]), rtol=1e-6, atol=0)
+    assert solution.u[1].isnan().all()
+
+
+@pytest.mark.parametrize("name", ["pnde/nde", "pnde/snde", "pnde/pnde"])
+def test_saved_model_is_the_same_field(name, tmp_path):
+    model = sciml.models[name].load()(hidden=[8, 8])
+    model.set_normalization(initial_states())
+    model.save_pretrained(tmp_path)
+    loaded = sciml.load(tmp_path)
+    assert type(loaded) is type(model)
+    assert loaded.config == model.config
+    u = initial_states()
+    assert torch.equal(loaded.field(u), model.field(u))
+
+
+@pytest.mark.parametrize(
+    ("u0", "t", "error", "message"),
+    [
+        (torch.ones(2, 7).double(), torch.tensor([0.0, 1.0]).double(), ValueError, r"must be \(batch, 8\)"),
+        (torch.ones(2, 8), torch.tensor([0.0, 1.0]).double(), TypeError, "float64"),
+        (torch.ones(2, 8).double(), torch.tensor([0.0, 0.0]).double(), ValueError, "strictly monotone"),
+        (torch.full((2, 8), torch.nan).double(), torch.tensor([0.0, 1.0]).double(), ValueError, "NaN"),
+    ],
+)
+def test_bad_input_is_named(u0, t, error, message):
+    with pytest.raises(error, match=message):
+        NeuralODE(hidden=(4,)).solve(u0, t)
+
+
+@pytest.mark.parametrize("config", [{"gamma": -1.0}, {"constraint": "rope"}, {"dtype": "float16"}, {"state_dim": 6}])
+def test_bad_configuration_is_named(config):
+    with pytest.raises(ValueError, match=next(iter(config))):
+        ProjectedNeuralODE(hidden=(4,), **config)
