@@ -56,7 +56,8 @@ def _solve(G: Tensor, v: Tensor, rhs: Tensor | None, metric: Tensor | None, rank
         return v - _weigh(metric, _apply(G.mT, multipliers)), multipliers
     with torch.no_grad():
         factor, scale, info = _factorize(G, metric)
-    if not torch.compiler.is_compiling() and not torch._C._functorch.is_batchedtensor(info):
+    # inside torch.compile and torch.func transforms nothing can branch on values
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None:
         _check_rank(factor, info, G)
     p, multipliers = _Projection.apply(G, v, b, metric, factor, scale)  # type: ignore[misc]
     return p, multipliers
@@ -73,9 +74,12 @@ class _Projection(torch.autograd.Function):
 
     @staticmethod
     def forward(G: Tensor, v: Tensor, b: Tensor, metric: Tensor | None, factor: Tensor, scale: Tensor) -> Any:
-        multipliers = (_apply(G, v) + b) * scale
-        multipliers = torch.cholesky_solve(multipliers[..., None], factor)[..., 0] * scale
-        return v - _weigh(metric, _apply(G.mT, multipliers)), multipliers
+        multipliers, p = torch.zeros_like(b), v
+        for _ in range(2):  # the second pass removes the error κ(G)²·eps of the normal equations
+            residual = (_apply(G, p) + b) * scale
+            multipliers = multipliers + torch.cholesky_solve(residual[..., None], factor)[..., 0] * scale
+            p = v - _weigh(metric, _apply(G.mT, multipliers))
+        return p, multipliers
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -1,6 +1,7 @@
 """The `sciml` command. Heavy imports stay inside the commands, so that listing stays instant."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -55,7 +56,9 @@ def run_command(
     _ = experiments[name]  # an unknown name is told before torch is imported
     from sciml.experiment import run
 
-    _show(run(name, preset, out=out, device=device, strategy=strategy, resume=resume, **overrides))
+    report = run(name, preset, out=out, device=device, strategy=strategy, resume=resume, **overrides)
+    _show(report)
+    print(f"Report: {Path(report.directory) / 'report.html'}")
 
 
 @app.command("report")
@@ -74,9 +77,11 @@ def _show(report: Any) -> None:
 
     from sciml.report import HEADINGS
 
-    table = Table(*HEADINGS, title=f"{report.experiment} ({report.preset})")
-    for row in report.rows():
-        table.add_row(*row)
+    rows = report.rows()
+    filled = [i for i in range(len(HEADINGS)) if any(row[i] for row in rows)]
+    table = Table(*[HEADINGS[i] for i in filled], title=f"{report.experiment} ({report.preset})")
+    for row in rows:
+        table.add_row(*[row[i] for i in filled])
     console = Console()
     console.print(table)
     for note in report.notes:

@@ -178,6 +178,7 @@ def run(
         config=asdict(config),
         environment=environment(),
         wall_time=time.perf_counter() - started,
+        directory=str(path),
     )
     if runtime.is_main:
         report.save(path)

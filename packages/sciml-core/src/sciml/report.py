@@ -54,6 +54,7 @@ class Report:
     config: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     wall_time: float = 0.0
+    directory: str = ""
 
     def metric(self, name: str, subject: str) -> Metric:
         """The metric of that name and subject.

@@ -61,8 +61,8 @@ def run(config: Config, run: RunDirectory) -> Report:
     problem = DoublePendulum(duration=config.data.duration, time_step=config.data.time_step)
     counts = (config.data.train, config.data.validation, config.data.test)
     dataset = run.step("data", lambda: problem.generate(sum(counts), seed=run.seed("data")))
-    train, validation, test = torch.from_numpy(dataset["state"].values).split(counts)
-    t = torch.from_numpy(dataset["time"].values)
+    train, validation, test = torch.tensor(dataset["state"].values).split(counts)
+    t = torch.tensor(dataset["time"].values)
     size = config.training.batch_size
     loaders = [
         BatchLoader({"u": windows(part, config.training.window)}, size, seed=run.seed("batches"), shuffle=shuffle)
