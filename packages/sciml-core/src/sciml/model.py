@@ -40,11 +40,10 @@ class Model(nn.Module):
 
     Subclasses take named JSON arguments only; the arguments of the outermost constructor are recorded in
     `config`, defaults included. `properties` names what the conformance suite measures (for instance
-    `"symplectic"`), `forward_methods` the methods besides `forward` that losses call.
+    `"symplectic"`).
     """
 
     properties: ClassVar[frozenset[str]] = frozenset()
-    forward_methods: ClassVar[tuple[str, ...]] = ()
 
     config: dict[str, Any]
 
@@ -80,11 +79,17 @@ class Model(nn.Module):
         """Smallest sensible configuration and inputs; every registered model has one."""
         raise NotImplementedError(f"{cls.__name__} defines no example(): return an Example(config, inputs)")
 
-    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Write `config.json` and `model.safetensors` into `directory`, each atomically."""
+    def save_pretrained(
+        self, directory: str | os.PathLike[str], weights: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """Write `config.json` and `model.safetensors` into `directory`, each atomically.
+
+        `weights` (default: the model's own) replace the state dict, for instance by averaged or gathered ones.
+        """
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in self.state_dict().items()}
+        state = self.state_dict() if weights is None else weights
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
         weights = save_safetensors(tensors)
         header = _header(type(self), self.config)
         header["sha256"] = _checksum(header, weights)
@@ -178,10 +183,11 @@ def read_regular_file(path: Path, limit: int) -> bytes:
     except OSError as error:
         kind = "is a link" if path.is_symlink() else error.strerror or str(error)
         raise CheckpointError(f"{path} cannot be read: {kind}; expected a regular file") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise CheckpointError(f"{path} is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{path} is not a regular file")
         if status.st_size > limit:
             raise CheckpointError(f"{path} has {status.st_size} bytes; at most {limit} are read")
         return file.read(status.st_size)

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +11,8 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from sciml.errors import ConfigError
@@ -54,7 +56,11 @@ class Runtime:
             strategy = "ddp"
         self.strategy = strategy if world > 1 else "auto"
         self.compile = compile
-        chosen: Any = {"auto": "auto", "ddp": DDPStrategy(), "fsdp": ModelParallelStrategy(_shard)}[self.strategy]
+        chosen: Any = {
+            "auto": "auto",
+            "ddp": DDPStrategy(),
+            "fsdp": ModelParallelStrategy(_shard, data_parallel_size=world, tensor_parallel_size=1),
+        }[self.strategy]
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self.fabric = Fabric(
             accelerator=device,
@@ -87,44 +93,71 @@ class Runtime:
         return self.rank == 0
 
     def setup(
-        self,
-        model: nn.Module,
-        make_optimizer: Callable[[nn.Module], Optimizer],
-        methods: tuple[str, ...] = (),
+        self, model: nn.Module, losses: Sequence[Callable[..., Any]], make_optimizer: Callable[[nn.Module], Optimizer]
     ) -> tuple[Any, Any]:
         """Move, wrap and (if asked) compile the model, then build its optimizer on the final parameters.
 
-        `methods` are those besides `forward` that losses call: they must pass through the strategy's hooks.
+        What is returned computes `losses[i]` of a batch as `objective(batch, i)`. The strategy wraps model and losses
+        together: its hooks then see one forward and one backward pass, whatever methods a loss calls and however
+        often it differentiates the model by its inputs.
         """
         if self.compile:
             model.compile()
-        wrapped: Any = self.fabric.setup_module(model)
-        if self.strategy == "fsdp":
-            from torch.distributed.fsdp import register_fsdp_forward_method
-
-            for method in methods:
-                register_fsdp_forward_method(model, method)
-        for method in methods:
-            wrapped.mark_forward_method(method)
-        return wrapped, self.fabric.setup_optimizers(make_optimizer(wrapped.module))
+        objective = self.fabric.setup_module(_Objective(model, losses))
+        return objective, self.fabric.setup_optimizers(make_optimizer(model))
 
     def to_device(self, batch: Any) -> Any:
         """The batch with every tensor on this process's device."""
         return self.fabric.to_device(batch)
 
     def sum(self, value: Tensor) -> Tensor:
-        """Sum over the processes."""
-        return self.fabric.all_reduce(value, reduce_op="sum") if self.world > 1 else value  # type: ignore[return-value]
+        """Sum over the processes, on the CPU."""
+        if self.world == 1:
+            return value
+        total: Any = self.fabric.all_reduce(value.to(self.device), reduce_op="sum")
+        return total.cpu()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any process."""
+        return flag if self.world == 1 else bool(self.sum(torch.tensor(float(flag))) > 0)
 
     def barrier(self) -> None:
         """Wait until every process is here."""
         self.fabric.barrier()
 
 
-def _shard(module: nn.Module, mesh: Any) -> nn.Module:
-    from torch.distributed.fsdp import fully_shard
+class _Objective(nn.Module):
+    def __init__(self, model: nn.Module, losses: Sequence[Callable[..., Any]]) -> None:
+        super().__init__()
+        self.model, self.losses = model, losses
 
-    return fully_shard(module, mesh=mesh["data_parallel"])  # type: ignore[return-value]
+    def forward(self, batch: Any, which: int = 0) -> dict[str, Tensor]:
+        value = self.losses[which](self.model, batch)
+        return value if isinstance(value, dict) else {"loss": value}
+
+
+def _shard(module: nn.Module, mesh: Any) -> nn.Module:
+    return fully_shard(module, mesh=mesh["data_parallel"])
+
+
+def gather(tree: Any) -> Any:
+    """A copy of the tree on the CPU, sharded tensors whole; every process must call it."""
+    if isinstance(tree, Tensor):
+        whole = tree.full_tensor() if isinstance(tree, DTensor) else tree
+        return whole.detach().cpu().clone()
+    if isinstance(tree, Mapping):
+        return {key: gather(item) for key, item in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(gather(item) for item in tree)
+    return tree
+
+
+def scatter_like(value: Tensor, template: Tensor) -> Tensor:
+    """`value` on the device of `template`, and sharded as it is."""
+    moved = value.to(template.device)
+    if isinstance(template, DTensor):
+        return distribute_tensor(moved, template.device_mesh, template.placements)
+    return moved
 
 
 def seed_everything(seed: int) -> None:

@@ -101,17 +101,6 @@ def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     raise ValueError(f"unknown node {kind!r}")
 
 
-def clone_tree(value: Any) -> Any:
-    """The same tree with every tensor copied to the CPU."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu().clone()
-    if isinstance(value, Mapping):
-        return {key: clone_tree(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(clone_tree(item) for item in value)
-    return value
-
-
 def tensors_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     """Whether two state dicts hold the same names and bitwise the same tensors."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

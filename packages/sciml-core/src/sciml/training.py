@@ -21,8 +21,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from sciml.errors import CheckpointError, ConfigError, NonFiniteLossError
 from sciml.model import Model
 from sciml.progress import Progress
-from sciml.runtime import Runtime, rng_state, set_rng_state
-from sciml.state import clone_tree, load_state, save_state
+from sciml.runtime import Runtime, gather, rng_state, scatter_like, set_rng_state
+from sciml.state import load_state, save_state
 
 Batch = Mapping[str, Tensor]
 Loss = Callable[[Any, Any], Tensor | dict[str, Tensor]]
@@ -133,11 +133,10 @@ class Trainer:
         """
         if len(data) == 0:
             raise ConfigError("there is no batch to train on: the data set is empty")
-        methods = tuple(getattr(model, "forward_methods", ()))
-        wrapped, optim = self.runtime.setup(model, optimizer, methods)
-        session = _Session(self, model, wrapped, optim, loss, data)
+        objective, optim = self.runtime.setup(model, (loss, validation_loss or loss), optimizer)
+        session = _Session(self, model, objective, optim, data)
         session.schedule = scheduler(optim.optimizer) if scheduler else None
-        session.validation, session.validation_loss = validation, validation_loss or loss
+        session.validation = validation
         return session.run()
 
 
@@ -146,11 +145,10 @@ class _Session:
 
     schedule: LRScheduler | None
     validation: Loader | None
-    validation_loss: Loss
 
-    def __init__(self, trainer: Trainer, model: nn.Module, wrapped: Any, optim: Any, loss: Loss, data: Loader) -> None:
+    def __init__(self, trainer: Trainer, model: nn.Module, objective: Any, optim: Any, data: Loader) -> None:
         self.trainer, self.options, self.runtime = trainer, trainer.options, trainer.runtime
-        self.model, self.wrapped, self.optim, self.loss, self.data = model, wrapped, optim, loss, data
+        self.model, self.objective, self.optim, self.data = model, objective, optim, data
         self.epoch = self.position = self.step = self.stale = 0
         self.best_loss, self.best = math.inf, None
         self.epoch_loss = self.epoch_samples = 0.0
@@ -176,7 +174,7 @@ class _Session:
         ):
             while not self.finished:
                 batches = self.data.batches(self.epoch, self.position, self.runtime.rank, self.runtime.world)
-                self.wrapped.train()
+                self.objective.train()
                 for batch in batches:
                     value = self.update(self.runtime.to_device(batch))
                     bar.advance(loss=value)
@@ -186,7 +184,7 @@ class _Session:
                         if options.checkpoint_steps
                         else time.perf_counter() - saved > options.checkpoint_seconds and self.runtime.world == 1
                     )
-                    if self.interrupted:
+                    if self.runtime.any(self.interrupted):
                         self.save()
                         self.export()
                         raise TrainingInterrupted
@@ -194,11 +192,9 @@ class _Session:
                         self.save()
                         saved = time.perf_counter()
                 self.end_epoch()
-                if (
-                    self.finished
-                    or options.checkpoint_steps
-                    or time.perf_counter() - saved > options.checkpoint_seconds
-                ):
+                # the clocks of several processes differ, and all must take part
+                late = self.runtime.world > 1 or time.perf_counter() - saved > options.checkpoint_seconds
+                if self.finished or options.checkpoint_steps or late:
                     self.save()
                     saved = time.perf_counter()
         self.load_best()
@@ -222,9 +218,9 @@ class _Session:
                 # DDP and FSDP average over the processes: weight by this part's share of the global batch
                 share = _length(part) / n_global
                 with self.runtime.fabric.no_backward_sync(
-                    self.wrapped, enabled=i < len(parts) - 1 and self.runtime.strategy != "auto"
+                    self.objective, enabled=i < len(parts) - 1 and self.runtime.strategy != "auto"
                 ):
-                    computed = _named(self.loss(self.wrapped, part))
+                    computed = self.objective(part)
                     total = torch.stack(list(computed.values())).sum()
                     self.runtime.fabric.backward(total * (share * self.runtime.world))
                 value = value + total.detach().double().cpu() * share
@@ -241,7 +237,7 @@ class _Session:
                 first = float(value)
                 terms = {name: float(self.runtime.sum(term)) for name, term in sums.items()}
             if self.options.clip_norm is not None:
-                self.runtime.fabric.clip_gradients(self.wrapped, self.optim, max_norm=self.options.clip_norm)
+                self.runtime.fabric.clip_gradients(self.objective, self.optim, max_norm=self.options.clip_norm)
             return value
 
         self.optim.step(closure)
@@ -275,7 +271,7 @@ class _Session:
         with self.averaged_weights():
             monitored = train_loss if self.validation is None else self.validate(self.validation)
             if monitored < self.best_loss:
-                self.best_loss, self.best, self.stale = monitored, clone_tree(self.model.state_dict()), 0
+                self.best_loss, self.best, self.stale = monitored, gather(self.model.state_dict()), 0
             else:
                 self.stale += 1
         record = {"training": self.trainer.name, "step": self.step, "epoch": self.epoch + 1}
@@ -290,12 +286,12 @@ class _Session:
         )
 
     def validate(self, data: Loader) -> float:
-        self.wrapped.eval()
+        self.objective.eval()
         total = torch.zeros((), dtype=torch.float64)
         samples = 0
         for batch in data.batches(0, 0, self.runtime.rank, self.runtime.world):
             moved = self.runtime.to_device(batch)
-            computed = _named(self.validation_loss(self.wrapped, moved))
+            computed = self.objective(moved, 1)
             total += torch.stack(list(computed.values())).sum().detach().double().cpu() * _length(moved)
             samples += _length(moved)
         count = self.runtime.sum(torch.tensor(float(samples), dtype=torch.float64))
@@ -309,7 +305,7 @@ class _Session:
         if self.ema is None:
             yield
             return
-        current = clone_tree(self.model.state_dict())
+        current = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict({**current, **self.ema})
         try:
             yield
@@ -336,20 +332,21 @@ class _Session:
         }
 
     def save(self) -> None:
+        state = gather(self.state())
         if self.runtime.is_main:
-            save_state(self.trainer.checkpoint, self.state())
+            save_state(self.trainer.checkpoint, state)
 
     def restore(self, state: dict[str, Any]) -> None:
         try:
-            self.model.load_state_dict(state["model"])
-            self.optim.optimizer.load_state_dict(state["optimizer"])
+            self.load_weights(state["model"])
+            self.load_optimizer(state["optimizer"])
             if self.schedule is not None:
                 self.schedule.load_state_dict(state["scheduler"])
             for name in ("epoch", "position", "step", "stale", "best_loss", "epoch_loss", "epoch_samples"):
                 setattr(self, name, state[name])
             self.finished, self.time, self.best = state["finished"], state["time"], state["best"]
             if self.ema is not None:
-                self.ema = {name: state["ema"][name].to(mean.device) for name, mean in self.ema.items()}
+                self.ema = {name: scatter_like(state["ema"][name], mean) for name, mean in self.ema.items()}
             set_rng_state(state["rng"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise CheckpointError(
@@ -362,17 +359,33 @@ class _Session:
             or (self.options.patience is not None and self.stale >= self.options.patience)
         )
 
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        current = self.model.state_dict()
+        placed = {n: scatter_like(value, current[n]) if n in current else value for n, value in weights.items()}
+        self.model.load_state_dict(placed)
+
+    def load_optimizer(self, state: dict[str, Any]) -> None:
+        optimizer: Optimizer = self.optim.optimizer
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        placed = {
+            index: {
+                name: scatter_like(value, parameters[index])
+                if isinstance(value, Tensor) and value.shape == parameters[index].shape
+                else value
+                for name, value in entries.items()
+            }
+            for index, entries in state["state"].items()
+        }
+        optimizer.load_state_dict({**state, "state": placed})
+
     def load_best(self) -> None:
         if self.best is not None:
-            self.model.load_state_dict(self.best)
+            self.load_weights(self.best)
 
     def export(self) -> None:
-        if not self.runtime.is_main or not isinstance(self.model, Model):
-            return
-        current = clone_tree(self.model.state_dict())
-        self.load_best()
-        self.model.save_pretrained(self.trainer.directory / "best")
-        self.model.load_state_dict(current)
+        weights = self.best if self.best is not None else gather(self.model.state_dict())
+        if self.runtime.is_main and isinstance(self.model, Model):
+            self.model.save_pretrained(self.trainer.directory / "best", weights)
 
     def write(self, record: dict[str, Any]) -> None:
         if self.runtime.is_main:
@@ -417,10 +430,6 @@ class _Session:
             yield
         finally:
             signal.signal(signal.SIGINT, previous)
-
-
-def _named(value: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
-    return value if isinstance(value, dict) else {"loss": value}
 
 
 def _length(batch: Any) -> int:
