@@ -60,6 +60,7 @@ trainer.fit(model, residual, data, make[optimizer], validation=data)
 state = gather(model.state_dict())
 if runtime.is_main:
     save_file(state, out / f"after-{epochs}.safetensors")
+runtime.close()
 '''
 
 

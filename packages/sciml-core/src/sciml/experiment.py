@@ -182,6 +182,7 @@ def run(
     )
     if runtime.is_main:
         report.save(path)
+    runtime.close()
     return report
 
 

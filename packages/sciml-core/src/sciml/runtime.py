@@ -121,6 +121,12 @@ class Runtime:
         """Whether the flag is set on any process."""
         return flag if self.world == 1 else bool(self.sum(torch.tensor(float(flag))) > 0)
 
+    def close(self) -> None:
+        """Leave the process group together: a process that is gone early takes the others down."""
+        if self.world > 1:
+            self.barrier()
+            torch.distributed.destroy_process_group()
+
     def barrier(self) -> None:
         """Wait until every process is here."""
         self.fabric.barrier()
