@@ -71,8 +71,10 @@ def train(directory: Path, strategy: str, optimizer: str, out: str, epochs: int,
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] * (processes > 1)
     command = [sys.executable, *launcher, str(script), strategy, optimizer, str(directory / out), str(epochs)]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert result.returncode == 0, result.stderr[-3000:]
-    return load_file(directory / out / f"after-{epochs}.safetensors")
+    # written before the processes leave: torch's threads sometimes abort the interpreter's own shutdown
+    written = directory / out / f"after-{epochs}.safetensors"
+    assert written.exists(), result.stderr[-3000:]
+    return load_file(written)
 
 
 @pytest.mark.slow
