@@ -158,6 +158,15 @@ def test_float32_fields_stay_float32():
     assert grid.to(dtype=torch.float32).coords.dtype == torch.float32
 
 
+def test_a_grid_first_used_in_inference_still_trains():
+    grid = Grid.uniform(8)
+    with torch.inference_mode():
+        grid.norm(torch.ones(1, 1, 8, dtype=torch.float64))
+    u = torch.ones(1, 1, 8, dtype=torch.float64, requires_grad=True)
+    grid.integrate(u).sum().backward()
+    assert torch.equal(u.grad.squeeze(), grid.weights)
+
+
 @pytest.mark.unchecked
 def test_grid_errors_say_what_to_do():
     grid = Grid.uniform(5)

@@ -73,7 +73,7 @@ class Triangulation:
             shares = np.concatenate([partial, 1 - partial.sum(1, keepdims=True)], axis=1)
         vertices = self.simplices[index].copy()
         if outside.any():
-            vertices[outside] = KDTree(self.points).query(x[outside])[1][:, None]
+            vertices[outside] = np.reshape(KDTree(self.points).query(x[outside])[1], (-1, 1))
             shares[outside] = np.eye(self.dim + 1)[0]
         return vertices, shares
 

@@ -198,11 +198,13 @@ class Grid(Domain):
         return tuple(axis.centering for axis in self.axes)
 
     @cached_property
+    @torch.inference_mode(False)  # the cached tensor must serve training as well
     def coords(self) -> Float[Tensor, "*space dim"]:
         axes = [self._tensor(axis.nodes()) for axis in self.axes]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
     @cached_property
+    @torch.inference_mode(False)  # the cached tensor must serve training as well
     def weights(self) -> Float[Tensor, "*space"]:
         result = self._tensor(self.axes[0].weights())
         for axis in self.axes[1:]:
