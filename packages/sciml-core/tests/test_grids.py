@@ -234,6 +234,14 @@ def test_voronoi_cells_tile_the_domain(dim, bounded):
     assert cloud.weights.sum().item() == pytest.approx(2.0**dim if bounded else 1.0, rel=1e-10)
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_voronoi_weights_scale_with_the_volume(scale):
+    points = torch.randn(60, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    unit, scaled = PointCloud(points, "voronoi"), PointCloud(points * scale, "voronoi")
+    torch.testing.assert_close(scaled.weights / scale**2, unit.weights, rtol=1e-8, atol=1e-12)
+    assert unit.weights.sum().item() == pytest.approx(PointCloud(points).weights.sum().item(), rel=1e-10)
+
+
 def test_voronoi_cells_of_a_lattice_are_its_trapezoidal_weights():
     lattice = Grid.uniform((4, 5))
     cloud = PointCloud(lattice.coords.reshape(-1, 2), "voronoi")

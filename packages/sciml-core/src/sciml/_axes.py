@@ -11,6 +11,7 @@ from sciml.errors import ConfigError
 
 Kind = Literal["uniform", "chebyshev", "gauss-legendre", "nonuniform"]
 Centering = Literal["node", "cell"]
+Real = float | int  # runtime checkers take an int for a float only where it is written out
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def matrix_between(source: Axis, target: Axis) -> np.ndarray:
     return source.interpolation_matrix(source.inside(target.nodes(), float(np.finfo(float).eps)))
 
 
-def axis_from_coordinates(values: Sequence[float] | np.ndarray, period: float | None, eps: float) -> Axis:
+def axis_from_coordinates(values: Sequence[float] | np.ndarray, period: Real | None, eps: float) -> Axis:
     """The axis with these nodes: uniform where the spacing is constant up to rounding `eps`."""
     x = np.asarray(values, dtype=float)
     if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all() or not (np.diff(x) > 0).all():
@@ -172,4 +173,4 @@ def axis_from_coordinates(values: Sequence[float] | np.ndarray, period: float | 
             f"{n} coordinates from {x[0]:g} to {x[-1]:g} are not the uniform nodes of a period {period:g} (spacing "
             f"{period / n:g}, endpoint excluded). Correct the period, or pass None for a non-periodic axis."
         )
-    return Axis("uniform", n, period, float(x[0]), periodic=True)
+    return Axis("uniform", n, float(period), float(x[0]), periodic=True)

@@ -95,6 +95,8 @@ def voronoi_weights(mesh: Triangulation, bounds: Any = None) -> np.ndarray:
         x = points[order, 0]
         walls = np.concatenate([low, (x[1:] + x[:-1]) / 2, high])
         return np.diff(walls)[np.argsort(order)]
+    scale = (high - low).max()  # rounding below is then relative
+    points, low, high = (points - low) / scale, 0 * low, (high - low) / scale
     if bounds is None:
         facets = np.unique(np.round(ConvexHull(points).equations, 14), axis=0)  # a x + b <= 0
         center = points.mean(0)
@@ -103,7 +105,8 @@ def voronoi_weights(mesh: Triangulation, bounds: Any = None) -> np.ndarray:
         center = (low + high) / 2
     starts, neighbours = mesh.qhull.vertex_neighbor_vertices
     cells = (points[neighbours[a:b]] - p for p, a, b in zip(points, starts[:-1], starts[1:], strict=True))
-    return np.array([_cell_volume(to, facets, p, center) for p, to in zip(points, cells, strict=True)])
+    volumes = [_cell_volume(to, facets, p, center) for p, to in zip(points, cells, strict=True)]
+    return np.array(volumes) * scale**dim
 
 
 def _cell_volume(to_neighbours: np.ndarray, facets: np.ndarray, p: np.ndarray, center: np.ndarray) -> float:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciml._axes import Axis, Centering, Kind, axis_from_coordinates, matrix_between
+from sciml._axes import Axis, Centering, Kind, Real, axis_from_coordinates, matrix_between
 from sciml._triangulation import Triangulation, voronoi_weights
 from sciml.errors import ConfigError, ShapeError
 
@@ -53,7 +53,7 @@ class Domain(abc.ABC):
             raise ShapeError(f"inner() got fields of shapes {tuple(u.shape)} and {tuple(v.shape)}; make them equal.")
         return self.integrate(u * v).sum(-1)
 
-    def norm(self, u: Float[Tensor, "batch *field"], p: float = 2) -> Float[Tensor, " batch"]:
+    def norm(self, u: Float[Tensor, "batch *field"], p: Real = 2) -> Float[Tensor, " batch"]:
         """The Lp norm over space and channels, 1 <= p <= inf; its gradient at zero is the subgradient zero."""
         if not p >= 1:
             raise ConfigError(f"The exponent of an Lp norm is {p}; give p >= 1 (math.inf for the maximum).")
@@ -61,7 +61,7 @@ class Domain(abc.ABC):
         return u.abs().flatten(1).amax(1) if math.isinf(p) else root(total, p)
 
 
-def root(x: Tensor, p: float) -> Tensor:
+def root(x: Tensor, p: Real) -> Tensor:
     """x^(1/p) for x >= 0, with gradient zero instead of infinity at x = 0."""
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, 1.0) ** (1 / p), 0.0)
@@ -89,11 +89,11 @@ class Grid(Domain):
     @staticmethod
     def uniform(
         shape: int | Sequence[int],
-        lengths: float | Sequence[float] = 1.0,
+        lengths: Real | Sequence[Real] = 1.0,
         *,
         periodic: bool | Sequence[bool] = False,
         centering: Centering | Sequence[Centering] = "node",
-        origin: float | Sequence[float] = 0.0,
+        origin: Real | Sequence[Real] = 0.0,
         dtype: torch.dtype = torch.float64,
     ) -> "Grid":
         """Equispaced nodes, every argument for all axes or one per axis.
@@ -127,9 +127,9 @@ class Grid(Domain):
     @staticmethod
     def chebyshev(
         shape: int | Sequence[int],
-        lengths: float | Sequence[float] = 1.0,
+        lengths: Real | Sequence[Real] = 1.0,
         *,
-        origin: float | Sequence[float] = 0.0,
+        origin: Real | Sequence[Real] = 0.0,
         dtype: torch.dtype = torch.float64,
     ) -> "Grid":
         """Chebyshev-Lobatto nodes with Clenshaw-Curtis weights, exact for degree n - 1; includes the walls."""
@@ -138,9 +138,9 @@ class Grid(Domain):
     @staticmethod
     def gauss_legendre(
         shape: int | Sequence[int],
-        lengths: float | Sequence[float] = 1.0,
+        lengths: Real | Sequence[Real] = 1.0,
         *,
-        origin: float | Sequence[float] = 0.0,
+        origin: Real | Sequence[Real] = 0.0,
         dtype: torch.dtype = torch.float64,
     ) -> "Grid":
         """Gauss-Legendre nodes and weights, exact for degree 2n - 1; excludes the walls."""
@@ -149,7 +149,7 @@ class Grid(Domain):
     @staticmethod
     def from_coordinates(
         *axes: Any,
-        periods: float | Sequence[float | None] | None = None,
+        periods: Real | Sequence[Real | None] | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> "Grid":
         """The grid with these increasing coordinates, one array per axis; `periods` makes axes periodic.
@@ -322,8 +322,8 @@ class PointCloud(Domain):
         coords: Float[Tensor, "point dim"],
         weights: Literal["delaunay", "voronoi", "monte-carlo"] | Tensor = "delaunay",
         *,
-        volume: float | None = None,
-        bounds: Sequence[Sequence[float]] | None = None,
+        volume: Real | None = None,
+        bounds: Sequence[Sequence[Real]] | None = None,
     ) -> None:
         if coords.ndim != 2 or 0 in coords.shape or not coords.dtype.is_floating_point:
             raise ShapeError(f"Coordinates are floating (point, dim); got {tuple(coords.shape)} of {coords.dtype}.")
@@ -337,7 +337,7 @@ class PointCloud(Domain):
         self.coords: Float[Tensor, "point dim"] = coords
         self.weights: Float[Tensor, " point"] = self._choose(weights, volume, bounds).to(coords)
 
-    def _choose(self, weights: str | Tensor, volume: float | None, bounds: Any) -> Tensor:
+    def _choose(self, weights: str | Tensor, volume: Real | None, bounds: Any) -> Tensor:
         n = len(self.coords)
         if isinstance(weights, Tensor):
             if tuple(weights.shape) != (n,):

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sciml._axes import Real
 from sciml.errors import ConfigError, DataError, ShapeError
 from sciml.grids import Domain, Grid, root
 
@@ -28,7 +29,8 @@ class FieldLoss(nn.Module):
         super().__init__()
         if reduction not in ("mean", "sum", "none"):
             raise ConfigError(f"reduction={reduction!r}; choose 'mean', 'sum' or 'none'.")
-        self.domain, self.relative, self.reduction = domain, relative, reduction
+        self.domain, self.relative = domain, relative
+        self.reduction: Reduction = reduction
 
     def norm(self, u: Float[Tensor, "batch *field"], domain: Domain | None) -> Float[Tensor, " batch"]:
         raise NotImplementedError
@@ -60,7 +62,7 @@ class LpLoss(FieldLoss):
 
     def __init__(
         self,
-        p: float = 2,
+        p: Real = 2,
         *,
         domain: Domain | None = None,
         relative: bool = True,
@@ -98,13 +100,12 @@ class SobolevLoss(FieldLoss):
         super().__init__(domain, relative, reduction)
         if order < 0:
             raise ConfigError(f"The order of a Sobolev loss is {order}; give a number >= 0.")
-        self.order, self.method, self.accuracy = order, method, accuracy
+        self.order, self.accuracy = order, accuracy
+        self.method: Literal["spectral", "finite-difference"] = method
 
     def norm(self, u: Float[Tensor, "batch *field"], domain: Domain | None) -> Float[Tensor, " batch"]:
         if domain is None:
-            raise ConfigError(
-                "A Sobolev loss needs the domain of its fields: pass domain= when building or calling it."
-            )
+            raise ConfigError("A Sobolev loss needs the domain of its fields; pass domain= to it or to the call.")
         if isinstance(domain, Grid):
             return domain.sobolev_norm(u, self.order, method=self.method, accuracy=self.accuracy)
         return domain.sobolev_norm(u, self.order)
@@ -201,7 +202,7 @@ class ReLoBRaLo(AdaptiveWeights):
     comparing with the previous weights instead of the first losses (drawn from torch's global generator).
     """
 
-    def __init__(self, alpha: float = 0.999, temperature: float = 1.0, lookback: float = 0.999) -> None:
+    def __init__(self, alpha: Real = 0.999, temperature: Real = 1.0, lookback: Real = 0.999) -> None:
         super().__init__()
         if not (0 <= alpha <= 1 and 0 <= lookback <= 1 and temperature > 0):
             raise ConfigError(
@@ -227,7 +228,7 @@ class SoftAdapt(AdaptiveWeights):
     `normalized` the changes are divided by the sum of their absolute values, which makes them free of scale.
     """
 
-    def __init__(self, beta: float = 0.1, normalized: bool = False) -> None:
+    def __init__(self, beta: Real = 0.1, normalized: bool = False) -> None:
         super().__init__()
         self.beta, self.normalized = beta, normalized
 
@@ -256,7 +257,7 @@ class WeightedSum(nn.Module):
     def __init__(
         self,
         terms: Mapping[str, Callable[..., Any]],
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[str, Real] | None = None,
         *,
         adaptive: AdaptiveWeights | None = None,
     ) -> None:
