@@ -1,5 +1,6 @@
 """Problems that generate data, and the batches that training reads."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -89,7 +90,7 @@ class Problem:
         """
         attributes = _attributes(self, n, seed)
         parts: dict[int, xarray.Dataset] = {}
-        with get_executor(executor) as pool:
+        with _workers(executor, attributes["problem"]) as pool:
             indices = list(range(-(-n // self.chunk)))
             tasks = _each(pool, simulate_chunk, indices, (self, seed), attributes["problem"], progress)
             for index, part in tasks:
@@ -130,7 +131,7 @@ def generate(
     attributes = _attributes(problem, n, seed, name)
     path = Path(out).absolute()
     existing = store.header(path)
-    with get_executor(executor) as pool:
+    with _workers(executor, attributes["problem"]) as pool:
         if existing is None:
             pool.submit(_create_store, problem, seed, path, attributes).result()
         else:
@@ -195,6 +196,18 @@ def _attributes(problem: Problem, n: int, seed: int, name: str | None = None) ->
     }
 
 
+@contextlib.contextmanager
+def _workers(spec: str | Executor | None, name: str) -> Iterator[Executor]:
+    try:
+        with get_executor(spec) as pool:
+            yield pool
+    except BrokenExecutor as error:
+        raise DataError(
+            f"a worker process of {name} ended abruptly: out of memory, or killed, or the calling script lacks "
+            '`if __name__ == "__main__":`. A store keeps its finished chunks: run again to compute the others.'
+        ) from error
+
+
 def _each(
     pool: Executor, fn: Any, indices: Sequence[int], arguments: tuple[Any, ...], name: str, progress: bool
 ) -> Iterator[tuple[int, Any]]:
@@ -213,11 +226,6 @@ def _each(
                     result = future.result()
                     bar.advance()
                     yield index, result
-    except BrokenExecutor as error:
-        raise DataError(
-            f"a worker process of {name} ended abruptly: out of memory, or killed, or the calling script lacks "
-            '`if __name__ == "__main__":`. Run again to compute the missing chunks.'
-        ) from error
     finally:
         for future in running:
             future.cancel()
@@ -293,7 +301,9 @@ class ArrayDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         self, dataset: xarray.Dataset, variables: Sequence[str], dtype: torch.dtype | None = torch.float32
     ) -> None:
         if unknown := [name for name in variables if name not in dataset.variables]:
-            raise ConfigError(f"no variable {', '.join(unknown)}: the dataset has {', '.join(map(str, dataset))}")
+            raise ConfigError(
+                f"no variable {', '.join(unknown)}: the dataset has {', '.join(sorted(map(str, dataset)))}"
+            )
         self.arrays = {name: dataset[name].variable for name in variables}
         if len({(a.dims[:1], a.shape[:1]) for a in self.arrays.values()}) != 1:
             sizes = {name: dict(array.sizes) for name, array in self.arrays.items()}
@@ -365,8 +375,19 @@ class BatchLoader:
     def batches(self, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[dict[str, Tensor]]:
         """Batches of `epoch` from number `start` on; with several processes, this rank's share of each.
 
-        The shares differ by at most one sample; a batch of fewer samples than processes leaves some without.
+        The shares differ by at most one sample.
+
+        Raises
+        ------
+        ConfigError
+            If the last batch has fewer samples than there are processes: the mean over no sample is NaN.
         """
+        last = self.batch_length(len(self) - 1)
+        if last < world:
+            raise ConfigError(
+                f"the last batch has {last} of {self.used} samples, too few for {world} processes: "
+                f"change batch_size={self.batch_size}, or leave it out with drop_last=True"
+            )
         for chosen in self.order(epoch).split(self.batch_size)[start:]:
             mine = chosen.tensor_split(world)[rank]
             if isinstance(self.source, ArrayDataset):

@@ -49,7 +49,7 @@ def get_executor(spec: str | Executor | None = None, workers: int | None = None)
     if isinstance(spec, Executor):
         yield spec
         return
-    kind, _, argument = (spec or "serial").partition(":")
+    kind, _, argument = ("serial" if spec is None else spec).partition(":")
     if kind == "processes" and argument:
         if not argument.isdecimal():
             raise ConfigError(f"executor {spec!r}: expected a number of workers, for instance processes:4")
@@ -108,7 +108,7 @@ def _dask(address: str) -> Iterator[Executor]:
     except ImportError as error:
         raise _missing("dask", "distributed", error) from error
     try:
-        client = Client(f"tcp://{address}")
+        client = Client(f"tcp://{address}", timeout=10)
     except (OSError, ValueError) as error:
         raise ConfigError(f"no Dask scheduler answers at {address}: start one with `dask scheduler`") from error
     with client, _shutdown(client.get_executor(pure=False)) as executor:

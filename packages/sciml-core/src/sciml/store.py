@@ -151,7 +151,8 @@ def open_dataset(path: str | os.PathLike[str]) -> xarray.Dataset:
         )
     with _quiet():
         if not attributes["ragged"]:
-            return _open(folder).drop_vars(MARKS)
+            data = _open(folder).drop_vars(MARKS)
+            return data[sorted(data.data_vars, key=str)]  # not in the order of the directory
         parts = [_open(folder, f"chunks/{k}") for k in range(_count(n, chunk))]
     return join(parts, attributes)
 
