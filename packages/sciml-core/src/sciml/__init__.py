@@ -12,6 +12,9 @@ _HOME = {
     "list_optimizers": "registry",
     "list_problems": "registry",
     "list_experiments": "registry",
+    "create_model": "create",
+    "create_optimizer": "create",
+    "create_problem": "create",
     "load": "model",
     "Model": "model",
     "Example": "model",
@@ -36,6 +39,9 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from sciml.create import create_model as create_model
+    from sciml.create import create_optimizer as create_optimizer
+    from sciml.create import create_problem as create_problem
     from sciml.experiment import Experiment as Experiment
     from sciml.experiment import run as run
     from sciml.model import Example as Example

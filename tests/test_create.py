@@ -1,0 +1,58 @@
+"""The front door: create_model, create_optimizer and create_problem."""
+
+import pytest
+import sciml
+import torch
+from sciml.errors import ConfigError, UnknownNameError
+from sciml.registry import Entry, installed
+
+
+@pytest.fixture
+def _optimizers(monkeypatch):
+    entries = installed().entries["optimizers"]
+    for name, attribute in (("test/sgd", "SGD"), ("test/whole", "TakesModule")):
+        module = "torch.optim" if attribute == "SGD" else __name__
+        monkeypatch.setitem(entries, name, Entry("optimizers", name, module, attribute, "test", "0"))
+    monkeypatch.setattr(Entry, "load", lambda self: TakesModule if self.attribute == "TakesModule" else torch.optim.SGD)
+
+
+class TakesModule(torch.optim.SGD):
+    takes_module = True
+
+    def __init__(self, module, lr=0.1):
+        super().__init__(module.parameters(), lr=lr)
+
+
+def test_model_by_qualified_and_bare_name():
+    model = sciml.create_model("pnde/nde", hidden=[4])
+    assert model.config["hidden"] == [4]
+    assert type(sciml.create_model("snde")) is sciml.models["pnde/snde"].load()
+
+
+def test_model_arguments_and_missing_weights_are_explained():
+    with pytest.raises(ConfigError, match="no argument hiden: did you mean hidden"):
+        sciml.create_model("pnde/nde", hiden=[4])
+    with pytest.raises(ConfigError, match="ships no pretrained weights"):
+        sciml.create_model("pnde/nde", pretrained=True)
+    with pytest.raises(UnknownNameError, match=r"sciml\[noble\]=="):
+        sciml.create_model("noble/pvalb")
+
+
+def test_problem_fields_are_validated():
+    assert sciml.create_problem("double-pendulum", n_links=3).config()["n_links"] == 3
+    with pytest.raises(ConfigError, match="n_links='many'"):
+        sciml.create_problem("pnde/double-pendulum", n_links="many")
+    with pytest.raises(ConfigError, match="did you mean n_links"):
+        sciml.create_problem("pnde/double-pendulum", n_link=2)
+
+
+@pytest.mark.usefixtures("_optimizers")
+def test_optimizer_takes_parameters_groups_or_a_module():
+    module = torch.nn.Linear(2, 1)
+    for target in (module, module.parameters(), [{"params": [module.weight], "lr": 0.5}]):
+        assert isinstance(sciml.create_optimizer("test/sgd", target, lr=0.1), torch.optim.SGD)
+    assert len(sciml.create_optimizer("test/whole", module).param_groups[0]["params"]) == 2
+    with pytest.raises(ConfigError, match="needs the module itself"):
+        sciml.create_optimizer("test/whole", module.parameters())
+    with pytest.raises(ConfigError, match="no argument lrr: did you mean lr"):
+        sciml.create_optimizer("test/sgd", module, lrr=0.1)
