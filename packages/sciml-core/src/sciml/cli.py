@@ -61,6 +61,48 @@ def run_command(
     print(f"Report: {Path(report.directory) / 'report.html'}")
 
 
+@app.command("info")
+def info_command(name: Annotated[str, typer.Argument(help="Any registered name, e.g. pnde/double-pendulum.")]) -> None:
+    """Describe what is registered under a name: paper, published numbers, presets, arguments."""
+    from sciml.info import describe
+
+    print(describe(name))
+
+
+@app.command("generate")
+def generate_command(
+    name: Annotated[str, typer.Argument(help="Problem, e.g. pnde/double-pendulum.")],
+    n: Annotated[int, typer.Option("-n", help="Number of samples.")],
+    out: Annotated[str, typer.Option(help="Zarr store, new or to go on with.")],
+    executor: Annotated[
+        str, typer.Option(help="serial, processes, processes:<workers>, dask://<host>:<port> or mpi.")
+    ] = "processes",
+    seed: Annotated[int, typer.Option(help="Sample i depends on seed and i alone.")] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Field of the problem: tolerance=1e-9. Repeatable.")
+    ] = None,
+) -> None:
+    """Generate samples into one Zarr store; run again after a stop, only the missing chunks are computed."""
+    from sciml.config import parse_settings
+    from sciml.registry import problems
+
+    overrides = parse_settings(settings or [])
+    _ = problems[name]
+    from sciml.create import create_problem
+    from sciml.data import generate
+
+    path = generate(create_problem(name, **overrides), n, seed, out=out, executor=executor, progress=True)
+    print(f"{n} samples: {path}")
+
+
+@app.command("doctor")
+def doctor_command() -> None:
+    """Show device and versions, and what optional parts are missing and how to get them."""
+    from sciml.info import diagnose
+
+    print(diagnose())
+
+
 @app.command("report")
 def report_command(directory: Annotated[str, typer.Argument(help="Directory of a finished run.")]) -> None:
     """Show a finished run's report and write its HTML page anew."""
