@@ -5,52 +5,125 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-DRIVER = """
+DRIVER = '''
+"""Run an experiment and kill it at the k-th replacement of a file, or at the k-th logged step, with a name."""
 import os, signal, sys
-import sciml
-moment, seen, replace = int(sys.argv[1]), 0, os.replace
-def counting(*arguments):
-    global seen
-    seen += 1
-    if seen == moment:
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(*arguments)
-os.replace = counting
-resume = sys.argv[3] == "resume"
-where = {"resume" if resume else "out": sys.argv[2]}
-changes = {} if resume else {"hidden": [8], "data": {"duration": 0.5}}
-sciml.run("pnde/double-pendulum", "smoke", device="cpu", **where, **changes)
-print(seen)
-"""
+import torch, sciml, sciml.training
+from sciml.config import config
+from sciml.data import BatchLoader
+from sciml.experiment import Experiment, Metric, Report
+from sciml.registry import Entry, installed
+
+name, directory, how, where, left = *sys.argv[1:5], int(sys.argv[5])
+
+def count(place):
+    global left
+    if where and where in str(place):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+replace, write = os.replace, sciml.training._Session.write
+
+def replacing(source, target, **more):
+    count(target)
+    replace(source, target, **more)
+
+def writing(self, record):
+    write(self, record)
+    count(f"step of {record['training']}")
+
+os.replace, sciml.training._Session.write = replacing, writing
+
+@config
+class Config:
+    seed: int = 0
+
+def run(config, run):
+    x = run.step("data", lambda: torch.randn(40, 3, dtype=torch.float64))
+    model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)).double()
+    options = sciml.training.TrainerOptions(epochs=4, checkpoint_steps=1)
+    loss = lambda m, b: (m(b["x"]) - b["x"].prod(-1, keepdim=True)).square().mean()
+    optimizer = lambda m: torch.optim.LBFGS(m.parameters(), lr=0.5, max_iter=5, line_search_fn="strong_wolfe")
+    result = run.train("lbfgs", model, loss, BatchLoader({"x": x}, 10), options, optimizer)
+    weights = run.step("weights", lambda: {"total": sum(p.sum() for p in model.parameters()).detach()})
+    return Report([Metric("best", "lbfgs", result.best_loss), Metric("sum", "weights", float(weights["total"]))])
+
+experiment = Experiment(run=run, presets=dict.fromkeys(("smoke", "small", "paper"), Config()), paper="none")
+installed().entries["experiments"]["pnde/lbfgs"] = Entry("experiments", "pnde/lbfgs", "here", "x", "pnde", "0")
+load = Entry.load
+Entry.load = lambda self: experiment if self.module == "here" else load(self)
+changes = {} if how == "resume" or name == "pnde/lbfgs" else {"hidden": [8]}
+sciml.run(name, "smoke", device="cpu", **{how: directory}, **changes)
+'''
 
 
-def drive(moment: int, directory: Path, how: str) -> subprocess.CompletedProcess[str]:
+def drive(name: str, directory: Path, how: str, where: str = "", k: int = 1) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", DRIVER, str(moment), str(directory), how]
+    command = [sys.executable, "-c", DRIVER, name, str(directory), how, where, str(k)]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 def numbers(directory: Path) -> list[tuple[str, str, float]]:
     metrics = json.loads((directory / "report.json").read_text())["metrics"]
-    return [(m["name"], m["subject"], m["value"]) for m in metrics if "training_time" not in m["name"]]
+    return [(m["name"], m["subject"], m["value"]) for m in metrics if "time" not in m["name"]]
+
+
+MOMENTS = {
+    "pnde/double-pendulum": [
+        ("data.zarr", 6),
+        ("step of nde", 2),
+        ("/pnde/last.safetensors", 1),
+        ("rollout-pnde/", 1),
+        ("report.json", 1),
+    ],
+    "pnde/lbfgs": [
+        ("data/", 1),
+        ("step of lbfgs", 3),
+        ("last.safetensors", 7),
+        ("weights/", 1),
+        ("report.html", 1),
+    ],
+}
 
 
 @pytest.mark.slow
-def test_run_killed_at_any_moment_ends_with_the_same_metrics(tmp_path):
-    undisturbed = drive(-1, tmp_path / "whole", "new")
+@pytest.mark.parametrize("name", MOMENTS)
+def test_run_killed_at_any_moment_ends_with_the_same_metrics(tmp_path, name):
+    undisturbed = drive(name, tmp_path / "whole", "out")
     assert undisturbed.returncode == 0, undisturbed.stderr
-    total = int(undisturbed.stdout.split()[-1])
-    # the data (3), the first training's state (4), a later one's, an evaluation, and the report's last file
-    for moment in (3, 4, total // 2, total - 5, total):
-        directory = tmp_path / str(moment)
-        assert drive(moment, directory, "new").returncode == -signal.SIGKILL
-        resumed = drive(-1, directory, "resume")
+    for i, (where, k) in enumerate(MOMENTS[name]):
+        directory = tmp_path / str(i)
+        assert drive(name, directory, "out", where, k).returncode == -signal.SIGKILL, where
+        resumed = drive(name, directory, "resume")
         assert resumed.returncode == 0, resumed.stderr
-        assert numbers(directory) == numbers(tmp_path / "whole")
+        assert numbers(directory) == numbers(tmp_path / "whole"), where
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    start = [sys.executable, "-m", "sciml", "run", "pnde/double-pendulum", "--preset", "smoke"]
+    more = ["--set", "training.epochs=40", "--set", "hidden=[8]"]
+    whole = subprocess.run([*start, *more, "--out", "whole"], cwd=tmp_path, capture_output=True, text=True)
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen([*start, *more, "--out", "cut"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "cut" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Go on with: sciml run pnde/double-pendulum --resume cut" in errors
+    assert "Traceback" not in errors
+    assert (tmp_path / "cut" / "checkpoints" / "nde" / "best" / "model.safetensors").exists()
+    resumed = sciml("run", "pnde/double-pendulum", "--resume", "cut", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert numbers(tmp_path / "cut") == numbers(tmp_path / "whole")
 
 
 def sciml(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -1,12 +1,13 @@
 """The `sciml` command. Heavy imports stay inside the commands, so that listing stays instant."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sciml.errors import SciMLError
+from sciml.errors import RunInterrupted, SciMLError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Structure-aware scientific machine learning.")
 
@@ -47,6 +48,11 @@ def run_command(
     resume: Annotated[str | None, typer.Option(help="Directory of an interrupted run to go on with.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     strategy: Annotated[str, typer.Option(help="Under torchrun: ddp or fsdp.")] = "auto",
+    precision: Annotated[str, typer.Option(help="32-true (as the models are), bf16-mixed or 16-mixed.")] = "32-true",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the models with torch.compile.")] = False,
+    executor: Annotated[
+        str, typer.Option(help="Where data are generated: serial, processes[:n], dask://host:port or mpi.")
+    ] = "serial",
 ) -> None:
     """Generate data, train, evaluate and report: measured beside published."""
     from sciml.config import parse_settings
@@ -56,7 +62,14 @@ def run_command(
     _ = experiments[name]  # an unknown name is told before torch is imported
     from sciml.experiment import run
 
-    report = run(name, preset, out=out, device=device, strategy=strategy, resume=resume, **overrides)
+    options: dict[str, Any] = {"device": device, "strategy": strategy, "precision": precision, "compile": compile}
+    try:
+        report = run(name, preset, out=out, executor=executor, resume=resume, **options, **overrides)
+    except RunInterrupted as stop:
+        print(f"sciml: {stop}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if int(os.environ.get("RANK", "0")) > 0:
+        return
     _show(report)
     print(f"Report: {Path(report.directory) / 'report.html'}")
 
@@ -91,7 +104,12 @@ def generate_command(
     from sciml.create import create_problem
     from sciml.data import generate
 
-    path = generate(create_problem(name, **overrides), n, seed, out=out, executor=executor, progress=True)
+    problem = create_problem(name, **overrides)
+    try:
+        path = generate(problem, n, seed, out=out, executor=executor, progress=True)
+    except KeyboardInterrupt:
+        print(f"sciml: stopped; {out} keeps its finished chunks: run the same command again", file=sys.stderr)
+        raise typer.Exit(130) from None
     print(f"{n} samples: {path}")
 
 
@@ -119,14 +137,20 @@ def _show(report: Any) -> None:
 
     from sciml.report import HEADINGS
 
-    rows = report.rows()
-    filled = [i for i in range(len(HEADINGS)) if any(row[i] for row in rows)]
-    table = Table(*[HEADINGS[i] for i in filled], title=f"{report.experiment} ({report.preset})")
-    for row in rows:
-        table.add_row(*[row[i] for i in filled])
     console = Console()
-    console.print(table)
-    for note in report.notes:
+
+    def show(title: str, headings: Any, rows: Any) -> None:
+        table = Table(title=title)
+        for i, heading in enumerate(headings):
+            table.add_column(heading, no_wrap=i == 0)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+
+    show(f"{report.experiment} ({report.preset})", *report.table())
+    if compared := report.comparison():
+        show("beside the published numbers", HEADINGS, compared)
+    for note in (*report.bars, *report.notes):
         console.print(f"- {note}", markup=False)
 
 

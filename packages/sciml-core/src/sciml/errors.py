@@ -34,3 +34,7 @@ class NonFiniteLossError(SciMLError, FloatingPointError):
 
 class ShapeError(SciMLError, ValueError):
     """An array whose shape does not fit; the message names expected and actual shapes."""
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a run; the message says how to go on with it."""

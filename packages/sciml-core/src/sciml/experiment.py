@@ -19,26 +19,32 @@ import numpy as np
 from torch import nn
 
 from sciml.config import override
-from sciml.errors import ConfigError, DataError
+from sciml.errors import ConfigError, DataError, RunInterrupted
 from sciml.files import write_atomically
-from sciml.report import Metric, Published, Report
+from sciml.plotting import loss_curves, save_figure
+from sciml.report import Bar, Metric, Published, Report
 from sciml.runtime import Runtime, seed_everything
 from sciml.state import load_state, save_state
 from sciml.training import Trainer, TrainerOptions, TrainingResult
 
 if TYPE_CHECKING:
+    import xarray
     from matplotlib.figure import Figure
+
+    from sciml.data import Problem
 
 C = TypeVar("C")
 
-__all__ = ["Experiment", "Metric", "Published", "Report", "RunDirectory", "environment", "run"]
+__all__ = ["Bar", "Experiment", "Metric", "Published", "Report", "RunDirectory", "environment", "run"]
 
 
 class RunDirectory:
     """One run on disk: its steps, trainings, seeds and figures. Killed at any moment, it goes on from there."""
 
-    def __init__(self, path: Path, seed: int, runtime: Runtime) -> None:
+    def __init__(self, path: Path, seed: int, runtime: Runtime, problem_executor: str | None = None) -> None:
         self.path, self.root_seed, self.runtime = path, seed, runtime
+        self.problem_executor = problem_executor
+        self.earlier = 0.0  # seconds that parts of this run took before it was resumed
 
     def seed(self, name: str) -> int:
         """A seed that depends on the run's seed and on `name` only: a skipped step shifts nothing."""
@@ -52,22 +58,45 @@ class RunDirectory:
         """
         import xarray
 
+        from sciml.store import to_netcdf
+
         folder = self.path / "steps" / name
         tree, data = folder / "result.safetensors", folder / "result.nc"
-        if not tree.exists() and not data.exists() and self.runtime.is_main:
+        done = tree.exists() or data.exists()
+        self.runtime.barrier()  # every process has looked before the first one writes
+        if not done and self.runtime.is_main:
             folder.mkdir(parents=True, exist_ok=True)
+            started = time.perf_counter()
             seed_everything(self.seed(name))
             result = compute()
+            seconds = time.perf_counter() - started
             if isinstance(result, xarray.Dataset):
-                temporary = folder / f".{data.name}.{os.getpid()}"
-                result.to_netcdf(temporary, engine="h5netcdf")
-                os.replace(temporary, data)
+                to_netcdf(result.assign_attrs(seconds=seconds), data)
             else:
-                save_state(tree, {"result": result})
+                save_state(tree, {"result": result, "seconds": seconds})
         self.runtime.barrier()
         if data.exists():
-            return xarray.load_dataset(data, engine="h5netcdf")
-        return load_state(tree)["result"]
+            loaded = xarray.load_dataset(data, engine="h5netcdf")
+            result, seconds = loaded, float(loaded.attrs.pop("seconds", 0.0))
+        else:
+            state = load_state(tree)
+            result, seconds = state["result"], state["seconds"]
+        self.earlier += seconds if done else 0.0
+        return result
+
+    def generate(self, name: str, problem: "Problem", n: int) -> "xarray.Dataset":
+        """`n` samples of `problem` in the store `steps/<name>/data.zarr`, read when used.
+
+        A resumed run computes the missing chunks only. The work goes to the executor that the run was given.
+        """
+        from sciml.data import generate, open_dataset
+
+        path = self.path / "steps" / name / "data.zarr"
+        if self.runtime.is_main:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            generate(problem, n, self.seed(name), out=path, executor=self.problem_executor, progress=True)
+        self.runtime.barrier()
+        return open_dataset(path)
 
     def train(
         self, name: str, model: nn.Module, loss: Any, data: Any, options: TrainerOptions, optimizer: Any, **more: Any
@@ -77,21 +106,21 @@ class RunDirectory:
         trainer = Trainer(
             options, self.path / "checkpoints" / name, runtime=self.runtime, name=name, log=self.path / "metrics.jsonl"
         )
-        return trainer.fit(model, loss, data, optimizer, **more)
+        started = time.perf_counter()
+        result = trainer.fit(model, loss, data, optimizer, **more)
+        self.earlier += max(0.0, result.time - (time.perf_counter() - started))
+        return result
 
     def figure(self, name: str, figure: "Figure") -> None:
         """Save a figure as `figures/<name>.png`."""
-        folder = self.path / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{name}.{os.getpid()}.png"
-        figure.savefig(temporary, dpi=100, bbox_inches="tight")
-        os.replace(temporary, folder / f"{name}.png")
+        if self.runtime.is_main:
+            save_figure(figure, self.path / "figures" / f"{name}.png")
 
-    def history(self, name: str) -> list[dict[str, Any]]:
-        """Logged records of one training."""
+    def history(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Logged records of one training, or of all."""
         log = self.path / "metrics.jsonl"
         records = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-        return [record for record in records if record["training"] == name]
+        return [record for record in records if name in (None, record["training"])]
 
 
 @dataclass(frozen=True)
@@ -132,10 +161,26 @@ def run(
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
     strategy: str = "auto",
+    precision: str = "32-true",
+    compile: bool = False,
+    executor: str | None = None,
     resume: str | os.PathLike[str] | None = None,
     **overrides: Any,
 ) -> Report:
-    """Run the experiment `name` and return its report; `out` is a new directory, `resume` one of an earlier run.
+    """Run the experiment `name` and return its report.
+
+    Parameters
+    ----------
+    preset
+        One of `smoke` (seconds), `small` (minutes), `paper`.
+    out, resume
+        A new directory for the run, or the directory of an interrupted one; default `runs/<name>/<preset>-<time>`.
+    device, strategy, precision, compile
+        Where and how models are trained (see `sciml.runtime.Runtime`).
+    executor
+        Where data are generated (see `sciml.executors.get_executor`); default this process.
+    overrides
+        Fields of the configuration, nested: `training={"epochs": 3}`.
 
     Raises
     ------
@@ -143,6 +188,8 @@ def run(
         If no installed plugin has the experiment.
     ConfigError
         If the preset, a field or a value is wrong; nothing is written then.
+    RunInterrupted
+        On Ctrl-C; the directory can be resumed.
     """
     from sciml.registry import experiments
 
@@ -160,15 +207,25 @@ def run(
         path = Path(out) if out is not None else Path("runs") / entry.name / f"{preset}-{stamp}"
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"{path} exists and is not empty; choose another directory, or resume it")
-    runtime = Runtime(device, strategy)
+    runtime = Runtime(device, strategy, precision, compile=compile)
     if runtime.is_main and resume is None:
         path.mkdir(parents=True, exist_ok=True)
         content = {"experiment": entry.name, "preset": preset, "config": asdict(config)}
         write_atomically(path / "config.json", json.dumps(content, indent=2) + "\n")
-        write_atomically(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        write_atomically(path / "environment.json", json.dumps(environment(entry.distribution), indent=2) + "\n")
     runtime.barrier()
     started = time.perf_counter()
-    report = experiment.run(config, RunDirectory(path, config.seed, runtime)).beside(experiment.published)
+    directory = RunDirectory(path, config.seed, runtime, executor)
+    try:
+        report = experiment.run(config, directory).beside(experiment.published)
+    except KeyboardInterrupt as stop:
+        raise RunInterrupted(
+            f"stopped; {path} keeps what was done. Go on with: sciml run {entry.name} --resume {shlex.quote(str(path))}"
+        ) from stop
+    if preset == "smoke":
+        report = replace(report, bars=(), notes=[*report.notes, "smoke shows that everything runs; nothing is learnt."])
+    if runtime.is_main and (curves := directory.history()):
+        directory.figure("training", loss_curves(curves))
     report = replace(
         report,
         experiment=entry.name,
@@ -176,8 +233,8 @@ def run(
         paper=experiment.paper,
         command=_command(entry.name, preset, overrides),
         config=asdict(config),
-        environment=environment(),
-        wall_time=time.perf_counter() - started,
+        environment=environment(entry.distribution),
+        wall_time=time.perf_counter() - started + directory.earlier,
         directory=str(path),
     )
     if runtime.is_main:
@@ -212,19 +269,45 @@ def _command(name: str, preset: str, overrides: Mapping[str, Any]) -> str:
     return f"sciml run {name} --preset {preset}{settings}"
 
 
-def environment() -> dict[str, str]:
-    """Versions and machine, as a reader of a report needs them."""
+def environment(distribution: str = "sciml-core") -> dict[str, str]:
+    """Versions and machine, as a reader of a report needs them; `distribution` is the plugin's."""
     import torch
 
-    packages = ("sciml-core", "torch", "numpy", "scipy", "xarray", "lightning-fabric")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    packages = dict.fromkeys((distribution, "sciml-core", "torch", "numpy", "scipy", "xarray", "lightning-fabric"))
     return {
         "python": sys.version.split()[0],
         **{package: metadata.version(package) for package in packages},
-        "commit": commit.stdout.strip() if commit.returncode == 0 else "not a git checkout",
+        "commit": _commit(),
         "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
+
+
+def _commit() -> str:
+    """Commit of the checkout that this file belongs to, `-dirty` with uncommitted changes."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent)
+
+    try:
+        tracked = git("ls-files", "--error-unmatch", Path(__file__).name).returncode == 0
+        # a package installed inside somebody's repository is not of that repository
+        return (
+            git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").stdout.strip()
+            if tracked
+            else "a release"
+        )
+    except OSError:  # no git
+        return "unknown"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

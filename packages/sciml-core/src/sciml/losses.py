@@ -181,7 +181,7 @@ class AdaptiveWeights(nn.Module):
     @torch.no_grad()
     def update(self, losses: Float[Tensor, " term"]) -> Float[Tensor, " term"]:
         """The weights of this step, from detached values; ones in the first step."""
-        now = losses.detach().to(self.history)
+        now = _mean_over_processes(losses.detach().to(self.history))
         first, previous, weights = self.history.unbind()
         if self.steps == 0:
             first = now
@@ -283,6 +283,15 @@ class WeightedSum(nn.Module):
             return scaled
         factors = self.adaptive.update(torch.stack(list(losses.values())))
         return {name: factor * loss for factor, (name, loss) in zip(factors, scaled.items(), strict=True)}
+
+
+def _mean_over_processes(values: Tensor) -> Tensor:
+    """The same weights in every process, as they would be for the whole batch (if it is shared equally)."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    values = values.clone()
+    torch.distributed.all_reduce(values)
+    return values / torch.distributed.get_world_size()
 
 
 def _scalar(name: str, value: Any) -> Tensor:

@@ -42,11 +42,34 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """A limit that an experiment sets itself: the claim in words, the measured value and what it must not exceed.
+
+    With `at_least` the value must not fall below the limit.
+    """
+
+    claim: str
+    value: float
+    limit: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether the value keeps to the limit; NaN never does."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        sign = "≥" if self.at_least else "≤"
+        return f"{'met' if self.met else 'MISSED'}: {self.claim} {sign} {self.limit:.4g} (measured {self.value:.4g})"
+
+
+@dataclass(frozen=True)
 class Report:
-    """Result of a run. `metrics` hold the numbers; `notes` what a reader must know to read them."""
+    """Result of a run. `metrics` hold the numbers, `bars` the limits, `notes` what a reader must know."""
 
     metrics: Sequence[Metric]
     notes: Sequence[str] = ()
+    bars: Sequence[Bar] = ()
     experiment: str = ""
     preset: str = ""
     paper: str = ""
@@ -100,7 +123,10 @@ class Report:
                 Metric(**{k: float(v) if k in ("value", "published") and v is not None else v for k, v in m.items()})
                 for m in content.pop("metrics")
             ]
-            return cls(metrics=metrics, **content)
+            bars = [
+                Bar(b["claim"], float(b["value"]), float(b["limit"]), b["at_least"]) for b in content.pop("bars", [])
+            ]
+            return cls(metrics=metrics, bars=bars, **content)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(
                 f"{path} is not a report ({type(error).__name__}: {error}); "
@@ -115,49 +141,73 @@ class Report:
         write_atomically(folder / "report.html", self.to_html(folder))
         write_atomically(folder / "report.json", self.to_json())
 
-    def rows(self) -> list[tuple[str, ...]]:
-        """The table: metric, subject, measured, unit, published, ratio, source."""
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Headings and rows of all measured numbers: a row for each metric, a column for each subject."""
+        subjects = list(dict.fromkeys(m.subject for m in self.metrics))
+        names = {m: m.name if m.unit == "1" else f"{m.name} [{m.unit}]" for m in self.metrics}
+        measured = {(names[m], m.subject): _number(m.value) for m in self.metrics}
+        labels = list(dict.fromkeys(names.values()))
+        if len(subjects) <= WIDE:
+            return ["metric", *subjects], [[n, *[measured.get((n, s), "") for s in subjects]] for n in labels]
+        return ["subject", *labels], [[s, *[measured.get((n, s), "") for n in labels]] for s in subjects]
+
+    def comparison(self) -> list[list[str]]:
+        """Rows of `HEADINGS` for the metrics that have a published number."""
         return [
-            (
+            [
                 m.name,
                 m.subject,
                 _number(m.value),
-                m.unit,
                 _number(m.published),
-                "" if m.ratio is None else f"{m.ratio:.2f}",
+                "" if m.unit == "1" else m.unit,
+                "" if m.ratio is None else f"{m.ratio:.3g}",
                 m.source or "",
-            )
+            ]
             for m in self.metrics
+            if m.published is not None
         ]
 
     def to_markdown(self) -> str:
         """The report as a Markdown page."""
         lines = [f"# {self.experiment} ({self.preset})", "", self.paper, "", f"`{self.command}`", ""]
-        lines += ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self.rows()]
-        lines += ["", *[f"- {note}" for note in self.notes]]
+        lines += _markdown(*self.table())
+        if compared := self.comparison():
+            lines += ["", "## Beside the published numbers", "", *_markdown(HEADINGS, compared)]
+        lines += ["", *[f"- {note}" for note in (*self.bars, *self.notes)]]
+        lines += ["", *[f"![{path.stem}](figures/{path.name})" for path in self.figures()]]
         return "\n".join(lines) + "\n"
+
+    def figures(self, folder: str | os.PathLike[str] | None = None) -> list[Path]:
+        """The figures of the run, the curves of the training last."""
+        found = Path(folder or self.directory or ".").glob("figures/[!.]*.png")
+        return sorted(found, key=lambda path: (path.stem == "training", path.name))
 
     def to_html(self, folder: Path) -> str:
         """One HTML page with everything in it; figures are taken from `folder/figures`."""
         from jinja2 import Environment, PackageLoader
 
         figures = [
-            (path.stem.replace("-", " "), base64.b64encode(path.read_bytes()).decode())
-            for path in sorted((folder / "figures").glob("*.png"))
+            (path.stem.replace("-", " "), base64.b64encode(path.read_bytes()).decode()) for path in self.figures(folder)
         ]
         environment = Environment(loader=PackageLoader("sciml"), autoescape=True)
         return environment.get_template("report.html").render(
             report=self,
+            table=self.table(),
             headings=HEADINGS,
-            rows=self.rows(),
+            comparison=self.comparison(),
             figures=figures,
             config=json.dumps(self.config, indent=2, default=str),
             wall_time=_duration(self.wall_time),
         )
 
 
-HEADINGS = ("metric", "subject", "measured", "unit", "published", "ratio", "source")
+HEADINGS = ("metric", "subject", "measured", "published", "unit", "ratio", "source")
+WIDE = 6  # subjects beside each other; more are written below each other
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (headings, *rows)]
+    return [lines[0], "|" + "---|" * len(headings), *lines[1:]]
 
 
 def _number(value: float | None) -> str:

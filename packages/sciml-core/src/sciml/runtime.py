@@ -1,9 +1,10 @@
 """Where computation runs: device, precision, strategy. Nothing else in the repository names a device."""
 
+import datetime
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +20,16 @@ from sciml.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 STRATEGIES = ("auto", "ddp", "fsdp")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+# while the first process generates data or evaluates, the others wait for it
+TIMEOUT = datetime.timedelta(days=7)
 
 
 class Runtime:
     """Device, precision and strategy of a process, built on Lightning Fabric.
+
+    `precision="32-true"` computes in the models' own dtypes, float64 included; the mixed ones cast where torch's
+    autocast does. `compile` sends the models' `forward` through `torch.compile`.
 
     Under torchrun, every process makes its own `Runtime` and `strategy` says how they share the work: `ddp`
     replicates the model, `fsdp` shards it.
@@ -30,14 +37,14 @@ class Runtime:
     Raises
     ------
     ConfigError
-        If the device or strategy is unknown, or the device is not present.
+        If the device, strategy or precision is unknown, or the device is not present.
     """
 
     def __init__(
         self,
         device: str = "auto",
         strategy: str = "auto",
-        precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
+        precision: str = "32-true",
         *,
         compile: bool = False,
     ) -> None:
@@ -45,6 +52,8 @@ class Runtime:
             raise ConfigError(f"device={device!r} is unknown; choose one of {', '.join(DEVICES)}")
         if strategy not in STRATEGIES:
             raise ConfigError(f"strategy={strategy!r} is unknown; choose one of {', '.join(STRATEGIES)}")
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision={precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
         if device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device='cuda' was asked for, but torch sees no CUDA device; see `sciml doctor`")
         if device == "mps" and not torch.backends.mps.is_available():
@@ -58,8 +67,8 @@ class Runtime:
         self.compile = compile
         chosen: Any = {
             "auto": "auto",
-            "ddp": DDPStrategy(),
-            "fsdp": ModelParallelStrategy(_shard, data_parallel_size=world, tensor_parallel_size=1),
+            "ddp": DDPStrategy(timeout=TIMEOUT),
+            "fsdp": ModelParallelStrategy(_shard, data_parallel_size=world, tensor_parallel_size=1, timeout=TIMEOUT),
         }[self.strategy]
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self.fabric = Fabric(
@@ -67,7 +76,7 @@ class Runtime:
             devices=local,
             num_nodes=max(1, world // local),
             strategy=chosen,
-            precision=precision,
+            precision=precision,  # type: ignore[arg-type]
         )
         if world > 1:
             self.fabric.launch()
@@ -136,6 +145,8 @@ class _Objective(nn.Module):
     def __init__(self, model: nn.Module, losses: Sequence[Callable[..., Any]]) -> None:
         super().__init__()
         self.model, self.losses = model, losses
+        # their buffers move with the model; only the parameters given to the optimizer are trained
+        self.loss_modules = nn.ModuleList(loss for loss in dict.fromkeys(losses) if isinstance(loss, nn.Module))
 
     def forward(self, batch: Any, which: int = 0) -> dict[str, Tensor]:
         value = self.losses[which](self.model, batch)

@@ -1,6 +1,7 @@
 """The one training loop: any optimizer, exact resume, one file of state."""
 
 import contextlib
+import importlib.util
 import itertools
 import json
 import math
@@ -133,11 +134,23 @@ class Trainer:
         """
         if len(data) == 0:
             raise ConfigError("there is no batch to train on: the data set is empty")
+        for loader in (data, validation):
+            self.check_shares(loader)
         objective, optim = self.runtime.setup(model, (loss, validation_loss or loss), optimizer)
         session = _Session(self, model, objective, optim, data)
         session.schedule = scheduler(optim.optimizer) if scheduler else None
         session.validation = validation
         return session.run()
+
+    def check_shares(self, loader: Loader | None) -> None:
+        """Every process must get at least one sample of every batch."""
+        world = self.runtime.world
+        smallest = min((loader.batch_length(i) for i in range(len(loader))), default=world) if loader else world
+        if smallest < world:
+            raise ConfigError(
+                f"a batch of {smallest} cannot be shared by {world} processes: choose a batch size that leaves no "
+                "small last batch, or drop_last=True"
+            )
 
 
 class _Session:
@@ -156,6 +169,7 @@ class _Session:
         self.time = 0.0
         self.ema: dict[str, Tensor] | None = None
         self.interrupted = False
+        self.board: Any = None
 
     def run(self) -> TrainingResult:
         options = self.options
@@ -165,6 +179,7 @@ class _Session:
             self.restore(load_state(self.trainer.checkpoint))
         self.runtime.barrier()
         self.truncate_log()
+        self.board = self.open_board()
         started = saved = time.perf_counter()
         offset = self.time
         total = options.epochs * len(self.data)
@@ -199,6 +214,8 @@ class _Session:
                     saved = time.perf_counter()
         self.load_best()
         self.export()
+        if self.board is not None:
+            self.board.close()
         return TrainingResult(self.step, self.epoch, self.best_loss, self.time)
 
     def update(self, batch: Any) -> float:
@@ -315,6 +332,7 @@ class _Session:
     def state(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
+            "loss": self.objective.loss_modules.state_dict(),
             "optimizer": self.optim.optimizer.state_dict(),
             "scheduler": self.schedule.state_dict() if self.schedule is not None else None,
             "ema": self.ema,
@@ -339,6 +357,7 @@ class _Session:
     def restore(self, state: dict[str, Any]) -> None:
         try:
             self.load_weights(state["model"])
+            self.objective.loss_modules.load_state_dict(state["loss"])
             self.load_optimizer(state["optimizer"])
             if self.schedule is not None:
                 self.schedule.load_state_dict(state["scheduler"])
@@ -392,6 +411,18 @@ class _Session:
             self.trainer.log.parent.mkdir(parents=True, exist_ok=True)
             with self.trainer.log.open("a") as file:
                 file.write(json.dumps(record) + "\n")
+            if self.board is not None:
+                for name, value in record.items():
+                    if isinstance(value, float):
+                        self.board.add_scalar(name, value, record["step"])
+
+    def open_board(self) -> Any:
+        """A TensorBoard writer beside the log, if TensorBoard is installed."""
+        if not self.runtime.is_main or importlib.util.find_spec("tensorboard") is None:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.trainer.log.parent / "tensorboard" / self.trainer.name), purge_step=self.step + 1)
 
     def truncate_log(self) -> None:
         """Drop the lines of this training that lie beyond the checkpoint."""

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from sciml.config import config
 from sciml.data import BatchLoader
-from sciml.experiment import Experiment, Metric, Report, RunDirectory
+from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
+from sciml.plotting import curves
 from sciml.training import TrainerOptions
 from torch import Tensor
 
@@ -60,7 +61,7 @@ def run(config: Config, run: RunDirectory) -> Report:
     """Train the four models on the same windows and roll them out from unseen initial states."""
     problem = DoublePendulum(duration=config.data.duration, time_step=config.data.time_step)
     counts = (config.data.train, config.data.validation, config.data.test)
-    dataset = run.step("data", lambda: problem.generate(sum(counts), seed=run.seed("data")))
+    dataset = run.generate("data", problem, sum(counts))
     train, validation, test = torch.tensor(dataset["state"].values).split(counts)
     t = torch.tensor(dataset["time"].values)
     size = config.training.batch_size
@@ -106,10 +107,10 @@ def run(config: Config, run: RunDirectory) -> Report:
         measured, errors[label], drifts[label] = _evaluate(label, solved, test, t)
         metrics += [*measured, Metric("window_mse", label, result.best_loss)]
         metrics.append(Metric("training_time", label, result.time, "s"))
-    run.figure("errors-over-time", _figure(t, errors, drifts))
-    return Report(
-        metrics, notes=[f"Seed {config.seed}; {counts[2]} test trajectories; solver tolerance {config.tolerance:g}."]
-    )
+    panels = {"relative state error": errors, "constraint error ‖g‖": drifts}
+    run.figure("errors-over-time", curves(t, panels))
+    notes = [f"Seed {config.seed}; {counts[2]} test trajectories; solver tolerance {config.tolerance:g}."]
+    return Report(metrics, notes, _bars(metrics))
 
 
 def _rollout(model: NeuralODE, u0: Tensor, t: Tensor, tolerance: float) -> dict[str, Any]:
@@ -133,18 +134,16 @@ def _evaluate(label: str, solved: dict[str, Any], test: Tensor, t: Tensor) -> tu
     return found, error.mean(0), drift.mean(0)
 
 
-def _figure(t: Tensor, errors: dict[str, Tensor], drifts: dict[str, Tensor]) -> Any:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.5))
-    axes = figure.subplots(1, 2)
-    titles = ("relative state error", "constraint error ‖g‖")
-    for axis, curves, title in zip(axes, (errors, drifts), titles):
-        for label, curve in curves.items():
-            axis.semilogy(t[1:], curve[1:].clamp(min=1e-16), label=label)
-        axis.set(xlabel="time [s]", title=title)
-    axes[0].legend()
-    return figure
+def _bars(metrics: list[Metric]) -> list[Bar]:
+    value = {(m.name, m.subject): m.value for m in metrics}
+    return [
+        Bar("PNDE: mean constraint error at the end", value["constraint_error_end", "PNDE"], 1e-4),
+        Bar(
+            "PNDE mechanics: relative state error over that of NDE",
+            value["relative_state_error", "PNDE mechanics"] / value["relative_state_error", "NDE"],
+            0.5,
+        ),
+    ]
 
 
 EXPERIMENT = Experiment(

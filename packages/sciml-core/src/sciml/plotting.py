@@ -1,0 +1,115 @@
+"""The figures that several experiments draw. They return `matplotlib.figure.Figure`s and touch no global state."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from sciml.errors import ShapeError
+
+Scale = Literal["linear", "log"]
+
+
+def curves(
+    x: ArrayLike,
+    panels: Mapping[str, Mapping[str, ArrayLike]],
+    *,
+    xlabel: str = "time [s]",
+    scale: Scale = "log",
+) -> Figure:
+    """One panel a title, in it one curve a label over `x`, shape (n,); on a log scale zeros are left out."""
+    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
+    for axis, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        for label, values in lines.items():
+            y = np.asarray(values, dtype=float)
+            axis.plot(x, np.where(y > 0, y, np.nan) if scale == "log" else y, label=label)
+        axis.set(xlabel=xlabel, title=title, yscale=scale)
+        axis.legend(fontsize="small")
+    return figure
+
+
+def loss_curves(records: Iterable[Mapping[str, Any]]) -> Figure:
+    """Loss over steps from the records of `metrics.jsonl`, one colour a training; validation losses dashed."""
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axis = figure.subplots()
+    trainings: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        trainings.setdefault(record["training"], []).append(record)
+    for i, (name, lines) in enumerate(trainings.items()):
+        for key, style, label in (("loss", "-", name), ("validation_loss", "--", f"{name}, validation")):
+            points = [(line["step"], line[key]) for line in lines if key in line]
+            if points:
+                axis.plot(
+                    *zip(*points), style, color=f"C{i}", label=label, linewidth=1, alpha=0.6 if key == "loss" else 1
+                )
+    axis.set(xlabel="step", ylabel="loss", yscale="log")
+    axis.legend(fontsize="x-small")
+    return figure
+
+
+def fields(panels: Mapping[str, ArrayLike], *, extent: Sequence[float] | None = None, shared: bool = True) -> Figure:
+    """Two-dimensional fields side by side, shape (nx, ny) each, x to the right.
+
+    `extent` is (x0, x1, y0, y1). Panels share one colour scale unless `shared` is false.
+
+    Raises
+    ------
+    ShapeError
+        If a field is not two-dimensional.
+    """
+    arrays = {title: np.asarray(value) for title, value in panels.items()}
+    for title, array in arrays.items():
+        if array.ndim != 2:
+            raise ShapeError(f"the field {title!r} has shape {array.shape}; expected (nx, ny)")
+    limits = {"vmin": min(map(np.nanmin, arrays.values())), "vmax": max(map(np.nanmax, arrays.values()))}
+    figure = Figure(figsize=(3.6 * len(arrays), 3.2), layout="constrained")
+    for axis, (title, array) in zip(figure.subplots(1, len(arrays), squeeze=False)[0], arrays.items()):
+        image = axis.imshow(array.T, origin="lower", extent=extent, **(limits if shared else {}))
+        axis.set(title=title)
+        figure.colorbar(image, ax=axis, shrink=0.8)
+    return figure
+
+
+def distributions(samples: Mapping[str, ArrayLike], *, xlabel: str, bins: int = 40) -> Figure:
+    """Histograms of several samples on common bins, as densities; values that are not finite are left out."""
+    finite = {
+        label: (v := np.asarray(values, dtype=float).ravel())[np.isfinite(v)] for label, values in samples.items()
+    }
+    edges = np.histogram_bin_edges(np.concatenate(list(finite.values())), bins)
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axis = figure.subplots()
+    for label, values in finite.items():
+        axis.hist(values, bins=list(edges), density=True, histtype="step", label=label)
+    axis.set(xlabel=xlabel, ylabel="density")
+    axis.legend(fontsize="small")
+    return figure
+
+
+def convergence(
+    h: ArrayLike, errors: Mapping[str, ArrayLike], *, xlabel: str = "h", orders: Sequence[float] = ()
+) -> Figure:
+    """Errors against `h` on log axes, with dotted lines of the given orders through the first error."""
+    steps = np.asarray(h, dtype=float)
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axis = figure.subplots()
+    for label, values in errors.items():
+        axis.loglog(steps, values, "o-", label=label)
+    start = float(np.asarray(next(iter(errors.values())), dtype=float)[0])
+    for order in orders:
+        axis.loglog(steps, start * (steps / steps[0]) ** order, "k:", label=f"order {order:g}")
+    axis.set(xlabel=xlabel, ylabel="error")
+    axis.legend(fontsize="small")
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 100) -> None:
+    """Write the figure atomically, as what the suffix of `path` says; its folder is made."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    figure.savefig(temporary, dpi=dpi, bbox_inches="tight")
+    os.replace(temporary, target)
