@@ -14,13 +14,13 @@ class RankDeficientConstraintError(ValueError):
 
 
 def project_tangent(
-    G: Float[Tensor, "*batch m n"],
-    v: Float[Tensor, "*batch n"],
+    G: Float[Tensor, "*#batch m n"],
+    v: Float[Tensor, "*#batch n"],
     *,
-    rhs: Float[Tensor, "*batch m"] | None = None,
+    rhs: Float[Tensor, "*#batch m"] | None = None,
     metric: Tensor | None = None,
     rank: Rank = "error",
-) -> Float[Tensor, "*batch n"]:
+) -> Float[Tensor, "*#batch n"]:
     """The vector p nearest to v with G p = -rhs: p = v - W Gᵀ(G W Gᵀ)⁻¹(G v + rhs).
 
     `metric` is the weight W (default the identity): its diagonal, shape (n,), or a symmetric positive semidefinite
@@ -40,8 +40,8 @@ def project_tangent(
 
 
 def min_norm_solve(
-    G: Float[Tensor, "*batch m n"], b: Float[Tensor, "*batch m"], *, rank: Rank = "error"
-) -> Float[Tensor, "*batch n"]:
+    G: Float[Tensor, "*#batch m n"], b: Float[Tensor, "*#batch m"], *, rank: Rank = "error"
+) -> Float[Tensor, "*#batch n"]:
     """The shortest x with G x = b: x = Gᵀ(G Gᵀ)⁻¹b. Raises as `project_tangent` does."""
     return project_tangent(G, torch.zeros_like(G[..., 0, :]), rhs=-b, rank=rank)
 

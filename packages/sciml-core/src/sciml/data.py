@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class Problem:
     chunk: ClassVar[int] = 64
     ragged: ClassVar[tuple[str, ...]] = ()
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:
+    def __new__(cls, *_: Any, **__: Any) -> Any:
         parameters = getattr(cls, "__dataclass_params__", None)
         if parameters is None or not parameters.frozen:
             raise ConfigError(f"{cls.__name__} must be a frozen dataclass: decorate it with @dataclass(frozen=True)")
@@ -247,7 +247,7 @@ class Normalizer(nn.Module):
         self.register_buffer("mean", torch.zeros(n_components, dtype=dtype))
         self.register_buffer("std", torch.ones(n_components, dtype=dtype))
 
-    def fit(self, data: Tensor | Iterator[Tensor]) -> Self:
+    def fit(self, data: Tensor | Iterator[Tensor]) -> "Normalizer":
         """Take mean and standard deviation (population) from a tensor, or from batches in one pass.
 
         Raises

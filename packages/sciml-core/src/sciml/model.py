@@ -9,7 +9,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +25,9 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20
 MAX_WEIGHTS_BYTES = 1 << 36
+
+
+M = TypeVar("M", bound="Model")
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Model(nn.Module):
         write_atomically(folder / CONFIG_FILE, json.dumps(header, indent=2).encode() + b"\n")
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike[str]) -> Self:
+    def from_pretrained(cls: type[M], directory: str | os.PathLike[str]) -> M:
         """Load a model of this class from `directory`.
 
         Raises
@@ -113,9 +116,6 @@ class Model(nn.Module):
                 f"{folder / CONFIG_FILE} is a {header['model']}, not a {expected}: use sciml.load, or the right class"
             )
         return _build(cls, folder, header, weights)
-
-
-M = TypeVar("M", bound=Model)
 
 
 def load(source: str | os.PathLike[str]) -> Model:

@@ -3,7 +3,6 @@
 import sys
 import time
 from types import TracebackType
-from typing import Self
 
 LINE_SECONDS = 10.0
 
@@ -16,7 +15,7 @@ class Progress:
         self.first, self.started, self.shown = done, time.perf_counter(), time.perf_counter()
         self.bar = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         if self.active and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from sciml.errors import DataError
 from sciml.files import write_atomically
@@ -92,7 +92,7 @@ class Report:
                 return found
         raise KeyError(f"no metric {name!r} of {subject!r}; there are {[(m.name, m.subject) for m in self.metrics]}")
 
-    def beside(self, published: Sequence[Published]) -> Self:
+    def beside(self, published: Sequence[Published]) -> "Report":
         """The report with the published numbers put beside the measured ones."""
         known = {(p.name, p.subject): p for p in published}
         metrics = [
@@ -108,7 +108,7 @@ class Report:
         return json.dumps(_finite(asdict(self)), indent=2, default=str) + "\n"
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> Self:
+    def load(cls, directory: str | os.PathLike[str]) -> "Report":
         """Read `report.json` in `directory`.
 
         Raises

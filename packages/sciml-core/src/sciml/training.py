@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ Batch = Mapping[str, Tensor]
 Loss = Callable[[Any, Any], Tensor | dict[str, Tensor]]
 
 
+@runtime_checkable
 class Loader(Protocol):
     """Batches whose order is a function of (seed, epoch), so that a position in an epoch is one number."""
 
