@@ -11,15 +11,19 @@ from pathlib import Path
 import pytest
 
 DRIVER = '''
-"""Run an experiment and kill it at the k-th replacement of a file, or at the k-th logged step, with a name."""
-import os, signal, sys
+"""Run an experiment undisturbed, then killed at the k-th replacement of a file, or logged step, of a name, and resumed.
+
+Each run is a fork of this process, which has only imported so far. Prints the exit status of each, negative if killed.
+"""
+import json, os, signal, sys, traceback
 import torch, sciml, sciml.training
 from sciml.config import config
 from sciml.data import BatchLoader
 from sciml.experiment import Experiment, Metric, Report
 from sciml.registry import Entry, installed
 
-name, directory, how, where, left = *sys.argv[1:5], int(sys.argv[5])
+name, folder, moments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+where, left = None, 0
 
 def count(place):
     global left
@@ -58,15 +62,26 @@ experiment = Experiment(run=run, presets=dict.fromkeys(("smoke", "small", "paper
 installed().entries["experiments"]["pnde/lbfgs"] = Entry("experiments", "pnde/lbfgs", "here", "x", "pnde", "0")
 load = Entry.load
 Entry.load = lambda self: experiment if self.module == "here" else load(self)
-changes = {} if how == "resume" or name == "pnde/lbfgs" else {"hidden": [8]}
-sciml.run(name, "smoke", device="cpu", **{how: directory}, **changes)
+
+def drive(**how):
+    if (child := os.fork()) == 0:
+        try:
+            sciml.run(name, "smoke", device="cpu", **how)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+changes = {} if name == "pnde/lbfgs" else {"hidden": [8]}
+codes = [drive(out=f"{folder}/whole", **changes)]
+for i, (place, k) in enumerate(moments):
+    where, left = place, k
+    codes.append(drive(out=f"{folder}/{i}", **changes))
+    where = None
+    codes.append(drive(resume=f"{folder}/{i}"))
+print(json.dumps(codes))
 '''
-
-
-def drive(name: str, directory: Path, how: str, where: str = "", k: int = 1) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", DRIVER, name, str(directory), how, where, str(k)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 def numbers(directory: Path) -> list[tuple[str, str, float]]:
@@ -95,14 +110,16 @@ MOMENTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MOMENTS)
 def test_run_killed_at_any_moment_ends_with_the_same_metrics(tmp_path, name):
-    undisturbed = drive(name, tmp_path / "whole", "out")
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    for i, (where, k) in enumerate(MOMENTS[name]):
-        directory = tmp_path / str(i)
-        assert drive(name, directory, "out", where, k).returncode == -signal.SIGKILL, where
-        resumed = drive(name, directory, "resume")
-        assert resumed.returncode == 0, resumed.stderr
-        assert numbers(directory) == numbers(tmp_path / "whole"), where
+    moments = MOMENTS[name]
+    driver = subprocess.run(
+        [sys.executable, "-c", DRIVER, name, tmp_path, json.dumps(moments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert json.loads(driver.stdout.splitlines()[-1]) == [0] + [-signal.SIGKILL, 0] * len(moments)
+    for i, moment in enumerate(moments):
+        assert numbers(tmp_path / str(i)) == numbers(tmp_path / "whole"), moment
 
 
 @pytest.mark.slow
