@@ -34,7 +34,7 @@ def curves(
 
 def loss_curves(records: Iterable[Mapping[str, Any]]) -> Figure:
     """Loss over steps from the records of `metrics.jsonl`, one colour a training; validation losses dashed."""
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
     axis = figure.subplots()
     trainings: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
@@ -47,7 +47,7 @@ def loss_curves(records: Iterable[Mapping[str, Any]]) -> Figure:
                     *zip(*points), style, color=f"C{i}", label=label, linewidth=1, alpha=0.6 if key == "loss" else 1
                 )
     axis.set(xlabel="step", ylabel="loss", yscale="log")
-    axis.legend(fontsize="x-small")
+    figure.legend(loc="outside right upper", fontsize="x-small")
     return figure
 
 

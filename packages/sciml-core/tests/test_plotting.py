@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+from sciml import plotting
+from sciml.errors import ShapeError
+
+
+def test_curves_draw_every_line_and_leave_zeros_out_of_log_scales():
+    figure = plotting.curves([0, 1, 2], {"error": {"a": [0, 1e-3, 1e-2], "b": [1, 1, 1]}, "drift": {"a": [1, 2, 3]}})
+    left, right = figure.axes
+    assert [line.get_label() for line in left.lines] == ["a", "b"]
+    assert np.isnan(left.lines[0].get_ydata()[0])
+    assert left.get_yscale() == right.get_yscale() == "log"
+
+
+def test_loss_curves_have_training_and_validation():
+    records = [{"training": "t", "step": k, "loss": 1 / k} for k in (1, 2, 3)]
+    records.append({"training": "t", "step": 3, "epoch_loss": 0.5, "validation_loss": 0.6})
+    (axis,) = plotting.loss_curves(records).axes
+    assert [line.get_label() for line in axis.lines] == ["t", "t, validation"]
+    np.testing.assert_array_equal(axis.lines[0].get_xdata(), [1, 2, 3])
+
+
+def test_fields_have_x_to_the_right_and_one_colour_scale():
+    u = np.arange(6.0).reshape(3, 2)
+    figure = plotting.fields({"u": u, "2u": 2 * u}, extent=(0, 1, 0, 1))
+    images = [axis.images[0] for axis in figure.axes if axis.images]
+    np.testing.assert_array_equal(images[0].get_array(), u.T)
+    assert [image.get_clim() for image in images] == [(0, 10), (0, 10)]
+    with pytest.raises(ShapeError, match=r"'u' has shape \(3,\)"):
+        plotting.fields({"u": np.zeros(3)})
+
+
+def test_distributions_are_densities_of_the_finite_values():
+    (axis,) = plotting.distributions({"a": [0.0, 0.5, 1.0, np.nan]}, xlabel="x", bins=2).axes
+    heights = axis.patches[0].get_xy()[:, 1]
+    assert heights.max() == pytest.approx(4 / 3)
+
+
+def test_convergence_lines_have_the_asked_slope():
+    h = np.array([0.1, 0.05, 0.025])
+    (axis,) = plotting.convergence(h, {"error": h**2}, orders=[2]).axes
+    np.testing.assert_allclose(axis.lines[1].get_ydata(), h**2)
+
+
+def test_saved_figures_leave_no_temporary_file(tmp_path):
+    plotting.save_figure(plotting.curves([0, 1], {"a": {"b": [1, 2]}}), tmp_path / "new" / "figure.png")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["figure.png"]
