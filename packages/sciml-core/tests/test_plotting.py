@@ -22,7 +22,7 @@ def test_loss_curves_have_training_and_validation():
 
 def test_fields_have_x_to_the_right_and_one_colour_scale():
     u = np.arange(6.0).reshape(3, 2)
-    figure = plotting.fields({"u": u, "2u": 2 * u}, extent=(0, 1, 0, 1))
+    figure = plotting.fields({"u": u, "2u": 2 * u}, extent=(0.0, 1.0, 0.0, 1.0))
     images = [axis.images[0] for axis in figure.axes if axis.images]
     np.testing.assert_array_equal(images[0].get_array(), u.T)
     assert [image.get_clim() for image in images] == [(0, 10), (0, 10)]
@@ -38,7 +38,7 @@ def test_distributions_are_densities_of_the_finite_values():
 
 def test_convergence_lines_have_the_asked_slope():
     h = np.array([0.1, 0.05, 0.025])
-    (axis,) = plotting.convergence(h, {"error": h**2}, orders=[2]).axes
+    (axis,) = plotting.convergence(h, {"error": h**2}, orders=[2.0]).axes
     np.testing.assert_allclose(axis.lines[1].get_ydata(), h**2)
 
 

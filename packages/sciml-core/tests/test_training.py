@@ -1,12 +1,13 @@
 """Resuming is exact for every optimizer, batches may be cut, and a bad loss keeps the last good state."""
 
 import itertools
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from sciml.errors import CheckpointError, NonFiniteLossError
-from sciml.runtime import seed_everything
+from sciml.errors import CheckpointError, ConfigError, NonFiniteLossError
+from sciml.runtime import Runtime, seed_everything
 from sciml.state import load_state, save_state, tensors_equal
 from sciml.training import Trainer, TrainerOptions
 from torch import nn
@@ -153,3 +154,76 @@ def test_flipped_bits_in_a_state_are_found(tmp_path):
 def test_unserialisable_state_is_named(tmp_path):
     with pytest.raises(TypeError, match=r"state\.optimizer\.x is a object"):
         save_state(tmp_path / "s", {"optimizer": {"x": object()}})
+
+
+def test_state_of_an_adaptive_loss_survives_a_stop(tmp_path):
+    from sciml.losses import ReLoBRaLo, WeightedSum
+
+    def train(name, stop_at=None):
+        calls = itertools.count(1)
+
+        def error(model, batch):
+            if next(calls) == stop_at:
+                raise StopAfter
+            return (model(batch["x"]) - batch["y"]).square().mean()
+
+        terms = {"error": error, "size": lambda model, batch: model(batch["x"]).abs().mean()}
+        loss = WeightedSum(terms, adaptive=ReLoBRaLo(alpha=0.5, lookback=0.5))
+        model = network()
+        options = TrainerOptions(epochs=3, checkpoint_steps=1)
+        Trainer(options, tmp_path / name).fit(model, loss, Loader(), OPTIMIZERS["adamw"], validation=Loader(7))
+        return model.state_dict()
+
+    whole = train("whole")
+    with pytest.raises(StopAfter):
+        train("cut", stop_at=9)
+    assert tensors_equal(whole, train("cut"))
+
+
+def test_batches_too_small_for_the_processes_are_refused(tmp_path):
+    trainer = Trainer(TrainerOptions(epochs=1), tmp_path)
+    trainer.runtime = type("Many", (), {"world": 4})()
+    with pytest.raises(ConfigError, match="a batch of 2 cannot be shared by 4 processes"):
+        trainer.fit(network(), noisy_loss, Loader(), OPTIMIZERS["sgd"])
+
+
+def test_metrics_go_to_tensorboard_where_it_is_installed(tmp_path, monkeypatch):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            self.folder, self.purge_step = folder, purge_step
+
+        def add_scalar(self, name, value, step):
+            written.append((name, step))
+
+        def close(self):
+            written.append("closed")
+
+    fake = type(sys)("torch.utils.tensorboard")
+    fake.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    fit(tmp_path, epochs=1)
+    assert ("loss", 1) in written
+    assert ("epoch_loss", 5) in written
+    assert written[-1] == "closed"
+
+
+@pytest.mark.slow
+@pytest.mark.unchecked
+def test_compiled_training_equals_eager_training(tmp_path):
+    def quiet_loss(model, batch):
+        return (model(batch["x"]) - batch["y"]).square().mean()
+
+    weights = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 17), nn.Tanh(), nn.Linear(17, 1)).double()
+        loader = Loader()
+        loader.x, loader.y = loader.x.double(), loader.y.double()
+        runtime = Runtime("cpu", compile=compile)
+        trainer = Trainer(TrainerOptions(epochs=2), tmp_path / str(compile), runtime=runtime)
+        trainer.fit(model, quiet_loss, loader, OPTIMIZERS["adamw"])
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*weights, rtol=1e-10, atol=1e-12)
