@@ -123,7 +123,8 @@ class Trainer:
         """Train `model` in place; it ends with the best weights (by validation loss, else by training loss).
 
         The scheduler advances once an optimizer step. A loss with state, such as adaptive weights, is an `nn.Module`
-        (given as it is, not inside a function), so that its state is kept in the checkpoint. A loss that needs input derivatives works in validation too.
+        (given as it is, not inside a function), so that its state is kept in the checkpoint. A loss that needs input
+        derivatives works in validation too.
 
         Raises
         ------
