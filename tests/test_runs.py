@@ -118,7 +118,10 @@ def test_run_killed_at_any_moment_ends_with_the_same_metrics(tmp_path, name):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert json.loads(driver.stdout.splitlines()[-1]) == [0] + [-signal.SIGKILL, 0] * len(moments)
+    command = json.loads((tmp_path / "whole" / "report.json").read_text())["command"]
+    assert ("--set 'hidden=[8]'" in command) == (name == "pnde/double-pendulum")
     for i, moment in enumerate(moments):
+        assert json.loads((tmp_path / str(i) / "report.json").read_text())["command"] == command
         assert numbers(tmp_path / str(i)) == numbers(tmp_path / "whole"), moment
 
 

@@ -134,6 +134,7 @@ def report_command(directory: Annotated[str, typer.Argument(help="Directory of a
 def _show(report: Any) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from sciml.report import HEADINGS
 
@@ -142,9 +143,9 @@ def _show(report: Any) -> None:
     def show(title: str, headings: Any, rows: Any) -> None:
         table = Table(title=title)
         for i, heading in enumerate(headings):
-            table.add_column(heading, no_wrap=i == 0)
+            table.add_column(Text(heading), no_wrap=i == 0)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))  # a unit in brackets is no markup
         console.print(table)
 
     show(f"{report.experiment} ({report.preset})", *report.table())

@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -9,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -231,7 +232,16 @@ def run(
         experiment=entry.name,
         preset=preset,
         paper=experiment.paper,
-        command=_command(entry.name, preset, overrides),
+        command=_command(
+            entry.name,
+            preset,
+            experiment.presets[preset],
+            config,
+            device=device,
+            strategy=strategy,
+            precision=precision,
+            compile=compile,
+        ),
         config=asdict(config),
         environment=environment(entry.distribution),
         wall_time=time.perf_counter() - started + directory.earlier,
@@ -255,18 +265,21 @@ def _read_config(path: Path, name: str) -> tuple[str, dict[str, Any]]:
     return preset, settings
 
 
-def _command(name: str, preset: str, overrides: Mapping[str, Any]) -> str:
-    def flat(changes: Mapping[str, Any], prefix: str = "") -> list[str]:
-        lines = []
-        for key, value in changes.items():
-            if isinstance(value, Mapping):
-                lines += flat(value, f"{prefix}{key}.")
-            else:
-                lines.append(f"{prefix}{key}={json.dumps(value)}")
-        return lines
+def _command(name: str, preset: str, base: Any, config: Any, **options: Any) -> str:
+    """The command that repeats a run; options at their defaults and fields as in the preset are left out."""
 
-    settings = "".join(f" --set {shlex.quote(line)}" for line in flat(overrides))
-    return f"sciml run {name} --preset {preset}{settings}"
+    def changes(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+        for key, value in new.items():
+            if isinstance(value, Mapping) and isinstance(old.get(key), Mapping):
+                yield from changes(old[key], value, f"{prefix}{key}.")
+            elif key not in old or value != old[key]:
+                yield f"{prefix}{key}={json.dumps(value)}"
+
+    defaults = inspect.signature(run).parameters
+    changed = {key: value for key, value in options.items() if value != defaults[key].default}
+    flags = "".join(f" --{key}" if value is True else f" --{key} {value}" for key, value in changed.items())
+    settings = "".join(f" --set {shlex.quote(line)}" for line in changes(asdict(base), asdict(config)))
+    return f"sciml run {name} --preset {preset}{flags}{settings}"
 
 
 def environment(distribution: str = "sciml-core") -> dict[str, str]:

@@ -137,7 +137,7 @@ class Report:
         """Write `report.json`, `report.md` and the self-contained `report.html` into `directory`."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "report.md", self.to_markdown())
+        write_atomically(folder / "report.md", self.to_markdown(folder))
         write_atomically(folder / "report.html", self.to_html(folder))
         write_atomically(folder / "report.json", self.to_json())
 
@@ -167,14 +167,14 @@ class Report:
             if m.published is not None
         ]
 
-    def to_markdown(self) -> str:
-        """The report as a Markdown page."""
+    def to_markdown(self, folder: str | os.PathLike[str] | None = None) -> str:
+        """The report as a Markdown page, beside the figures of `folder` (default: the run's directory)."""
         lines = [f"# {self.experiment} ({self.preset})", "", self.paper, "", f"`{self.command}`", ""]
         lines += _markdown(*self.table())
         if compared := self.comparison():
             lines += ["", "## Beside the published numbers", "", *_markdown(HEADINGS, compared)]
         lines += ["", *[f"- {note}" for note in (*self.bars, *self.notes)]]
-        lines += ["", *[f"![{path.stem}](figures/{path.name})" for path in self.figures()]]
+        lines += ["", *[f"![{path.stem}](figures/{path.name})" for path in self.figures(folder)]]
         return "\n".join(lines) + "\n"
 
     def figures(self, folder: str | os.PathLike[str] | None = None) -> list[Path]:
