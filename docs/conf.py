@@ -1,9 +1,12 @@
 """How the documentation is built: `make docs`."""
 
+import inspect
 import re
 import sys
 from importlib import metadata
 from pathlib import Path
+
+from sphinx.util.inspect import stringify_signature
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -54,6 +57,16 @@ def as_plain_text(app, what, name, obj, options, lines):
         lines[i] = bullet + re.sub(r"(`[^`]*`)(?=\w)", r"\1\\ ", "".join(parts))
 
 
+def true_signature(app, what, name, obj, options, signature, returns):
+    """The arguments of a class that has both `__new__(*args)` and `__init__` are those of the latter."""
+    if what == "class" and (signature or "").startswith("(*"):
+        found = inspect.signature(obj.__init__)
+        found = found.replace(parameters=list(found.parameters.values())[1:], return_annotation=found.empty)
+        return stringify_signature(found, unqualified_typehints=True), returns
+    return None
+
+
 def setup(app):
+    app.connect("autodoc-process-signature", true_signature)
     # before napoleon, whose output is markup
     app.connect("autodoc-process-docstring", as_plain_text, priority=400)

@@ -1,6 +1,5 @@
 """A Sphinx extension that writes the pages made from what is there: committed results and installed plugins."""
 
-import importlib
 import json
 from pathlib import Path
 
@@ -61,12 +60,9 @@ def plugin_page(plugin: str) -> str:
     """What the plugin registers, and the public names of its package."""
     names = {kind: [e for e in installed().entries[kind].values() if e.distribution == plugin] for kind in KINDS}
     module = next(entry.module for entries in names.values() for entry in entries).partition(".")[0]
-    summary = (importlib.import_module(module).__doc__ or "").strip()
-    lines = [f"# {plugin}", "", summary, ""]
-    for kind, entries in names.items():
-        if entries:
-            lines += [f"{kind}: " + ", ".join(f"`{entry.name}`" for entry in entries), ""]
-    directive = ["```{eval-rst}", f".. automodule:: {module}", "   :imported-members:", "```"]
+    lines = [f"# {plugin}", ""]
+    lines += [f"- {kind}: {', '.join(f'`{e.name}`' for e in entries)}" for kind, entries in names.items() if entries]
+    directive = ["", "```{eval-rst}", f".. automodule:: {module}", "   :imported-members:", "```"]
     return "\n".join([*lines, *directive]) + "\n"
 
 

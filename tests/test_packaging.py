@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -15,7 +16,6 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-UV = shutil.which("uv") or str(ROOT / ".uv/bin/uv")
 MEMBERS = {
     path.parent.name: tomllib.loads(path.read_text())
     for path in sorted([*ROOT.glob("packages/*/pyproject.toml"), ROOT / "shared/testkit/pyproject.toml"])
@@ -23,36 +23,24 @@ MEMBERS = {
 PLUGINS = [name for name in MEMBERS if name not in ("sciml-core", "testkit")]
 VERSION = MEMBERS["sciml-core"]["project"]["version"]
 
-pytestmark = pytest.mark.skipif(not Path(UV).exists(), reason="uv is neither on the path nor in .uv/ (make setup)")
-
-
-def uv(*arguments: str | Path) -> str:
-    """Run uv on its cache, which `make setup` has filled; online only if something is not there."""
-    command = [UV, *map(str, arguments)]
-    ran = subprocess.run([*command, "--offline"], capture_output=True, text=True, cwd=ROOT)
-    if ran.returncode:
-        ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
-
 
 class Environment:
     """A virtual environment with nothing of the workspace in it, used from an empty directory."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.python = path, path / "bin/python"
+    def __init__(self, path: Path, uv: Callable[..., str]) -> None:
+        self.path, self.python, self.uv = path, path / "bin/python", uv
         uv("venv", "--python", sys.executable, path)
         self.site = next(path.glob("lib/python*/site-packages"))
 
     def install(self, distribution: str, requirement: str, wheels: Path) -> None:
         """Third-party pins from the lock file, then `requirement` from our wheels alone."""
-        pins = uv("export", "--frozen", "--package", distribution, "--no-emit-workspace", "--no-hashes", "--quiet")
+        pins = self.uv("export", "--frozen", "--package", distribution, "--no-emit-workspace", "--no-hashes", "--quiet")
         cuda = torch.version.cuda is not None
         kept = [line for line in pins.splitlines() if cuda or not re.match("nvidia-|cuda-|triton", line)]
         listed = self.path / "pins.txt"
         listed.write_text("\n".join(kept))
-        uv("pip", "install", "--quiet", "--no-deps", "--python", self.python, "-r", listed)
-        uv("pip", "install", "--quiet", "--no-index", "--find-links", wheels, "--python", self.python, requirement)
+        self.uv("pip", "install", "--quiet", "--no-deps", "--python", self.python, "-r", listed)
+        self.uv("pip", "install", "--quiet", "--no-index", "--find-links", wheels, "--python", self.python, requirement)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program of this environment."""
@@ -62,23 +50,23 @@ class Environment:
 
 
 @pytest.fixture(scope="session")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheels(uv, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
     uv("build", "--quiet", "--all-packages", "--wheel", "--out-dir", folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def core(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    environment = Environment(tmp_path_factory.mktemp("core") / "venv")
+def core(uv, wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    environment = Environment(tmp_path_factory.mktemp("core") / "venv", uv)
     environment.install("sciml-core", "sciml-core", wheels)
     return environment
 
 
 @pytest.fixture(scope="session", params=PLUGINS)
-def alone(request: pytest.FixtureRequest, wheels: Path, tmp_path_factory: pytest.TempPathFactory):
+def alone(uv, request: pytest.FixtureRequest, wheels: Path, tmp_path_factory: pytest.TempPathFactory):
     """A plugin's name, and the environment that `pip install sciml[plugin]` makes."""
-    environment = Environment(tmp_path_factory.mktemp(request.param) / "venv")
+    environment = Environment(tmp_path_factory.mktemp(request.param) / "venv", uv)
     environment.install(request.param, f"sciml[{request.param}]=={VERSION}", wheels)
     return request.param, environment
 
