@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pnde import DoublePendulum, PendulumConstraint, RankDeficientConstraintError, min_norm_solve, project_tangent
 from pnde.projection import _solve
 from torch.autograd import gradcheck, gradgradcheck
@@ -28,6 +30,24 @@ def test_projection_is_tangent(n_links, dtype, tolerance):
     p = project_tangent(G, v)
     residual = (G @ p[..., None])[..., 0].norm(dim=-1)
     assert (residual <= tolerance * torch.linalg.matrix_norm(G) * v.norm(dim=-1)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 4), st.integers(0, 2**20))
+def test_projection_is_the_nearest_solution_and_affine(m, free, batch, seed):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    G, v, w, b = draw(batch, m, m + free), draw(batch, m + free), draw(batch, m + free), draw(batch, m)
+    size = 1 + torch.linalg.pinv(G).norm(dim=(-2, -1)).max() * (v.norm() + w.norm() + b.norm())
+    tolerance = 1e-14 * float(torch.linalg.cond(G).max()) * float(size)
+    p = project_tangent(G, v, rhs=b)
+    assert (G @ p[..., None] + b[..., None]).norm() <= tolerance * G.norm()
+    assert project_tangent(G, p - v).norm() <= tolerance  # p - v is orthogonal to every tangent vector
+    mixed = project_tangent(G, 2 * v - w, rhs=b)
+    assert (mixed - (2 * p - project_tangent(G, w, rhs=b))).norm() <= 4 * tolerance
 
 
 @pytest.mark.parametrize("n_links", [2, 4])
