@@ -22,7 +22,7 @@ def list_command(
     pattern: Annotated[str, typer.Argument(help="Shell-style pattern, e.g. 'pnde/*'.")] = "*",
 ) -> None:
     """List the installed models, optimizers, problems and experiments."""
-    from sciml.registry import KINDS, Registry, installed
+    from sciml.registry import KINDS, Registry, installed, own_version
 
     for kind in KINDS:
         names = Registry(kind).matching(pattern)
@@ -30,7 +30,7 @@ def list_command(
             print(f"{kind}:")
             print("\n".join(f"  {name}" for name in names))
     if not installed().plugins:
-        print('No plugin is installed. Install one with, for instance: pip install "sciml[pnde]"')
+        print(f'No plugin is installed. Install one with: pip install "sciml[<plugin>]=={own_version()}"')
     for reason in installed().broken.values():
         print(f"warning: {reason}", file=sys.stderr)
 

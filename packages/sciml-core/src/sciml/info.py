@@ -131,7 +131,7 @@ def diagnose() -> str:
         why = (
             "this torch is built without CUDA" if torch.version.cuda is None else "no CUDA device or driver is visible"
         )
-        lines.append(f"device cpu: {why}; with uv: uv pip install --torch-backend auto torch")
+        lines.append(f"device cpu: {why}; with uv: uv pip install --torch-backend auto --reinstall-package torch torch")
     lines += ["", "plugins:"]
     lines += [f"  {name} {version}" for name, version in sorted(installed().plugins.items())] or ["  none installed"]
     lines += [f"  broken: {reason}" for reason in installed().broken.values()]
