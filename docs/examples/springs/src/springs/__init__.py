@@ -14,12 +14,12 @@ class Shears(Model):
     def __init__(self, steps: int = 2, dtype: str = "float64"):
         super().__init__()
         self.weights = torch.nn.Parameter(torch.full((steps, 2), 0.1, dtype=getattr(torch, dtype)))
-
     @classmethod
     def example(cls):
         return Example({"steps": 1}, (torch.eye(2, dtype=torch.float64),))
-
     def forward(self, state):
+        if state.shape[-1:] != (2,) or not state.is_floating_point():
+            raise ValueError(f"expected floating-point states (batch, 2), got {state.dtype} {tuple(state.shape)}")
         q, p = state.unbind(-1)
         for a, b in self.weights:
             p = p - a * q
