@@ -65,6 +65,17 @@ def test_example_plugin_learns_its_spring(example, tmp_path):
     assert metric["value"] < 1e-8
 
 
+@pytest.mark.slow
+def test_example_plugin_passes_the_conformance_suite_as_the_page_says(example, tmp_path):
+    page = (DOCS / "write-a-plugin.md").read_text()
+    (line,) = re.findall(r"^from sciml_testkit import conformance\n\n.*$", page, re.MULTILINE)
+    (tmp_path / "test_conformance.py").write_text(line + "\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path]
+    ran = subprocess.run(command, capture_output=True, text=True, env=example, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stdout
+    assert "15 passed" in ran.stdout
+
+
 @needs_sphinx
 @pytest.mark.slow
 def test_documentation_builds_without_warnings(tmp_path):

@@ -128,3 +128,20 @@ def test_a_thousand_damaged_checkpoints_are_refused_quickly(saved, tmp_path):
         assert str(path) in message
     assert loaded < 50
     assert not Path("executed").exists()
+
+
+def test_a_subclass_without_constructor_keeps_its_config():
+    class Base(Model):
+        def __init__(self, width: int = 3) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(width, 1)
+
+    class Inheriting(Base):
+        pass
+
+    class Extending(Inheriting):
+        def __init__(self, width: int = 3, depth: int = 1) -> None:
+            super().__init__(2 * width)
+
+    assert Inheriting(4).config == {"width": 4}
+    assert Extending(4).config == {"width": 4, "depth": 1}

@@ -54,9 +54,14 @@ class NeuralODE(Model):
 
     @classmethod
     def example(cls) -> Example:
-        """One hidden layer on a double pendulum at rest."""
-        u0 = torch.tensor([[1.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0]] * 2, dtype=torch.float64)
-        return Example({"hidden": [8]}, (u0, torch.linspace(0, 0.2, 3, dtype=torch.float64)))
+        """One hidden layer on two moving double pendulums."""
+        angles = torch.tensor([[0.5, 1.2], [2.0, -0.7]], dtype=torch.float64)
+        speeds = torch.tensor([[1.0, -2.0], [0.5, 1.5]], dtype=torch.float64)
+        parts = [angles.sin(), -angles.cos(), angles.cos() * speeds, angles.sin() * speeds]
+        u0 = torch.cat([part.cumsum(-1) for part in parts], dim=-1)
+        t = torch.linspace(0, 0.2, 3, dtype=torch.float64)
+        refused = ((u0[:, :7], t), (u0.float(), t), (u0, t.flip(0)[:1]), (u0, t * 0))
+        return Example({"hidden": [8]}, (u0, t), refused=refused)
 
     def set_normalization(self, u: Float[Tensor, "sample n"]) -> None:
         """Normalise the network's input by mean and standard deviation of `u`; constant ones keep unit scale."""

@@ -32,10 +32,16 @@ M = TypeVar("M", bound="Model")
 
 @dataclass(frozen=True)
 class Example:
-    """The smallest sensible instance of a model: `cls(**config)`, called as `model(*inputs)`."""
+    """The smallest sensible instance of a model: `cls(**config)`, called as `model(*inputs)`.
+
+    `batched` are the positions of the inputs whose first dimension is the batch. `refused` are inputs that the model
+    must answer with a clear error.
+    """
 
     config: dict[str, Any]
     inputs: tuple[Any, ...]
+    batched: tuple[int, ...] = (0,)
+    refused: tuple[tuple[Any, ...], ...] = ()
 
 
 class Model(nn.Module):
@@ -64,16 +70,16 @@ class Model(nn.Module):
 
         @functools.wraps(original)
         def init(self: Model, *args: Any, **kwargs: Any) -> None:
-            if type(self) is cls:  # the outermost constructor: bases called through super() do not count
-                bound = signature.bind(self, *args, **kwargs)
-                bound.apply_defaults()
-                arguments = dict(list(bound.arguments.items())[1:])
-                config = _json_copy(arguments, f"{cls.__name__}(…)")
-            else:
-                config = None
+            if "_building" in self.__dict__:  # a base called through super(): the outermost constructor counts
+                original(self, *args, **kwargs)
+                return
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            config = _json_copy(dict(list(bound.arguments.items())[1:]), f"{type(self).__name__}(…)")
+            self.__dict__["_building"] = True
             original(self, *args, **kwargs)
-            if config is not None:
-                self.config = config
+            del self.__dict__["_building"]
+            self.config = config
 
         cls.__init__ = init  # type: ignore[method-assign]
 

@@ -1,0 +1,79 @@
+"""What every registered experiment promises."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from sciml.experiment import Experiment
+from sciml.registry import Entry
+
+from sciml_testkit.errors import require
+from sciml_testkit.interrupt import MOMENTS
+
+
+def build(entry: Entry) -> Experiment:
+    """The registered experiment."""
+    experiment = entry.load()
+    require(
+        isinstance(experiment, Experiment),
+        f"{entry.name}: {entry.module}:{entry.attribute} is {experiment!r}; register an instance of sciml.Experiment",
+    )
+    return experiment
+
+
+def check_presets_and_published_numbers(entry: Entry, tmp_path: Path) -> None:
+    """The presets are configurations of one class that survive JSON; paper and published numbers have their sources."""
+    experiment = build(entry)
+    require(experiment.paper.strip(), f"{entry.name}: paper is empty; name title and arXiv id")
+    require(
+        len({type(c) for c in experiment.presets.values()}) == 1, f"{entry.name}: its presets are of several classes"
+    )
+    for preset, config in experiment.presets.items():
+        require(
+            isinstance(getattr(config, "seed", None), int), f"{entry.name}: the preset {preset} has no integer seed"
+        )
+        settings = json.loads(json.dumps(dataclasses.asdict(config), allow_nan=False))
+        require(
+            experiment.config(preset, **settings) == config,
+            f"{entry.name}: the preset {preset} changes when it is read back from JSON",
+        )
+    for number in experiment.published:
+        require(number.source.strip(), f"{entry.name}: the published {number.name} of {number.subject} has no source")
+
+
+def check_smoke_runs_resumes_and_reports(entry: Entry, tmp_path: Path) -> None:
+    """`smoke` ends with a report; killed at four moments and resumed, it ends with the same metrics, bit for bit."""
+    build(entry)
+    search = os.pathsep.join([*filter(None, sys.path), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "sciml_testkit.interrupt", *dataclasses.astuple(entry), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": search})
+    last = "\n".join(done.stderr.splitlines()[-15:])
+    require(done.returncode == 0, f"{entry.name}: the driver of its smoke preset failed:\n{last}")
+    whole, *parts = json.loads(done.stdout.splitlines()[-1])
+    require(whole == 0, f"{entry.name}: its preset smoke fails:\n{last}")
+    for file in ("config.json", "environment.json", "report.json", "report.md", "report.html"):
+        require((tmp_path / "whole" / file).is_file(), f"{entry.name}: a run leaves no {file}")
+    expected = metrics(tmp_path / "whole")
+    require(expected, f"{entry.name}: its report has no metrics")
+    for k in range(MOMENTS):
+        require(
+            parts[2 * k + 1] == 0,
+            f"{entry.name}: cannot resume: a run killed at moment {k} fails when resumed:\n{last}",
+        )
+        found = metrics(tmp_path / str(k))
+        different = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
+        require(
+            not different,
+            f"{entry.name}: cannot resume: killed at moment {k} and resumed, it ends with other metrics "
+            f"({', '.join(map(' of '.join, different[:3]))}). Costly or random work goes through run.step, "
+            "run.generate or run.train, randomness through run.seed(name)",
+        )
+
+
+def metrics(folder: Path) -> dict[tuple[str, str], float | str]:
+    """Metrics of a run, without those of clocks."""
+    rows = json.loads((folder / "report.json").read_text())["metrics"]
+    return {(m["name"], m["subject"]): m["value"] for m in rows if not any(w in m["name"] for w in ("time", "speed"))}

@@ -1,0 +1,225 @@
+"""What every registered optimizer promises.
+
+An optimizer may have a classmethod `example() -> dict` with the settings that solve the suite's problem, a quadratic of
+condition number 10 in at most 2,000 steps, from f = 13 to below 1e-6; without it the defaults are used.
+"""
+
+import copy
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from sciml.errors import SciMLError
+from sciml.registry import Entry
+from sciml.state import load_state, save_state, tensors_equal
+from torch import Tensor, nn
+
+from sciml_testkit.errors import ConformanceError, require
+
+Closure = Callable[[], Tensor]
+
+
+class Quadratic(nn.Module):
+    """½ Σ λ (x - 1)² with λ from 0.1 to 1, started at zero, in three parameters of different shapes."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.zeros(3, 4, dtype=dtype))
+        self.b = nn.Parameter(torch.zeros(5, dtype=dtype))
+        self.c = nn.Parameter(torch.zeros((), dtype=dtype))
+
+    def forward(self) -> Tensor:
+        x = torch.cat([p.flatten() for p in (self.a, self.b, self.c)])
+        return 0.5 * (torch.linspace(0.1, 1, len(x), dtype=x.dtype) * (x - 1).square()).sum()
+
+
+def make(entry: Entry, module: nn.Module, groups: Any = None) -> torch.optim.Optimizer:
+    """The optimizer with its example's settings, on the module or on `groups` of its parameters."""
+    cls = entry.load()
+    require(
+        isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer),
+        f"{entry.name}: {entry.module}:{entry.attribute} is {cls!r}; register a subclass of torch.optim.Optimizer",
+    )
+    settings = getattr(cls, "example", dict)()
+    try:
+        json.dumps(settings, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConformanceError(f"{entry.name}: the settings of example() are not JSON: {error}") from error
+    takes_module = getattr(cls, "takes_module", False)
+    target: Any = module if takes_module else module.parameters() if groups is None else groups
+    return cls(target, **settings)
+
+
+def closure_of(module: nn.Module, optimizer: torch.optim.Optimizer, calls: list[bool] | None = None) -> Closure:
+    """Loss with gradients; records whether gradients were enabled."""
+
+    def closure() -> Tensor:
+        if calls is not None:
+            calls.append(torch.is_grad_enabled())
+        optimizer.zero_grad()
+        loss = module()
+        loss.backward()
+        return loss
+
+    return closure
+
+
+def check_solves_a_convex_problem(entry: Entry, tmp_path: Path) -> None:
+    """A well-conditioned quadratic falls below 1e-6 in 2,000 steps."""
+    module = Quadratic()
+    optimizer = make(entry, module)
+    first = float(module())
+    for _ in range(2000):
+        optimizer.step(closure_of(module, optimizer))  # type: ignore[arg-type]
+        if float(module()) < 1e-6:
+            return
+    raise ConformanceError(
+        f"{entry.name}: a quadratic of condition number 10 went from {first:.2g} to {float(module()):.2e} in 2000 "
+        "steps; expected below 1e-6. Give settings that solve it in a classmethod example()"
+    )
+
+
+def check_closures(entry: Entry, tmp_path: Path) -> None:
+    """`step(closure)` enables gradients for the closure and returns the loss of its first call."""
+    module = Quadratic()
+    optimizer, calls = make(entry, module), []
+    before = float(module())
+    returned: Any = None
+    try:
+        with torch.no_grad():
+            returned = optimizer.step(closure_of(module, optimizer, calls))  # type: ignore[arg-type]
+    except RuntimeError:
+        if all(calls):
+            raise
+    require(calls, f"{entry.name}: step(closure) never calls the closure")
+    require(all(calls), f"{entry.name}: step(closure) calls it without gradients; wrap the call in torch.enable_grad()")
+    require(
+        returned is not None and abs(float(returned) - before) <= 1e-9 * before,
+        f"{entry.name}: step(closure) returned {returned}; expected the loss {before:.6g} of its first call",
+    )
+
+
+def plain(value: Any, where: str) -> Iterator[str]:
+    """Places in a state dict that the checkpoint format does not hold."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from plain(item, f"{where}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from plain(item, f"{where}[{i}]")
+    elif value is not None and not isinstance(value, Tensor | bool | int | float | str):
+        yield f"{where} is a {type(value).__name__}"
+
+
+def check_state_round_trips(entry: Entry, tmp_path: Path) -> None:
+    """Stopped after any of the first steps and restored from a file, it continues bit for bit."""
+    for stop in (1, 3, 8):
+        torch.manual_seed(0)
+        module = Quadratic()
+        optimizer = make(entry, module)
+        for _ in range(stop):
+            optimizer.step(closure_of(module, optimizer))  # type: ignore[arg-type]
+        strange = list(plain(optimizer.state_dict(), "state_dict()"))
+        require(
+            not strange,
+            f"{entry.name}: {'; '.join(strange[:3])}; "
+            "a state holds tensors, numbers, strings, None, lists, tuples and dicts",
+        )
+        save_state(tmp_path / f"{stop}", {"module": module.state_dict(), "optimizer": optimizer.state_dict()})
+        state = load_state(tmp_path / f"{stop}")
+        restored = Quadratic()
+        restored.load_state_dict(state["module"])
+        again = make(entry, restored)
+        again.load_state_dict(state["optimizer"])
+        torch.manual_seed(1)
+        for _ in range(5):
+            optimizer.step(closure_of(module, optimizer))  # type: ignore[arg-type]
+        torch.manual_seed(1)
+        for _ in range(5):
+            again.step(closure_of(restored, again))  # type: ignore[arg-type]
+        require(
+            tensors_equal(dict(module.state_dict()), dict(restored.state_dict())),
+            f"{entry.name}: restored from its state_dict after {stop} steps it departs from the undisturbed run: its "
+            "state does not round-trip. Keep all that step() reads in self.state and self.param_groups",
+        )
+
+
+def check_dtypes_and_layouts(entry: Entry, tmp_path: Path) -> None:
+    """Float32 and non-contiguous parameters are updated, in their own dtype and finitely."""
+    single = Quadratic(torch.float32)
+    strided = Quadratic()
+    strided.a = nn.Parameter(torch.zeros(4, 3, dtype=torch.float64).t())
+    for module, what in ((single, "float32"), (strided, "not contiguous")):
+        optimizer = make(entry, module)
+        try:
+            for _ in range(3):
+                optimizer.step(closure_of(module, optimizer))  # type: ignore[arg-type]
+        except Exception as error:
+            raise ConformanceError(f"{entry.name}: parameters that are {what} end in {error!r}") from error
+        for name, parameter in module.named_parameters():
+            kind = f"{parameter.dtype}, strides {parameter.stride()}"
+            require(
+                parameter.dtype == next(module.parameters()).dtype, f"{entry.name}: {name} changed its dtype to {kind}"
+            )
+            require(
+                torch.isfinite(parameter).all() and parameter.abs().max() > 0,
+                f"{entry.name}: the parameter {name} ({kind}) is not updated, or not finite",
+            )
+    reference = Quadratic()
+    optimizer = make(entry, reference)
+    for _ in range(3):
+        optimizer.step(closure_of(reference, optimizer))  # type: ignore[arg-type]
+    require(
+        torch.allclose(strided.a, reference.a, rtol=1e-9, atol=1e-12),
+        f"{entry.name}: a parameter that is not contiguous is updated differently",
+    )
+
+
+def check_parameter_groups(entry: Entry, tmp_path: Path) -> None:
+    """Settings are per group: parameters of a group whose `lr` is 0 stay."""
+    cls = entry.load()
+    if getattr(cls, "takes_module", False) or "lr" not in inspect.signature(cls).parameters:
+        return
+    module = Quadratic()
+    try:
+        optimizer = make(entry, module, [{"params": [module.a, module.c]}, {"params": [module.b], "lr": 0.0}])
+    except (ValueError, SciMLError) as error:  # torch's L-BFGS takes one group only, and says so
+        require("group" in str(error) or "lr" in str(error), f"{entry.name}: two parameter groups end in {error!r}")
+        return
+    require(
+        len(optimizer.param_groups) == 2, f"{entry.name}: two parameter groups became {len(optimizer.param_groups)}"
+    )
+    for _ in range(3):
+        optimizer.step(closure_of(module, optimizer))  # type: ignore[arg-type]
+    require(module.a.abs().max() > 0, f"{entry.name}: the first of two parameter groups is not updated")
+    require(module.b.abs().max() == 0, f"{entry.name}: a parameter group with lr=0 is updated")
+
+
+def check_missing_and_sparse_gradients(entry: Entry, tmp_path: Path) -> None:
+    """Parameters without gradient stay; sparse gradients work or are refused by a clear error."""
+    module = Quadratic()
+    module.d = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    optimizer = make(entry, module)
+    for _ in range(2):
+        optimizer.step(closure_of(module, optimizer))  # type: ignore[arg-type]
+    require(bool((module.d == 1).all()), f"{entry.name}: a parameter without gradient was changed")
+    table = nn.Embedding(4, 2, sparse=True, dtype=torch.float64)
+    before = copy.deepcopy(table)
+    optimizer = make(entry, table)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = table(torch.tensor([1])).square().sum()
+        loss.backward()
+        return loss
+
+    try:
+        optimizer.step(closure)  # type: ignore[arg-type]
+    except (RuntimeError, ValueError, TypeError, SciMLError) as error:
+        require("sparse" in str(error).lower(), f"{entry.name}: a sparse gradient ends in {error!r}; name it")
+        return
+    changed = (table.weight != before.weight).any(-1)
+    require(bool(changed[1]), f"{entry.name}: a sparse gradient is ignored; apply it, or raise an error that names it")
