@@ -1,0 +1,79 @@
+"""`sciml generate` gives the same bytes wherever it runs, and finishes what was killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sciml.data import open_dataset
+
+pytestmark = pytest.mark.slow
+
+COMMAND = [sys.executable, "-m", "sciml", "generate", "pnde/double-pendulum", "--set", "duration=0.5", "--seed", "7"]
+
+
+def generate(out: Path, n: int, executor: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, "-n", str(n), "--out", str(out), "--executor", executor], capture_output=True, text=True
+    )
+
+
+def contents(out: Path, n: int) -> bytes:
+    return open_dataset(out)["state"].values[:n].tobytes()
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory) -> bytes:
+    """100 samples from one process."""
+    out = tmp_path_factory.mktemp("one") / "data.zarr"
+    done = generate(out, 100, "processes:1")
+    assert done.returncode == 0, done.stderr
+    return contents(out, 100)
+
+
+def test_two_processes_and_more_samples_give_the_same_bytes(tmp_path, expected):
+    done = generate(tmp_path / "data.zarr", 128, "processes:2")
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "data.zarr", 100) == expected
+
+
+def test_a_dask_cluster_gives_the_same_bytes(tmp_path, expected):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address.removeprefix("tcp://")
+        done = generate(tmp_path / "data.zarr", 100, f"dask://{address}")
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "data.zarr", 100) == expected
+
+
+def test_a_killed_generation_is_finished_by_the_same_command(tmp_path, expected):
+    out = tmp_path / "data.zarr"
+    command = [*COMMAND, "-n", "100", "--out", str(out), "--executor", "serial"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    marks = out / "complete" / "c"
+    while process.poll() is None and len(list(marks.glob("*"))) < 2:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in marks.glob("*")}
+    assert len(kept) >= 2
+    done = generate(out, 100, "processes:2")
+    assert done.returncode == 0, done.stderr
+    assert contents(out, 100) == expected
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # finished chunks were left alone
+
+
+def test_mistakes_end_with_code_2_and_no_store(tmp_path):
+    for arguments, message in (
+        (["-n", "0"], "n=0 must be at least 1"),
+        (["-n", "3", "--executor", "cluster"], "unknown executor 'cluster': choose one of"),
+        (["-n", "3", "--set", "dampping=1"], "did you mean damping"),
+        (["-n", "3", "--set", "damping=much"], "damping='much'"),
+    ):
+        command = [*COMMAND, *arguments, "--out", "data.zarr"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ})
+        assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+    assert list(tmp_path.iterdir()) == []
