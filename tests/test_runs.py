@@ -155,6 +155,14 @@ def sciml(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     [
         (["pnde/double-pendulum", "--set", "trainning.epochs=3"], "trainning is not a field: did you mean training"),
         (["pnde/double-pendulum", "--set", "training.epochs=many"], "training.epochs='many': "),
+        (
+            ["pnde/double-pendulum", "--set", "training.window=1000"],
+            "training.window=1000 is longer than the 100 steps",
+        ),
+        (["pnde/double-pendulum", "--set", "data.train=0"], "data.train=0: input should be greater than 0"),
+        (["pnde/double-pendulum", "--set", "seed=-1"], "seed=-1: input should be greater than or equal to 0"),
+        (["pnde/double-pendulum", "--resume", "nowhere"], "nowhere/config.json is not the configuration of a run"),
+        (["pnde/double-pendulum", "--device", "tpu"], "device='tpu' is unknown"),
         (["pnde/double-pendulum", "--preset", "large"], "preset='large' is unknown"),
         (["pnde/duoble-pendulum"], "Did you mean pnde/double-pendulum"),
         (["noble/pvalb"], 'pip install "sciml[noble]=='),

@@ -24,11 +24,12 @@ def list_command(
     """List the installed models, optimizers, problems and experiments."""
     from sciml.registry import KINDS, Registry, installed, own_version
 
-    for kind in KINDS:
-        names = Registry(kind).matching(pattern)
-        if names:
-            print(f"{kind}:")
-            print("\n".join(f"  {name}" for name in names))
+    found = {kind: names for kind in KINDS if (names := Registry(kind).matching(pattern))}
+    for kind, names in found.items():
+        print(f"{kind}:")
+        print("\n".join(f"  {name}" for name in names))
+    if installed().plugins and not found:
+        print(f"nothing that is installed matches {pattern!r}", file=sys.stderr)
     if not installed().plugins:
         print(f'No plugin is installed. Install one with: pip install "sciml[<plugin>]=={own_version()}"')
     for reason in installed().broken.values():

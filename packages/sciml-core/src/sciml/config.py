@@ -32,10 +32,13 @@ def override(base: T, changes: Mapping[str, Any]) -> T:
     try:
         return TypeAdapter(type(base)).validate_python(merged)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg'][0].lower()}{e['msg'][1:]}"
-            for e in error.errors(include_url=False)
-        ]
+        lines = []
+        for e in error.errors(include_url=False):
+            place = (
+                f"{'.'.join(map(str, e['loc']))}={e['input']!r}: " if e["loc"] and e["type"] != "value_error" else ""
+            )
+            message = e["msg"].removeprefix("Value error, ")
+            lines.append(f"{place}{message[0].lower()}{message[1:]}")
         raise ConfigError("; ".join(lines)) from error
 
 

@@ -152,7 +152,11 @@ class Experiment(Generic[C]):
         """
         if preset not in self.presets:
             raise ConfigError(f"preset={preset!r} is unknown; choose one of {', '.join(self.presets)}")
-        return override(self.presets[preset], overrides)
+        config = override(self.presets[preset], overrides)
+        seed: Any = getattr(config, "seed", None)
+        if not isinstance(seed, int) or seed < 0:
+            raise ConfigError(f"seed={seed!r} must be a non-negative integer")
+        return config
 
 
 def run(

@@ -1,6 +1,7 @@
 """What `sciml info` and `sciml doctor` print."""
 
 import dataclasses
+import difflib
 import inspect
 import json
 import os
@@ -26,18 +27,21 @@ def describe(name: str) -> str:
         If no kind has the name.
     """
     writers = {"models": _model, "optimizers": _optimizer, "problems": _problem, "experiments": _experiment}
-    reasons: list[UnknownNameError] = []
-    parts = []
+    parts, reason = [], None
     for kind, write in writers.items():
         try:
             entry = Registry(kind)[name]
-        except UnknownNameError as reason:
-            reasons.append(reason)
+        except UnknownNameError as error:
+            reason = error
             continue
         head = f"{entry.name}: {kind.removesuffix('s')} of {entry.distribution} {entry.version}"
         parts.append("\n".join([head, *write(entry)]))
     if not parts:
-        raise min(reasons, key=lambda reason: "Did you mean" not in str(reason))
+        everything = sorted({full for kind in writers for full in Registry(kind)})
+        close = difflib.get_close_matches(name, everything, n=3)
+        if not close:
+            raise reason or UnknownNameError(name)
+        raise UnknownNameError(f"Nothing is called {name!r}. Did you mean {' or '.join(close)}?")
     return "\n\n".join(parts)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from sciml.config import config
 from sciml.data import BatchLoader
 from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
@@ -21,35 +22,40 @@ from pnde.problems import DoublePendulum
 class Data:
     """Trajectories for training, validation and testing, their length (s) and time step (s)."""
 
-    train: int = 150
-    validation: int = 20
-    test: int = 50
-    duration: float = 5.0
-    time_step: float = 0.05
+    train: PositiveInt = 150
+    validation: PositiveInt = 20
+    test: PositiveInt = 50
+    duration: PositiveFloat = 5.0
+    time_step: PositiveFloat = 0.05
 
 
 @config
 class Training:
     """Adam with a cosine schedule on windows of `window` steps."""
 
-    epochs: int = 50
-    batch_size: int = 256
-    window: int = 5
-    learning_rate: float = 2e-3
-    final_learning_rate: float = 1e-6
+    epochs: PositiveInt = 50
+    batch_size: PositiveInt = 256
+    window: PositiveInt = 5
+    learning_rate: PositiveFloat = 2e-3
+    final_learning_rate: NonNegativeFloat = 1e-6
 
 
 @config
 class Config:
     """Everything that determines the result."""
 
-    seed: int = 0
-    hidden: tuple[int, ...] = (128, 128, 128)
-    stabilization: float = 20.0
-    mechanics_damping: float = 4.0
-    tolerance: float = 1e-6
+    seed: NonNegativeInt = 0
+    hidden: tuple[PositiveInt, ...] = (128, 128, 128)
+    stabilization: NonNegativeFloat = 20.0
+    mechanics_damping: NonNegativeFloat = 4.0
+    tolerance: PositiveFloat = 1e-6
     data: Data = Data()
     training: Training = Training()
+
+    def __post_init__(self) -> None:
+        steps = round(self.data.duration / self.data.time_step)
+        if self.training.window > steps:
+            raise ValueError(f"training.window={self.training.window} is longer than the {steps} steps of a trajectory")
 
 
 def windows(u: Tensor, length: int) -> Tensor:
