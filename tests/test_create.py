@@ -1,9 +1,13 @@
 """The front door: create_model, create_optimizer and create_problem."""
 
+import sys
+import tempfile
+import types
+
 import pytest
 import sciml
 import torch
-from sciml.errors import ConfigError, UnknownNameError
+from sciml.errors import CheckpointError, ConfigError, UnknownNameError
 from sciml.registry import Entry, installed
 
 
@@ -69,3 +73,32 @@ def test_optimizer_takes_parameters_groups_or_a_module():
         sciml.create_optimizer("test/whole", module.parameters())
     with pytest.raises(ConfigError, match="no argument lrr: did you mean lr"):
         sciml.create_optimizer("test/sgd", module, lrr=0.1)
+
+
+def test_models_come_from_the_hub_through_links_and_leave_no_copy(tmp_path, monkeypatch):
+    sciml.create_model("pnde/nde", hidden=[4]).save_pretrained(tmp_path / "blobs")
+    (tmp_path / "snapshot").mkdir()
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / "snapshot" / file).symlink_to(tmp_path / "blobs" / file)
+    asked = []
+
+    def snapshot_download(name, revision, allow_patterns):
+        asked.append((name, revision, sorted(allow_patterns)))
+        if name == "owner/missing":
+            raise OSError("404")
+        return str(tmp_path / "snapshot")
+
+    hub = types.ModuleType("huggingface_hub")
+    hub.snapshot_download = snapshot_download  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    model = sciml.load("hf://owner/name@v1")
+    assert model.config["hidden"] == [4]
+    assert asked == [("owner/name", "v1", ["config.json", "model.safetensors"])]
+    assert list((tmp_path / "temporary").iterdir()) == []
+    with pytest.raises(CheckpointError, match="hf://owner/missing could not be fetched: 404"):
+        sciml.load("hf://owner/missing")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(CheckpointError, match=r'pip install "sciml-core\[hub\]=='):
+        sciml.load("hf://owner/name")

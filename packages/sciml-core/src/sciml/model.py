@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,8 +136,15 @@ def load(source: str | os.PathLike[str]) -> Model:
         If a file is missing, corrupt or edited, or its model is not registered here.
     """
     text = os.fspath(source)
-    folder = _download(text.removeprefix("hf://")) if text.startswith("hf://") else Path(text)
-    header, weights = _read(folder)
+    if text.startswith("hf://"):
+        with tempfile.TemporaryDirectory(prefix="sciml-hub-") as place:
+            folder = Path(place)
+            _download(text.removeprefix("hf://"), folder)
+            header, weights = _read(folder)
+        folder = Path(text)
+    else:
+        folder = Path(text)
+        header, weights = _read(folder)
     from sciml.registry import models
 
     try:
@@ -291,7 +299,8 @@ def _json_copy(value: Any, where: str) -> Any:
     raise ConfigError(f"{where} is a {type(value).__name__}; a model's arguments must be JSON{hint}")
 
 
-def _download(reference: str) -> Path:
+def _download(reference: str, folder: Path) -> None:
+    """Copy the two files of `owner/name@revision` into `folder`."""
     name, _, revision = reference.partition("@")
     try:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportMissingImports]
@@ -300,13 +309,9 @@ def _download(reference: str) -> Path:
 
         raise CheckpointError(f'hf:// needs the extra: pip install "sciml-core[hub]=={own_version()}"') from error
     try:
-        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+        cache = Path(snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
     except Exception as error:
         raise CheckpointError(f"hf://{reference} could not be fetched: {error}") from error
     # the hub's cache is made of links; their targets are what is read, and checked
-    import tempfile
-
-    copy = Path(tempfile.mkdtemp(prefix="sciml-hub-"))
-    for file in (CONFIG_FILE, WEIGHTS_FILE):
-        write_atomically(copy / file, read_regular_file((folder / file).resolve(), MAX_WEIGHTS_BYTES))
-    return copy
+    for file, limit in ((CONFIG_FILE, MAX_CONFIG_BYTES), (WEIGHTS_FILE, MAX_WEIGHTS_BYTES)):
+        write_atomically(folder / file, read_regular_file((cache / file).resolve(), limit))
