@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from sciml.report import Report
 
 SCRIPT = '''
 import sys
@@ -95,3 +96,19 @@ def test_sharded_checkpoint_resumes_on_one_process(tmp_path):
     resumed = train(tmp_path, "auto", "adamw", "two", 4, 1)
     for name in whole:
         torch.testing.assert_close(resumed[name], whole[name], rtol=0, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_experiment_of_two_processes_ends_with_the_metrics_of_one(tmp_path, strategy):
+    run = ["-m", "sciml", "run", "pnde/double-pendulum", "--preset", "smoke", "--device", "cpu"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, command in (("one", run), ("two", [*launcher, *run, "--strategy", strategy])):
+        out = str(tmp_path / name)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, *command, "--out", out], capture_output=True, text=True, env=environment)
+        assert (tmp_path / name / "report.json").exists(), done.stderr[-3000:]
+    one, two = (Report.load(tmp_path / name) for name in ("one", "two"))
+    for metric in one.metrics:
+        if "time" not in metric.name:
+            assert two.metric(metric.name, metric.subject).value == pytest.approx(metric.value, rel=1e-6), metric

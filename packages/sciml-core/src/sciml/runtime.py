@@ -115,6 +115,17 @@ class Runtime:
         objective = self.fabric.setup_module(_Objective(model, losses))
         return objective, self.fabric.setup_optimizers(make_optimizer(model))
 
+    def release(self, model: nn.Module) -> None:
+        """Make a model that was set up an ordinary one again, with whole parameters in every process."""
+        whole = {
+            parameter: nn.Parameter(parameter.full_tensor().detach(), requires_grad=parameter.requires_grad)
+            for parameter in model.parameters()
+            if isinstance(parameter, DTensor)
+        }
+        for module in model.modules():
+            for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+                setattr(module, name, whole.get(parameter, parameter))
+
     def to_device(self, batch: Any) -> Any:
         """The batch with every tensor on this process's device."""
         return self.fabric.to_device(batch)

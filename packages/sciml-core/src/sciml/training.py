@@ -217,6 +217,7 @@ class _Session:
                     saved = time.perf_counter()
         self.load_best()
         self.export()
+        self.runtime.release(self.model)
         if self.board is not None:
             self.board.close()
         return TrainingResult(self.step, self.epoch, self.best_loss, self.time)
