@@ -53,6 +53,8 @@ def partial(
         A field that is not on the grid, or a function that is not (n, d) -> (n, c).
     """
     dim = at.dim if isinstance(at, Grid) else at.shape[-1]
+    if not isinstance(orders, Sequence):
+        raise ConfigError(f"orders={orders!r}: give one derivative order per coordinate, a list of {dim}.")
     if len(orders) != dim or any(k < 0 for k in orders):
         raise ConfigError(f"orders={tuple(orders)}: give {dim} numbers >= 0, one derivative order per coordinate.")
     if isinstance(f, Tensor):
