@@ -31,7 +31,7 @@ check: setup
 
 # builds the documentation too: tests/test_docs.py
 test: check
-	$(RUN) pytest
+	$(RUN) pytest --numprocesses auto --dist loadfile
 
 docs: setup
 	$(RUN) sphinx-build -W --keep-going -b html docs docs/_build/html

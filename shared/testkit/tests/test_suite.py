@@ -30,6 +30,9 @@ def register(monkeypatch):
     ("kind", "attribute"),
     [
         ("models", "Shears"),
+        ("models", "PairShears"),
+        ("models", "OnCircle"),
+        ("models", "Smoothing"),
         ("optimizers", "Momentum"),
         ("problems", "Waves"),
         pytest.param("experiments", "ONCE", marks=pytest.mark.slow),
@@ -75,6 +78,14 @@ def test_the_flaw_of_torch_lbfgs_is_found(register, tmp_path):
         ("models", "LosesNested", r"the argument options is lost by save → load: {'scale': 2.0} became None"),
         ("models", "HasIdleParameter", "no gradient reaches the parameter idle"),
         ("models", "AcceptsAnything", "integers as input are accepted"),
+        ("models", "OffCircle", "is declared on-manifold, but its outputs miss it: the constraint is 2.0e-03"),
+        (
+            "models",
+            "SumsPoints",
+            r"declared discretization-convergent, but .* an order of -?0\.\d+; expected at least",
+        ),
+        ("models", "HasNoResolution", "declared discretization-convergent, but example.. takes no resolution"),
+        ("optimizers", "OneRateForAll", "parameters of a group with 1000 times smaller lr move .* times as far"),
         (
             "optimizers",
             "ForgetsVelocity",

@@ -1,7 +1,8 @@
 """What every registered optimizer promises.
 
 An optimizer may have a classmethod `example() -> dict` with the settings that solve the suite's problem, a quadratic of
-condition number 10 in at most 2,000 steps, from f = 13 to below 1e-6; without it the defaults are used.
+condition number 10 in at most 2,000 steps, to f below 1e-6; without it the defaults are used. Ordinary optimizers get
+`Quadratic`, those that take the module `LinearLayer`, which has the same spectrum.
 """
 
 import copy
@@ -34,6 +35,24 @@ class Quadratic(nn.Module):
     def forward(self) -> Tensor:
         x = torch.cat([p.flatten() for p in (self.a, self.b, self.c)])
         return 0.5 * (torch.linspace(0.1, 1, len(x), dtype=x.dtype) * (x - 1).square()).sum()
+
+
+class LinearLayer(nn.Module):
+    """Least squares, averaged over the batch, by one `nn.Linear`: a quadratic with λ from 0.1 to 1, started at zero."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, 3, bias=False, dtype=dtype)
+        nn.init.zeros_(self.a.weight)
+
+    def forward(self) -> Tensor:
+        x = (6 * torch.linspace(0.1, 1, 6, dtype=self.a.weight.dtype)).sqrt().diag()
+        return 0.5 * (self.a(x) - x.sum(-1, keepdim=True)).square().sum(-1).mean()
+
+
+def convex_problem(entry: Entry, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """The convex problem for this optimizer."""
+    return (LinearLayer if getattr(entry.load(), "takes_module", False) else Quadratic)(dtype)
 
 
 def make(entry: Entry, module: nn.Module, groups: Any = None) -> torch.optim.Optimizer:
@@ -69,9 +88,9 @@ def closure_of(module: nn.Module, optimizer: torch.optim.Optimizer, calls: list[
 
 def check_solves_a_convex_problem(entry: Entry, tmp_path: Path) -> None:
     """A well-conditioned quadratic falls below 1e-6 in 2,000 steps."""
-    module = Quadratic()
+    module = convex_problem(entry)
     optimizer = make(entry, module)
-    first = float(module())
+    first = float(module().detach())
     for _ in range(2000):
         optimizer.step(closure_of(module, optimizer))  # type: ignore[arg-type]
         if float(module()) < 1e-6:
@@ -84,9 +103,9 @@ def check_solves_a_convex_problem(entry: Entry, tmp_path: Path) -> None:
 
 def check_closures(entry: Entry, tmp_path: Path) -> None:
     """`step(closure)` enables gradients for the closure and returns the loss of its first call."""
-    module = Quadratic()
+    module = convex_problem(entry)
     optimizer, calls = make(entry, module), []
-    before = float(module())
+    before = float(module().detach())
     returned: Any = None
     try:
         with torch.no_grad():
@@ -118,7 +137,7 @@ def check_state_round_trips(entry: Entry, tmp_path: Path) -> None:
     """Stopped after any of the first steps and restored from a file, it continues bit for bit."""
     for stop in (1, 3, 8):
         torch.manual_seed(0)
-        module = Quadratic()
+        module = convex_problem(entry)
         optimizer = make(entry, module)
         for _ in range(stop):
             optimizer.step(closure_of(module, optimizer))  # type: ignore[arg-type]
@@ -130,7 +149,7 @@ def check_state_round_trips(entry: Entry, tmp_path: Path) -> None:
         )
         save_state(tmp_path / f"{stop}", {"module": module.state_dict(), "optimizer": optimizer.state_dict()})
         state = load_state(tmp_path / f"{stop}")
-        restored = Quadratic()
+        restored = convex_problem(entry)
         restored.load_state_dict(state["module"])
         again = make(entry, restored)
         again.load_state_dict(state["optimizer"])
@@ -149,9 +168,10 @@ def check_state_round_trips(entry: Entry, tmp_path: Path) -> None:
 
 def check_dtypes_and_layouts(entry: Entry, tmp_path: Path) -> None:
     """Float32 and non-contiguous parameters are updated, in their own dtype and finitely."""
-    single = Quadratic(torch.float32)
-    strided = Quadratic()
-    strided.a = nn.Parameter(torch.zeros(4, 3, dtype=torch.float64).t())
+    single = convex_problem(entry, torch.float32)
+    strided = convex_problem(entry)
+    matrix = next(strided.parameters())
+    matrix.data = matrix.data.t().contiguous().t()
     for module, what in ((single, "float32"), (strided, "not contiguous")):
         optimizer = make(entry, module)
         try:
@@ -168,26 +188,27 @@ def check_dtypes_and_layouts(entry: Entry, tmp_path: Path) -> None:
                 torch.isfinite(parameter).all() and parameter.abs().max() > 0,
                 f"{entry.name}: the parameter {name} ({kind}) is not updated, or not finite",
             )
-    reference = Quadratic()
+    reference = convex_problem(entry)
     optimizer = make(entry, reference)
     for _ in range(3):
         optimizer.step(closure_of(reference, optimizer))  # type: ignore[arg-type]
     require(
-        torch.allclose(strided.a, reference.a, rtol=1e-9, atol=1e-12),
+        torch.allclose(matrix, next(reference.parameters()), rtol=1e-9, atol=1e-12),
         f"{entry.name}: a parameter that is not contiguous is updated differently",
     )
 
 
 def check_parameter_groups(entry: Entry, tmp_path: Path) -> None:
-    """Settings are per group: parameters of a group whose `lr` is 0 stay."""
+    """Settings are per group: parameters of a group whose `lr` is 1000 times smaller hardly move."""
     cls = entry.load()
     if getattr(cls, "takes_module", False) or "lr" not in inspect.signature(cls).parameters:
         return
     module = Quadratic()
+    small = 1e-3 * float(make(entry, Quadratic()).param_groups[0]["lr"])
     try:
-        optimizer = make(entry, module, [{"params": [module.a, module.c]}, {"params": [module.b], "lr": 0.0}])
+        optimizer = make(entry, module, [{"params": [module.a, module.c]}, {"params": [module.b], "lr": small}])
     except (ValueError, SciMLError) as error:  # torch's L-BFGS takes one group only, and says so
-        require("group" in str(error) or "lr" in str(error), f"{entry.name}: two parameter groups end in {error!r}")
+        require("group" in str(error), f"{entry.name}: two parameter groups end in {error!r}")
         return
     require(
         len(optimizer.param_groups) == 2, f"{entry.name}: two parameter groups became {len(optimizer.param_groups)}"
@@ -195,28 +216,34 @@ def check_parameter_groups(entry: Entry, tmp_path: Path) -> None:
     for _ in range(3):
         optimizer.step(closure_of(module, optimizer))  # type: ignore[arg-type]
     require(module.a.abs().max() > 0, f"{entry.name}: the first of two parameter groups is not updated")
-    require(module.b.abs().max() == 0, f"{entry.name}: a parameter group with lr=0 is updated")
+    moved = [float(p.detach().abs().mean()) for p in (module.b, module.a)]
+    require(
+        moved[0] <= 0.1 * moved[1],
+        f"{entry.name}: parameters of a group with 1000 times smaller lr move {moved[0] / moved[1]:.1e} times as far "
+        "as the others; read the settings of each group in step()",
+    )
 
 
 def check_missing_and_sparse_gradients(entry: Entry, tmp_path: Path) -> None:
     """Parameters without gradient stay; sparse gradients work or are refused by a clear error."""
-    module = Quadratic()
+    module = convex_problem(entry)
     module.d = nn.Parameter(torch.ones(2, dtype=torch.float64))
     optimizer = make(entry, module)
     for _ in range(2):
         optimizer.step(closure_of(module, optimizer))  # type: ignore[arg-type]
     require(bool((module.d == 1).all()), f"{entry.name}: a parameter without gradient was changed")
-    table = nn.Embedding(4, 2, sparse=True, dtype=torch.float64)
+    module = convex_problem(entry)
+    module.table = table = nn.Embedding(4, 2, sparse=True, dtype=torch.float64)
     before = copy.deepcopy(table)
-    optimizer = make(entry, table)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = table(torch.tensor([1])).square().sum()
+        loss = module() + table(torch.tensor([1])).square().sum()
         loss.backward()
         return loss
 
     try:
+        optimizer = make(entry, module)
         optimizer.step(closure)  # type: ignore[arg-type]
     except (RuntimeError, ValueError, TypeError, SciMLError) as error:
         require("sparse" in str(error).lower(), f"{entry.name}: a sparse gradient ends in {error!r}; name it")

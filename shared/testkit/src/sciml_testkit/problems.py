@@ -54,6 +54,28 @@ def check_dataset_is_described(entry: Entry, tmp_path: Path) -> None:
             dim == problem.sample_dim or dim in problem.ragged or dim in data.coords,
             f"{entry.name}: the dimension {dim} has no coordinates",
         )
+    for name, coordinate in data.coords.items():
+        require(
+            coordinate.dtype.kind not in "fc" or "units" in coordinate.attrs,
+            f"{entry.name}: the coordinate {name} has no units ('1' if it has none)",
+        )
+
+
+def check_reference_solver_has_converged(entry: Entry, tmp_path: Path) -> None:
+    """The refined problem has the same solution, to the accuracy that the problem claims."""
+    problem: Any = build(entry)
+    if not hasattr(problem, "refined"):
+        return
+    require(hasattr(problem, "accuracy"), f"{entry.name}: with refined() it needs a class variable accuracy")
+    coarse, fine = (p.generate(problem.chunk, seed=0) for p in (problem, problem.refined()))
+    for name in coarse.data_vars:
+        a, b = coarse[name].values, fine[name].values
+        if a.dtype.kind in "fc":
+            error = float(np.abs(a - b).max() / max(np.abs(b).max(), np.finfo(b.dtype).tiny))
+            require(
+                error <= problem.accuracy,
+                f"{entry.name}: refined, {name} changes by {error:.1e} (relative); it claims {problem.accuracy:.1e}",
+            )
 
 
 def check_samples_do_not_depend_on_where_they_are_computed(entry: Entry, tmp_path: Path) -> None:
@@ -78,23 +100,6 @@ def check_samples_do_not_depend_on_where_they_are_computed(entry: Entry, tmp_pat
         ),
         f"{entry.name}: its data do not depend on the seed",
     )
-
-
-def check_reference_solver_has_converged(entry: Entry, tmp_path: Path) -> None:
-    """The refined problem has the same solution, to the accuracy that the problem claims."""
-    problem: Any = build(entry)
-    if not hasattr(problem, "refined"):
-        return
-    require(hasattr(problem, "accuracy"), f"{entry.name}: with refined() it needs a class variable accuracy")
-    coarse, fine = (p.generate(1, seed=0) for p in (problem, problem.refined()))
-    for name in coarse.data_vars:
-        a, b = coarse[name].values, fine[name].values
-        if a.dtype.kind in "fc":
-            error = float(np.abs(a - b).max() / max(np.abs(b).max(), np.finfo(b.dtype).tiny))
-            require(
-                error <= problem.accuracy,
-                f"{entry.name}: refined, {name} changes by {error:.1e} (relative); it claims {problem.accuracy:.1e}",
-            )
 
 
 def same(a: xarray.Dataset, b: xarray.Dataset, entry: Entry, what: str) -> None:

@@ -111,6 +111,87 @@ class AcceptsAnything(Shears):
         return super().forward(state.reshape(-1, 2).to(self.weights.dtype) if state.ndim else STATES)
 
 
+class PairShears(Shears):
+    """The same map of the pair (q, p)."""
+
+    @classmethod
+    def example(cls) -> Example:
+        return Example({"steps": 2}, (STATES[:, :1], STATES[:, 1:]), batched=(0, 1))
+
+    properties = frozenset({"symplectic", "volume-preserving"})
+
+    def forward(self, q, p):
+        if q.shape != p.shape or q.dtype != p.dtype:
+            raise ValueError("q and p must have one shape and dtype")
+        y = super().forward(torch.cat([q, p], -1))
+        return y[:, :1], y[:, 1:]
+
+
+class OnCircle(Model):
+    """Directions in the plane, normalised."""
+
+    properties = frozenset({"on-manifold"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = torch.nn.Parameter(torch.tensor([0.1], dtype=torch.float64))
+
+    @classmethod
+    def example(cls) -> Example:
+        return Example({}, (STATES,))
+
+    def forward(self, state):
+        if state.ndim != 2 or state.dtype != torch.float64:
+            raise ValueError("state must be (batch, 2) of float64")
+        y = state + self.turn * state.flip(-1)
+        return y / y.norm(dim=-1, keepdim=True)
+
+    def constraint(self, y):
+        return y.square().sum(-1) - 1
+
+
+class OffCircle(OnCircle):
+    def forward(self, state):
+        return 1.001 * super().forward(state)
+
+
+class Smoothing(Model):
+    """Convolution on the circle by a kernel of fixed physical width, weighted by the mesh width."""
+
+    properties = frozenset({"discretization-convergent"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+
+    @classmethod
+    def example(cls, resolution: int = 16) -> Example:
+        x = torch.arange(resolution, dtype=torch.float64) / resolution
+        return Example({}, (torch.stack([(6.283185307 * x).sin(), (12.566370614 * x).cos().exp()])[:, None],))
+
+    def forward(self, u):
+        if u.ndim != 3 or u.dtype != torch.float64:
+            raise ValueError("u must be (batch, channel, x) of float64")
+        return self.smooth(u, torch.fft.rfftfreq(u.shape[-1], 1 / u.shape[-1], dtype=torch.float64))
+
+    def smooth(self, u, frequency):
+        kernel = torch.exp(-0.1 * (self.width * frequency) ** 2)
+        return torch.fft.irfft(torch.fft.rfft(u) * kernel, n=u.shape[-1])
+
+
+class SumsPoints(Smoothing):
+    """Forgets the mesh width."""
+
+    def smooth(self, u, frequency):
+        return u.shape[-1] * super().smooth(u, frequency)
+
+
+class HasNoResolution(Smoothing):
+    @classmethod
+    def example(cls) -> Example:
+        return super().example()
+
+
 class Momentum(torch.optim.Optimizer):
     """Gradient descent with momentum, written as it should be."""
 
@@ -138,6 +219,13 @@ class Momentum(torch.optim.Optimizer):
             state["velocity"] = torch.zeros_like(p)
         state["velocity"].mul_(group["momentum"]).add_(p.grad)
         p.add_(state["velocity"], alpha=-group["lr"])
+
+
+class OneRateForAll(Momentum):
+    """Reads the settings of the first group only."""
+
+    def update(self, p, group):
+        super().update(p, self.param_groups[0])
 
 
 class ForgetsVelocity(Momentum):
