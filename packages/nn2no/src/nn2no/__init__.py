@@ -1,0 +1,1 @@
+"""Neural networks into neural operators (arXiv 2506.10973)."""
