@@ -1,6 +1,5 @@
 """Two gloo processes end with the parameters of one process at the same global batch, and resume alike."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,68 +46,81 @@ def residual(model, batch):
     (du,) = torch.autograd.grad(u.sum(), x, create_graph=True)
     return {"residual": (du - x.cos()).square().mean(), "value": (u - x.sin()).square().mean()}
 
-strategy, optimizer, out, epochs = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-torch.manual_seed(0)
-model = torch.nn.Sequential(torch.nn.Linear(1, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)).double()
-data = BatchLoader({"x": torch.linspace(0, 3, 35, dtype=torch.float64)[:, None]}, 7)
+strategy, folder = sys.argv[1], Path(sys.argv[2])
+data = BatchLoader({"x": torch.linspace(0, 3, 35, dtype=torch.float64)[:, None]}, 7)  # 5 batches an epoch
 make = {
     "custom": lambda m: SignedMomentum(m.parameters()),
     "adamw": lambda m: torch.optim.AdamW(m.parameters(), lr=1e-2),
 }
 runtime = Runtime("cpu", strategy)
-trainer = Trainer(TrainerOptions(epochs=epochs), out, runtime=runtime)
-trainer.fit(model, residual, data, make[optimizer], validation=data)
-state = gather(model.state_dict())
-if runtime.is_main:
-    save_file(state, out / f"after-{epochs}.safetensors")
+for task in sys.argv[3:]:
+    name, epochs = task.split(":")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(1, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)).double()
+    trainer = Trainer(TrainerOptions(epochs=int(epochs)), folder / name, runtime=runtime)
+    trainer.fit(model, residual, data, make[name.partition("-")[0]], validation=data)
+    state = gather(model.state_dict())
+    if runtime.is_main:
+        save_file(state, folder / f"{name}-{epochs}.safetensors")
 runtime.close()
 '''
 
 
-def train(directory: Path, strategy: str, optimizer: str, out: str, epochs: int, processes: int) -> dict:
-    script = directory / "script.py"
-    script.write_text(SCRIPT)
-    (directory / out).mkdir(exist_ok=True)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] * (processes > 1)
-    command = [sys.executable, *launcher, str(script), strategy, optimizer, str(directory / out), str(epochs)]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def launch(processes: int) -> list[str]:
+    """The beginning of a command line: python, or torchrun with so many processes."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, *torchrun * (processes > 1)]
+
+
+def train(folder: Path, strategy: str, processes: int, *tasks: str) -> Path:
+    """Train as `tasks` say, each `<optimizer>[-<what for>]:<epochs>`; the folder then has the parameters after each."""
+    folder.mkdir(exist_ok=True)
+    (folder / "script.py").write_text(SCRIPT)
+    command = [*launch(processes), str(folder / "script.py"), strategy, str(folder), *tasks]
+    result = subprocess.run(command, capture_output=True, text=True)
     # written before the processes leave: torch's threads sometimes abort the interpreter's own shutdown
-    written = directory / out / f"after-{epochs}.safetensors"
-    assert written.exists(), result.stderr[-3000:]
-    return load_file(written)
+    assert parameters(folder, tasks[-1]).exists(), result.stderr[-3000:]
+    return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-@pytest.mark.parametrize("optimizer", ["custom", "adamw"])
-def test_two_processes_equal_one(tmp_path, strategy, optimizer):
-    one = train(tmp_path, "auto", optimizer, "one", 4, 1)  # 5 batches an epoch: 20 steps
-    two = train(tmp_path, strategy, optimizer, "two", 4, 2)
+def parameters(folder: Path, task: str) -> Path:
+    return folder / f"{task.replace(':', '-')}.safetensors"
+
+
+def assert_same(found: Path, expected: Path) -> None:
+    one, two = load_file(expected), load_file(found)
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-10)
 
 
 @pytest.mark.slow
-def test_sharded_checkpoint_resumes_on_one_process(tmp_path):
-    whole = train(tmp_path, "auto", "adamw", "one", 4, 1)
-    train(tmp_path, "fsdp", "adamw", "two", 2, 2)
-    resumed = train(tmp_path, "auto", "adamw", "two", 4, 1)
-    for name in whole:
-        torch.testing.assert_close(resumed[name], whole[name], rtol=0, atol=1e-10)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_equal_one_which_resumes_what_they_began(tmp_path, strategy):
+    two = train(tmp_path / "two", strategy, 2, "custom:4", "adamw:4", "adamw-resumed:2")
+    one = train(tmp_path / "one", "auto", 1, "custom:4", "adamw:4")  # 20 steps
+    for task in ("custom:4", "adamw:4"):
+        assert_same(parameters(two, task), parameters(one, task))
+    train(two, "auto", 1, "adamw-resumed:4")
+    assert_same(parameters(two, "adamw-resumed:4"), parameters(one, "adamw:4"))
+
+
+@pytest.fixture(scope="module")
+def experiment_alone(tmp_path_factory) -> Report:
+    return experiment(tmp_path_factory.mktemp("experiment") / "one", "auto", 1)
+
+
+def experiment(folder: Path, strategy: str, processes: int) -> Report:
+    run = ["-m", "sciml", "run", "pnde/double-pendulum", "--preset", "smoke", "--device", "cpu", "--out", str(folder)]
+    done = subprocess.run([*launch(processes), *run, "--strategy", strategy], capture_output=True, text=True)
+    assert (folder / "report.json").exists(), done.stderr[-3000:]
+    return Report.load(folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_experiment_of_two_processes_ends_with_the_metrics_of_one(tmp_path, strategy):
-    run = ["-m", "sciml", "run", "pnde/double-pendulum", "--preset", "smoke", "--device", "cpu"]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, command in (("one", run), ("two", [*launcher, *run, "--strategy", strategy])):
-        out = str(tmp_path / name)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, *command, "--out", out], capture_output=True, text=True, env=environment)
-        assert (tmp_path / name / "report.json").exists(), done.stderr[-3000:]
-    one, two = (Report.load(tmp_path / name) for name in ("one", "two"))
-    for metric in one.metrics:
+def test_experiment_of_two_processes_ends_with_the_metrics_of_one(tmp_path, experiment_alone, strategy):
+    two = experiment(tmp_path / "two", strategy, 2)
+    for metric in experiment_alone.metrics:
         if "time" not in metric.name:
             assert two.metric(metric.name, metric.subject).value == pytest.approx(metric.value, rel=1e-6), metric

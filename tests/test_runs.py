@@ -1,7 +1,6 @@
 """Runs survive SIGKILL at any moment, and the command line refuses typos without leaving anything behind."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sciml.cli import main
 
 DRIVER = '''
 """Run an experiment undisturbed, then killed at the k-th replacement of a file, or logged step, of a name, and resumed.
@@ -115,7 +115,6 @@ def test_run_killed_at_any_moment_ends_with_the_same_metrics(tmp_path, name):
         [sys.executable, "-c", DRIVER, name, tmp_path, json.dumps(moments)],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert json.loads(driver.stdout.splitlines()[-1]) == [0] + [-signal.SIGKILL, 0] * len(moments)
     command = json.loads((tmp_path / "whole" / "report.json").read_text())["command"]
@@ -128,8 +127,8 @@ def test_run_killed_at_any_moment_ends_with_the_same_metrics(tmp_path, name):
 @pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     start = [sys.executable, "-m", "sciml", "run", "pnde/double-pendulum", "--preset", "smoke"]
-    more = ["--set", "training.epochs=40", "--set", "hidden=[8]"]
-    whole = subprocess.run([*start, *more, "--out", "whole"], cwd=tmp_path, capture_output=True, text=True)
+    more = ["--set", "training.epochs=12", "--set", "hidden=[8]"]
+    whole = sciml(*start[3:], *more, "--out", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     process = subprocess.Popen([*start, *more, "--out", "cut"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -168,11 +167,22 @@ def sciml(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["noble/pvalb"], 'pip install "sciml[noble]=='),
     ],
 )
-def test_typos_end_with_code_2_one_line_and_no_directory(tmp_path, arguments, message):
-    result = sciml("run", *arguments, cwd=tmp_path)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+def test_typos_end_with_code_2_one_line_and_no_directory(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sciml", "run", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("sciml: ")
+    assert message in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_typo_ends_the_process_without_a_traceback(tmp_path):
+    ended = sciml("run", "pnde/double-pendulum", "--set", "seed=-1", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert ended.stderr == "sciml: seed=-1: input should be greater than or equal to 0\n"
     assert list(tmp_path.iterdir()) == []
 
 
