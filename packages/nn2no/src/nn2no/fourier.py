@@ -1,0 +1,144 @@
+"""Fourier coefficients by quadrature on the nodes of any axis, and values from them, as matrices."""
+
+import functools
+import math
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sciml._axes import Axis
+from sciml.grids import Grid
+from torch import Tensor
+
+from nn2no.errors import ResolutionWarning
+
+
+class Line(NamedTuple):
+    """An axis, whatever its length: `n` nodes, equispaced unless `axis` says where."""
+
+    n: int
+    periodic: bool = True
+    centering: str = "node"
+    axis: Axis | None = None
+
+
+def line_of(axis: Axis) -> Line:
+    """The description of an axis of a grid."""
+    return Line(axis.n, axis.periodic, axis.centering, None if axis.kind == "uniform" else axis)
+
+
+def lines_of(f: Tensor, grid: Grid | None) -> list[Line]:
+    """The axes of a field on `grid`, or else of a periodic grid."""
+    return [Line(n) for n in f.shape[2:]] if grid is None else [line_of(axis) for axis in grid.axes]
+
+
+def period(line: Line, padding: float) -> float:
+    """The length after which the extended axis repeats itself, in units of its own length."""
+    return 1.0 if line.periodic else 1.0 + padding
+
+
+def gaps(line: Line) -> int:
+    """How many spacings of equispaced nodes make the length of the axis."""
+    return line.n if line.periodic or line.centering == "cell" else line.n - 1
+
+
+def resolved_modes(line: Line, padding: float) -> int:
+    """The largest k with less than half a turn from node to node."""
+    if line.axis is not None:
+        largest = float(np.diff(line.axis.nodes()).max()) / line.axis.length
+        return max(0, math.ceil(period(line, padding) / (2 * largest)) - 1)
+    if period(line, padding) == 1:
+        return (gaps(line) - 1) // 2
+    return max(0, math.ceil(gaps(line) * period(line, padding) / 2) - 1)
+
+
+def waves(line: Line, k: Tensor, padding: float) -> Tensor:
+    """exp(2πi k x/P) at the nodes, as (mode, node)."""
+    if line.axis is not None:
+        x = torch.as_tensor((line.axis.nodes() - line.axis.origin) / line.axis.length, device=k.device)
+        turns = k[:, None] * x / period(line, padding)
+    else:
+        halves = torch.arange(line.n, device=k.device) * 2 + (line.centering == "cell")  # of a spacing
+        count = k[:, None] * halves
+        if period(line, padding) == 1:
+            count = count % (2 * gaps(line))  # whole turns are left out exactly
+        turns = count.double() / (2 * gaps(line) * period(line, padding))
+    return torch.polar(torch.ones_like(turns), 2 * math.pi * turns)
+
+
+def shares(line: Line, padding: float, device: torch.device) -> Tensor:
+    """Quadrature weights divided by the period."""
+    if line.axis is not None:
+        weights = torch.as_tensor(line.axis.weights() / line.axis.length, device=device)
+    else:
+        weights = torch.full((line.n,), 1 / gaps(line), dtype=torch.float64, device=device)
+        if gaps(line) < line.n:
+            i = torch.arange(line.n, device=device)
+            weights = torch.where((i == 0) | (i == line.n - 1), weights / 2, weights)
+    return weights / period(line, padding)
+
+
+def kept_modes(source: Line, target: Line, m: int, padding: float) -> int:
+    """The largest of the modes up to `m` below the Nyquist modes of both axes; warns when that is less than `m`."""
+    kept = min(m, resolved_modes(source, padding), resolved_modes(target, padding))
+    if kept < m and not torch.compiler.is_compiling():
+        _warn(min(source.n, target.n), kept, m)
+    return kept
+
+
+@functools.lru_cache(maxsize=1024)
+def _warn(n: int, kept: int, m: int) -> None:
+    """Once for each resolution."""
+    warnings.warn(
+        f"An axis of {n} nodes holds the modes |k| <= {kept} only: those up to {m} are left out. Refine the grid, or "
+        "lower n_modes.",
+        ResolutionWarning,
+        stacklevel=2,
+    )
+
+
+Builder = Callable[[Line, int, float, torch.device], Tensor]
+
+
+def analysis(line: Line, k: int, padding: float, device: torch.device) -> Tensor:
+    """(2k + 1, node): Fourier coefficients from -k to k by the quadrature of the axis."""
+    return waves(line, torch.arange(-k, k + 1, device=device), padding).conj() * shares(line, padding, device)
+
+
+def synthesis(line: Line, k: int, padding: float, device: torch.device) -> Tensor:
+    """(node, 2k + 1): values at the nodes of modes from -k to k."""
+    return waves(line, torch.arange(-k, k + 1, device=device), padding).mT
+
+
+def last_analysis(line: Line, k: int, padding: float, device: torch.device) -> Tensor:
+    """(node, pairs): coefficients from 0 to k of real values, each as a real and an imaginary column."""
+    c = waves(line, torch.arange(k + 1, device=device), padding) * shares(line, padding, device)
+    return torch.stack([c.real, -c.imag], 1).flatten(0, 1).mT
+
+
+def last_synthesis(line: Line, k: int, padding: float, device: torch.device) -> Tensor:
+    """(pairs, node): real values of modes from -k to k, those below zero being conjugate to the given ones."""
+    modes = torch.arange(k + 1, device=device)
+    c = waves(line, modes, padding) * torch.where(modes == 0, 1, 2)[:, None]
+    return torch.stack([c.real, -c.imag], 1).flatten(0, 1)
+
+
+COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+
+def matrix(build: Builder, line: Line, k: int, padding: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`build(…)`, kept for the next call; a compiled graph computes it anew, for any number of nodes."""
+    if torch.compiler.is_compiling():
+        built = build(line, k, padding, device)
+        return built.to(COMPLEX[dtype] if built.is_complex() else dtype)
+    return _cached(build, line, k, padding, dtype, device)
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached(build: Builder, line: Line, k: int, padding: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # the cached tensor must serve training as well
+        # in float64 on the CPU: not every device has it
+        built = build(line, k, padding, torch.device("cpu")).resolve_conj()
+        return built.to(device, COMPLEX[dtype] if built.is_complex() else dtype).contiguous()

@@ -1,0 +1,147 @@
+"""Convolution in Fourier space with a learned multiplier of finitely many modes (arXiv:2506.10973, §3.3)."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from sciml.errors import ConfigError, ShapeError
+from sciml.grids import Grid
+from torch import Tensor, nn
+
+from nn2no.fourier import (
+    Line,
+    analysis,
+    kept_modes,
+    last_analysis,
+    last_synthesis,
+    line_of,
+    lines_of,
+    matrix,
+    synthesis,
+)
+
+
+class SpectralConv(nn.Module):
+    """g(x) = Re Σ_{|k_l| <= m_l} R(k) f^(k) exp(2πi k·x/P) + bias, with f^(k) = ∫ f exp(-2πi k·x/P) dx / |P|.
+
+    The coefficients f^ are quadratures on the grid of `f`, exact on periodic axes for what they resolve, and g is
+    evaluated on any grid. The period P is the length of a periodic axis; other axes are extended by zero to
+    (1 + `padding`) times their length, without rounding to a whole number of nodes. R(-k) = conj R(k) holds by taking
+    the real part. Modes that the coarser of both grids cannot hold (from the Nyquist mode on) are left out.
+
+    Parameters
+    ----------
+    n_modes
+        The largest |k_l| of every axis.
+
+    Raises
+    ------
+    ConfigError
+        Channels or modes that are not positive, or a negative padding.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        n_modes: Sequence[int],
+        *,
+        padding: float | int = 0.0,
+        bias: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if min(in_channels, out_channels) < 1 or not n_modes or min(n_modes) < 0 or not padding >= 0:
+            raise ConfigError(
+                f"in_channels={in_channels}, out_channels={out_channels}, n_modes={tuple(n_modes)}, padding={padding}: "
+                "channels must be positive, modes and padding not negative."
+            )
+        self.in_channels, self.out_channels, self.padding = in_channels, out_channels, padding
+        self.n_modes = tuple(int(m) for m in n_modes)
+        modes = (*(2 * m + 1 for m in self.n_modes[:-1]), self.n_modes[-1] + 1)
+        # pairs of reals, which .double(), autocast and devices without complex parameters leave whole;
+        # a complex normal deviate of variance 2/(c + m) has half of it in each part
+        weight = torch.randn(*modes, in_channels, out_channels, 2, dtype=dtype)
+        self.weight = nn.Parameter(weight * (in_channels + out_channels) ** -0.5)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(out_channels, dtype=dtype)) if bias else None)
+
+    def forward(
+        self, f: Float[Tensor, "batch channel *space"], grid: Grid | None = None, to: Grid | None = None
+    ) -> Float[Tensor, "batch out_channel *new_space"]:
+        """g on the grid `to`, by default that of `f`, which is by default the periodic one of its shape.
+
+        Raises
+        ------
+        ShapeError
+            `f` has other channels or axes, or is no field on `grid`.
+        """
+        if f.ndim != len(self.n_modes) + 2 or f.shape[1] != self.in_channels or not f.dtype.is_floating_point:
+            raise ShapeError(
+                f"SpectralConv expects a real field (batch, {self.in_channels}, *space) with {len(self.n_modes)} axes; "
+                f"got {tuple(f.shape)} of {f.dtype}."
+            )
+        if grid is not None:
+            grid.check(f)
+        return self.transform(f, lines_of(f, grid), to and [line_of(axis) for axis in to.axes])
+
+    def transform(self, f: Tensor, source: Sequence[Line], target: Sequence[Line] | None = None) -> Tensor:
+        """The same, from and to axes that are described by hand; inputs are not checked."""
+        with torch.autocast(f.device.type, enabled=False):
+            work = f.float() if f.dtype in (torch.float16, torch.bfloat16) else f
+            g = self._convolve(work, source, target or source)
+            if self.bias is not None:
+                g = g + self.bias.to(g).view(-1, *[1] * len(self.n_modes))
+        return g.to(f.dtype)
+
+    def _convolve(self, f: Tensor, source: Sequence[Line], target: Sequence[Line]) -> Tensor:
+        kept = [kept_modes(a, b, m, self.padding) for a, b, m in zip(source, target, self.n_modes, strict=True)]
+        R = self.weight.to(f.dtype)
+        for dim, (k, m) in enumerate(zip(kept[:-1], self.n_modes[:-1], strict=True)):
+            R = R.narrow(dim, m - k, 2 * k + 1)
+        R = torch.view_as_complex(R.narrow(len(kept) - 1, 0, kept[-1] + 1))
+        if _fft_is_faster(source, kept) and _fft_is_faster(target, kept):
+            return _from_modes_by_fft(_to_modes_by_fft(f, kept) @ R, [line.n for line in target], kept)
+
+        where = (self.padding, f.dtype, f.device)
+        # the last axis is real, and half of its modes tell the rest: a product of real matrices
+        pairs = f @ matrix(last_analysis, source[-1], kept[-1], *where)
+        c = torch.view_as_complex(pairs.unflatten(-1, (-1, 2)))
+        for line, k in zip(source[:-1], kept[:-1], strict=True):
+            c = torch.tensordot(c, matrix(analysis, line, k, *where), dims=([2], [1]))
+        # (batch, channel, k_last, k_1, …) to (k_1, …, k_last, batch, channel): one matrix product for each mode
+        g = c.permute(*range(3, c.ndim), 2, 0, 1) @ R
+        for line, k in zip(target[:-1], kept[:-1], strict=True):
+            g = torch.tensordot(g, matrix(synthesis, line, k, *where), dims=([0], [1]))
+        pairs = torch.view_as_real(g.movedim(0, -1).contiguous()).flatten(-2)
+        return pairs @ matrix(last_synthesis, target[-1], kept[-1], *where)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, n_modes={self.n_modes}, padding={self.padding}"
+
+
+def _fft_is_faster(lines: Sequence[Line], kept: Sequence[int]) -> bool:
+    """Whether so many modes are kept that the transform of all of them costs less (measured on a CPU)."""
+    uniform = all(line.axis is None and line.periodic and line.centering == "node" for line in lines)
+    return uniform and kept[-1] >= 20
+
+
+def _to_modes_by_fft(f: Tensor, kept: Sequence[int]) -> Tensor:
+    """The kept coefficients as (k_1, …, k_last, batch, channel); only kept columns are transformed further."""
+    c = torch.fft.rfft(f, norm="forward").narrow(-1, 0, kept[-1] + 1)
+    for dim, k in enumerate(kept[:-1], start=2):
+        c = torch.fft.fft(c, dim=dim, norm="forward")
+        c = torch.cat([c.narrow(dim, c.shape[dim] - k, k), c.narrow(dim, 0, k + 1)], dim)
+    return c.permute(*range(2, c.ndim), 0, 1)
+
+
+def _from_modes_by_fft(g: Tensor, size: Sequence[int], kept: Sequence[int]) -> Tensor:
+    """The real field with these coefficients on `size` nodes."""
+    c = g.permute(-2, -1, *range(g.ndim - 2))
+    for dim, (n, k) in enumerate(zip(size[:-1], kept[:-1], strict=True), start=2):
+        gap = list(c.shape)
+        gap[dim] = n - 2 * k - 1
+        c = torch.cat([c.narrow(dim, k, k + 1), c.new_zeros(gap), c.narrow(dim, 0, k)], dim)
+        c = torch.fft.ifft(c, dim=dim, norm="forward")
+    # what is constant along the last axis must be real: some libraries assume it, others drop the rest
+    c = torch.cat([c[..., :1].real.to(c.dtype), c[..., 1:]], -1)
+    return torch.fft.irfft(c, n=size[-1], norm="forward")
