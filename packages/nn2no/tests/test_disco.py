@@ -1,0 +1,142 @@
+"""The discrete-continuous convolution has a kernel of physical size and tends to its integral."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from nn2no.disco import DiscoConv2d, disco_filters
+from sciml.errors import ConfigError, ShapeError
+from sciml.grids import Grid
+from torch import Tensor
+
+CPU = torch.device("cpu")
+
+
+def field(grid: Grid) -> Tensor:
+    x, y = (2 * math.pi * c / length for c, length in zip(grid.coords.unbind(-1), grid.lengths, strict=True))
+    return torch.stack([torch.sin(x) * torch.cos(2 * y), torch.cos(x + y) + 0.3])[None]
+
+
+def layer(radius: float = 0.2, shape: tuple[int, int] = (3, 4), **options: object) -> DiscoConv2d:
+    torch.manual_seed(0)
+    conv = DiscoConv2d(2, 3, radius, shape, dtype=torch.float64, **options)  # type: ignore[arg-type]
+    torch.nn.init.normal_(conv.bias)
+    return conv
+
+
+def square(n: int, periodic: bool = True, **options: object) -> Grid:
+    return Grid.uniform((n, n), periodic=periodic, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 4), (3, 4), (4, 1), (5, 6)])
+def test_piecewise_linear_functions_are_counted_and_normalised(shape):
+    psi = disco_filters(0.3, shape, 0.02, 0.03, "piecewise-linear", torch.float64, CPU)
+    assert len(psi) == shape[0] // 2 * shape[1] + shape[0] % 2
+    torch.testing.assert_close(psi.sum((1, 2)), torch.ones(len(psi), dtype=torch.float64))
+    assert psi.min() >= 0
+
+
+def test_piecewise_linear_functions_are_a_partition_of_unity_inside():
+    """Hats on all rings and angles add up to one, up to the outermost ring."""
+    from nn2no.disco import _piecewise_linear
+
+    rho, phi = torch.rand(50, dtype=torch.float64), 6 * torch.rand(50, dtype=torch.float64) - 3
+    for shape in ((3, 4), (4, 5), (5, 6)):
+        outermost = (shape[0] // 2) * 2 / (shape[0] + 1) - (0 if shape[0] % 2 else 1 / (shape[0] + 1))
+        total = _piecewise_linear(rho * outermost, phi, shape).sum(0)
+        torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-12)
+
+
+def test_zernike_polynomials_are_orthogonal_on_the_disk():
+    from nn2no.disco import _zernike
+
+    r, w = (torch.as_tensor(a) for a in __import__("numpy").polynomial.legendre.leggauss(20))
+    rho, weight = (r + 1) / 2, w / 2
+    phi = 2 * math.pi * torch.arange(24, dtype=torch.float64) / 24
+    values = _zernike(rho[:, None].expand(-1, 24), phi.expand(20, -1), (5, 5))
+    gram = torch.einsum("ars,brs,r->ab", values, values, weight * rho) / 24
+    assert len(values) == 15
+    torch.testing.assert_close(gram, torch.diag(gram.diagonal()), rtol=0, atol=1e-13)
+
+
+def test_it_is_its_sum():
+    """Σ_b W_b Σ_i ψ_b(x_i - y) f(x_i) Δ_i by loops, on an anisotropic periodic grid."""
+    grid, conv = Grid.uniform((9, 12), (1.0, 2.0), periodic=True), layer(0.3)
+    hx, hy = 1 / 9, 2 / 12
+    psi = disco_filters(0.3, (3, 4), hx, hy, "piecewise-linear", torch.float64, CPU)
+    f = torch.randn(1, 2, 9, 12, dtype=torch.float64)
+    expected = conv.bias.view(1, 3, 1, 1).expand(1, 3, 9, 12).clone()
+    (cx, cy) = (n // 2 for n in psi.shape[1:])
+    for i, j in itertools.product(range(psi.shape[1]), range(psi.shape[2])):
+        expected += torch.einsum("ocb,b,ncxy->noxy", conv.weight, psi[:, i, j], f.roll((cx - i, cy - j), (2, 3)))
+    torch.testing.assert_close(conv(f, grid), expected)
+
+
+@pytest.mark.parametrize("n", [16, 40])  # few points under the kernel are summed, many transformed
+def test_equivariant_to_shifts_on_periodic_grids(n):
+    conv, grid = layer(0.2), square(n)
+    f = torch.randn(2, 2, n, n, dtype=torch.float64)
+    torch.testing.assert_close(conv(f.roll((3, -2), (2, 3)), grid), conv(f, grid).roll((3, -2), (2, 3)))
+
+
+@pytest.mark.parametrize("basis", ["piecewise-linear", "zernike", "morlet"])
+def test_refinement_converges_to_the_integral(basis):
+    conv, coarse = layer(0.2, (3, 3), basis=basis), square(20)
+    *g, limit = (conv(field(square(n)), square(n))[..., :: n // 20, :: n // 20] for n in (20, 160, 320))
+    errors = [float(coarse.norm(a - limit) / coarse.norm(limit)) for a in g]
+    assert errors[0] < 0.05
+    assert math.log2(errors[0] / errors[1]) / 3 >= 1  # Zernike polynomials end with a jump
+
+
+def test_the_kernel_keeps_its_size_where_a_pixel_kernel_halves():
+    conv = layer(0.2)
+    a, b = (conv(field(square(n)), square(n))[..., :: n // 32, :: n // 32] for n in (32, 64))
+    frozen = conv(field(square(64)), Grid.uniform((64, 64), 2.0, periodic=True))[..., ::2, ::2]  # 32² pixels as before
+    size = float(square(32).norm(b))
+    assert float(square(32).norm(a - b)) < 0.05 * size
+    assert float(square(32).norm(frozen - b)) > 0.1 * size
+
+
+def test_boundaries():
+    """Zeros lower the integral near walls, reflection keeps constants; both on node and cell grids."""
+    for centering in ("node", "cell"):
+        grid = square(33, periodic=False, centering=centering)
+        ones = torch.ones(1, 2, 33, 33, dtype=torch.float64)
+        conv = layer(0.2, boundary="reflect")
+        inside = (conv.weight.sum((1, 2)) + conv.bias).view(1, 3, 1, 1).expand(1, 3, 33, 33)
+        torch.testing.assert_close(conv(ones, grid), inside)
+        conv = layer(0.2, boundary="zeros")
+        g = conv(ones, grid)
+        torch.testing.assert_close(g[..., 8:-8, 8:-8], inside[..., 8:-8, 8:-8])
+        assert (g - inside)[..., 0, :].abs().max() > 0.1
+
+
+def test_gradients_and_types():
+    conv, grid = DiscoConv2d(1, 2, 0.3, (2, 3), dtype=torch.float64), square(8)
+    f = torch.randn(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+
+    def call(f: Tensor, weight: Tensor) -> Tensor:
+        return torch.func.functional_call(conv, {"weight": weight}, (f, grid))
+
+    assert torch.autograd.gradcheck(call, (f, conv.weight))
+    assert conv.float()(f.float().detach(), grid).dtype == torch.float32
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: DiscoConv2d(1, 1, 0.1, basis="fourier"), ConfigError, "piecewise-linear"),
+        (lambda: DiscoConv2d(1, 1, 0.1, boundary="wrap"), ConfigError, "reflect"),
+        (lambda: DiscoConv2d(1, 1, 0.0), ConfigError, "radius=0"),
+        (lambda: DiscoConv2d(1, 1, 0.1, (2, 3), basis="zernike"), ConfigError, "one degree"),
+        (lambda: DiscoConv2d(1, 1, 0.1)(torch.randn(1, 1, 8, 8), square(8)), ConfigError, "see no node"),
+        (lambda: DiscoConv2d(2, 1, 0.5)(torch.randn(1, 1, 8, 8), square(8)), ShapeError, r"\(batch, 2, nx, ny\)"),
+        (lambda: DiscoConv2d(1, 1, 0.5)(torch.randn(1, 1, 9, 9), square(8)), ShapeError, "8, 8"),
+        (lambda: DiscoConv2d(1, 1, 0.5)(torch.randn(1, 1, 8, 8), Grid.chebyshev((8, 8))), ShapeError, "equispaced"),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
