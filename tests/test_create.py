@@ -41,6 +41,7 @@ def test_pretrained_models_predict_unseen_trajectories():
         solution = sciml.create_model(f"pnde/{name}", pretrained=True).solve(u[:, 0], t).u
         error[name] = float(((solution - u).norm(dim=-1) / u.norm(dim=-1)).mean())
     assert error["pnde"] < 0.1 < error["nde"]  # measured: 0.03 and 0.43 on 25 trajectories
+    assert sciml.create_model("pnde/pnde", pretrained=True, hidden=(128, 128, 128)).config["hidden"] == [128] * 3
     with pytest.raises(ConfigError, match="has metric='mechanics', not 'identity'"):
         sciml.create_model("pnde/pnde", pretrained=True, metric="identity")
 

@@ -111,10 +111,13 @@ def experiment_alone(tmp_path_factory) -> Report:
 
 
 def experiment(folder: Path, strategy: str, processes: int) -> Report:
-    run = ["-m", "sciml", "run", "pnde/double-pendulum", "--preset", "smoke", "--device", "cpu", "--out", str(folder)]
-    done = subprocess.run([*launch(processes), *run, "--strategy", strategy], capture_output=True, text=True)
-    assert (folder / "report.json").exists(), done.stderr[-3000:]
-    return Report.load(folder)
+    """Run in the default place, which the first process chooses for all: their clocks differ."""
+    folder.mkdir()
+    run = ["-m", "sciml", "run", "pnde/double-pendulum", "--preset", "smoke", "--device", "cpu", "--strategy", strategy]
+    done = subprocess.run([*launch(processes), *run], capture_output=True, text=True, cwd=folder)
+    (made,) = (folder / "runs/pnde/double-pendulum").iterdir()
+    assert (made / "report.json").exists(), done.stderr[-3000:]
+    return Report.load(made)
 
 
 @pytest.mark.slow

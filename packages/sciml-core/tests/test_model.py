@@ -44,6 +44,12 @@ def test_round_trip_keeps_configuration_dtype_and_bits(saved):
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(model.parameters(), loaded.parameters()))
 
 
+def test_a_model_that_was_cast_is_not_saved_as_what_it_is_not(tmp_path):
+    with pytest.raises(ConfigError, match="float64, but the model was built with dtype='float32'"):
+        Affine().double().save_pretrained(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_outermost_constructor_is_recorded_with_its_defaults():
     assert Child(2).config == {"width": 2, "bias": 0.5}
 

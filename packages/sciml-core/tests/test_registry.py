@@ -50,6 +50,28 @@ def test_unknown_name_suggests_and_unknown_plugin_says_what_to_install(site):
     assert f'pip install "sciml[noble]=={version}"' in str(caught.value)
 
 
+def test_a_reference_may_name_extras(site):
+    site("first", "[sciml.models]\nthing = json:loads [fast, more]\n")
+    assert sciml.models["first/thing"].load() is __import__("json").loads
+
+
+def test_undecodable_entry_points_and_missing_metadata_are_the_distributions_own_problem(site, tmp_path):
+    site("healthy", "[sciml.problems]\nfine = json:loads\n")
+    for name in ("utf16", "other"):
+        site(name, "")
+    (tmp_path / "utf16-1.0.dist-info/entry_points.txt").write_bytes("[sciml.models]\nx = a:b\n".encode("utf-16"))
+    (tmp_path / "other-1.0.dist-info/entry_points.txt").write_bytes("[console_scripts]\nx = a:b\n".encode("utf-16"))
+    for name, text in (("nameless", None), ("versionless", "Metadata-Version: 2.1\nName: versionless\n")):
+        site(name, "[sciml.models]\nx = json:loads\n")
+        metadata = tmp_path / f"{name}-1.0.dist-info/METADATA"
+        metadata.unlink() if text is None else metadata.write_text(text)
+    installed.cache_clear()
+    assert "healthy/fine" in sciml.list_problems()
+    broken = installed().broken
+    assert sorted(Path(place).name.partition("-")[0] for place in broken) == ["nameless", "utf16", "versionless"]
+    assert all("malformed" in reason for reason in broken.values())
+
+
 @pytest.mark.parametrize(
     "text", ["[sciml.models\nx = a:b\n", "[sciml.models]\nx = not a reference\n", "x = sciml.models\n"]
 )

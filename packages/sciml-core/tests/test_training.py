@@ -1,6 +1,7 @@
 """Resuming is exact for every optimizer, batches may be cut, and a bad loss keeps the last good state."""
 
 import itertools
+import signal
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from sciml.errors import CheckpointError, ConfigError, NonFiniteLossError
 from sciml.runtime import Runtime, seed_everything
 from sciml.state import load_state, save_state, tensors_equal
-from sciml.training import Trainer, TrainerOptions
+from sciml.training import Trainer, TrainerOptions, TrainingInterrupted
 from torch import nn
 
 OPTIMIZERS = {
@@ -112,6 +113,153 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_state(tmp_path):
     state = load_state(tmp_path / "last.safetensors")
     assert state["step"] == 5
     assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def infinite_gradient(model, batch):
+    """Finite itself: the root of zero, times zero."""
+    return 0 * (0 * model(batch["x"])).abs().sum().sqrt() + 1.0
+
+
+def test_weights_that_are_not_finite_are_neither_kept_nor_returned(tmp_path):
+    calls = itertools.count(1)
+
+    def loss(model, batch):
+        return infinite_gradient(model, batch) if next(calls) == 8 else noisy_loss(model, batch)["fit"]
+
+    with pytest.raises(NonFiniteLossError, match=r"parameter .* is not finite at step 6 .* last good state is in"):
+        fit(tmp_path / "middle", loss=loss, checkpoint_steps=1)
+    assert load_state(tmp_path / "middle" / "last.safetensors")["step"] == 5
+    with pytest.raises(NonFiniteLossError, match=r"at step 1 .* No state had been written yet"):
+        fit(tmp_path / "first", loss=infinite_gradient, checkpoint_steps=1)
+
+
+def test_training_that_never_validates_finitely_fails(tmp_path):
+    with pytest.raises(NonFiniteLossError, match="no epoch had a finite validation loss"):
+        fit(tmp_path, loss=lambda m, b: (m(b["x"]) - b["y"]).square().mean() / (1.0 if m.training else 0.0))
+
+
+def quadratic(model, batch):
+    return (model.weight * batch["x"]).sum() / len(batch["x"])
+
+
+def one_weight() -> nn.Linear:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    return model
+
+
+class Ones(Loader):
+    """Batches of 3, 3 and 1 ones, so that every gradient of `quadratic` is one."""
+
+    def __init__(self, values=(1.0,) * 7):
+        self.x = self.y = torch.tensor(values)[:, None]
+        self.batch_size = 3
+
+    def batches(self, epoch, start=0, rank=0, world=1):
+        for part in self.x.split(3)[start:]:
+            yield {"x": part}
+
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def test_the_moving_average_is_that_of_its_formula_and_is_what_is_validated_and_returned(tmp_path):
+    model, seen = one_weight(), []
+
+    def validation(model, batch):
+        seen.append(float(model.weight.detach()))
+        return quadratic(model, batch)
+
+    options = TrainerOptions(epochs=1, ema_decay=0.75)
+    Trainer(options, tmp_path).fit(model, quadratic, Ones(), sgd, validation=Ones(), validation_loss=validation)
+    weight = mean = 1.0
+    for _ in range(3):
+        weight -= 0.1
+        mean = 0.75 * mean + 0.25 * weight
+    assert seen == pytest.approx([mean] * 3)
+    assert float(model.weight) == pytest.approx(mean)
+
+
+def test_clipping_bounds_the_length_of_a_step(tmp_path):
+    model = one_weight()
+    Trainer(TrainerOptions(epochs=1, clip_norm=0.5), tmp_path).fit(model, quadratic, Ones(), sgd)
+    assert float(model.weight) == pytest.approx(1 - 3 * 0.1 * 0.5, rel=1e-5)
+
+
+def test_validation_is_the_mean_over_samples_not_over_batches(tmp_path):
+    model, values = one_weight(), (0.0,) * 6 + (7.0,)
+    trainer = Trainer(TrainerOptions(epochs=1), tmp_path)
+    result = trainer.fit(
+        model, quadratic, Ones(), lambda m: torch.optim.SGD(m.parameters(), lr=0.0), validation=Ones(values)
+    )
+    assert result.best_loss == pytest.approx(1.0)
+
+
+def test_reduce_on_plateau_sees_the_monitored_loss(tmp_path):
+    made = []
+
+    def scheduler(optimizer):
+        made.append(optimizer)
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+
+    loss = lambda m, b: 0 * m(b["x"]).sum() + 1.0  # noqa: E731
+    trainer = Trainer(TrainerOptions(epochs=4, checkpoint_steps=2), tmp_path)
+    trainer.fit(one_weight(), loss, Ones(), sgd, scheduler=scheduler)
+    assert made[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**3)
+
+
+def test_ctrl_c_in_the_last_validation_is_obeyed(tmp_path):
+    def validation(model, batch):
+        signal.raise_signal(signal.SIGINT)
+        return quadratic(model, batch)
+
+    options = TrainerOptions(epochs=1)
+    with pytest.raises(TrainingInterrupted):
+        Trainer(options, tmp_path).fit(
+            one_weight(), quadratic, Ones(), sgd, validation=Ones((1.0,)), validation_loss=validation
+        )
+    assert load_state(tmp_path / "last.safetensors")["finished"]
+
+
+def test_foreign_lines_of_the_log_are_left_alone(tmp_path):
+    Trainer(TrainerOptions(epochs=1), tmp_path).fit(one_weight(), quadratic, Ones(), sgd)
+    log = tmp_path / "metrics.jsonl"
+    log.write_text(log.read_text() + '{"note": "of the user"}\n[1]\n')
+    Trainer(TrainerOptions(epochs=2), tmp_path).fit(one_weight(), quadratic, Ones(), sgd)
+    assert '{"note": "of the user"}\n[1]\n' in log.read_text()
+
+
+@pytest.mark.parametrize("options", [{"patience": 0}, {"checkpoint_steps": 0}, {"accumulate": 0}, {"epochs": 0}])
+def test_options_must_be_positive(options):
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}=0 must be at least 1"):
+        TrainerOptions(**{"epochs": 1, **options})
+
+
+@pytest.mark.parametrize("value", [1.0, {}, torch.ones(2)])
+def test_a_loss_is_a_scalar_or_named_ones(tmp_path, value):
+    with pytest.raises(ConfigError, match="a loss returns a scalar tensor"):
+        Trainer(TrainerOptions(epochs=1), tmp_path).fit(one_weight(), lambda m, b: value, Ones(), sgd)
+
+
+def test_mixed_precision_is_for_single_precision(tmp_path):
+    trainer = Trainer(TrainerOptions(epochs=1), tmp_path, runtime=Runtime("cpu", precision="bf16-mixed"))
+    with pytest.raises(ConfigError, match="parameters of float64"):
+        trainer.fit(one_weight().double(), quadratic, Ones(), sgd)
+    model = nn.Sequential(nn.Linear(1, 1, bias=False))
+    seen = []
+
+    def loss(m, b):
+        seen.append(m(b["x"]).dtype)
+        return m(b["x"]).float().square().mean()
+
+    trainer.fit(model, loss, Ones(), sgd)
+    assert set(seen) == {torch.bfloat16}
+
+
+def test_strategies_need_processes():
+    with pytest.raises(ConfigError, match="torchrun --nproc-per-node"):
+        Runtime("cpu", "ddp")
 
 
 def test_patience_stops_early(tmp_path):

@@ -1,5 +1,6 @@
 """The `sciml` command. Heavy imports stay inside the commands, so that listing stays instant."""
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -39,7 +40,9 @@ def list_command(
 @app.command("run")
 def run_command(
     name: Annotated[str, typer.Argument(help="Experiment, e.g. pnde/double-pendulum.")],
-    preset: Annotated[str, typer.Option(help="smoke (seconds), small (minutes) or paper.")] = "small",
+    preset: Annotated[
+        str | None, typer.Option(help="smoke (seconds), small (minutes) or paper.", show_default="small")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Override a field: training.epochs=50. Repeatable.")
     ] = None,
@@ -47,25 +50,34 @@ def run_command(
         str | None, typer.Option(help="New directory for the run; default runs/<name>/<preset>-<time>.")
     ] = None,
     resume: Annotated[str | None, typer.Option(help="Directory of an interrupted run to go on with.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    strategy: Annotated[str, typer.Option(help="Under torchrun: ddp or fsdp.")] = "auto",
-    precision: Annotated[str, typer.Option(help="32-true (as the models are), bf16-mixed or 16-mixed.")] = "32-true",
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the models with torch.compile.")] = False,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.", show_default="auto")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Under torchrun: ddp or fsdp.", show_default="ddp")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="32-true (as the models are), or bf16-mixed for float32 models.", show_default="32-true"),
+    ] = None,
+    compile: Annotated[bool | None, typer.Option("--compile", help="Compile the models with torch.compile.")] = None,
     executor: Annotated[
-        str, typer.Option(help="Where data are generated: serial, processes[:n], dask://host:port or mpi.")
-    ] = "serial",
+        str | None,
+        typer.Option(
+            help="Where data are generated: serial, processes[:n], dask://host:port or mpi.", show_default="serial"
+        ),
+    ] = None,
 ) -> None:
-    """Generate data, train, evaluate and report: measured beside published."""
+    """Generate data, train, evaluate and report: measured beside published.
+
+    A resumed run keeps the options that it was begun with.
+    """
     from sciml.config import parse_settings
     from sciml.registry import experiments
 
     overrides = parse_settings(settings or [])
     _ = experiments[name]  # an unknown name is told before torch is imported
-    from sciml.experiment import run
+    from sciml.experiment import launch
 
-    options: dict[str, Any] = {"device": device, "strategy": strategy, "precision": precision, "compile": compile}
+    options = {"device": device, "strategy": strategy, "precision": precision, "compile": compile}
     try:
-        report = run(name, preset, out=out, executor=executor, resume=resume, **options, **overrides)
+        report = launch(name, preset, overrides, out=out, resume=resume, executor=executor, **options)
     except RunInterrupted as stop:
         print(f"sciml: {stop}", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -158,8 +170,11 @@ def _show(report: Any) -> None:
 
 def main() -> None:
     """Run the command line: errors of ours end in one line and exit code 2, never in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without γ or ≤ shows question marks
     try:
         app()
-    except SciMLError as error:
+    except (SciMLError, OSError) as error:
         print(f"sciml: {error}", file=sys.stderr)
         raise SystemExit(2) from None

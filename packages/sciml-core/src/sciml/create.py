@@ -35,9 +35,11 @@ def create_model(name: str, *, pretrained: bool = False, **config: Any) -> "nn.M
     folder = pretrained_directory(entry)
     if folder is None:
         raise ConfigError(f"{entry.name} ships no pretrained weights; build it without pretrained=True and train it")
+    from sciml.model import json_copy
+
     model = cls.from_pretrained(folder)
     for argument, value in _known(entry.name, cls, config).items():
-        if model.config[argument] != value:
+        if model.config[argument] != json_copy(value, f"{entry.name}: {argument}"):
             raise ConfigError(
                 f"the pretrained {entry.name} has {argument}={model.config[argument]!r}, not {value!r}: "
                 "leave the argument out, or train a model of your own without pretrained=True"

@@ -49,26 +49,36 @@ def get_executor(spec: str | Executor | None = None, workers: int | None = None)
     if isinstance(spec, Executor):
         yield spec
         return
-    kind, _, argument = ("serial" if spec is None else spec).partition(":")
+    kind, argument = check_executor(spec)
     if kind == "processes" and argument:
-        if not argument.isdecimal():
-            raise ConfigError(f"executor {spec!r}: expected a number of workers, for instance processes:4")
         workers = int(argument)
     if workers is not None and workers < 1:
         raise ConfigError(f"an executor needs at least 1 worker, not {workers}")
-    if kind == "serial" and not argument:
+    if kind == "serial":
         yield SerialExecutor()
     elif kind == "processes":
         with _shutdown(_processes(workers)) as executor:
             yield executor
-    elif kind == "dask" and argument.startswith("//") and argument.strip("/"):
+    elif kind == "dask":
         with _dask(argument.strip("/")) as executor:
             yield executor
-    elif kind == "mpi" and not argument:
+    else:
         with _shutdown(_mpi(workers)) as executor:
             yield executor
-    else:
+
+
+def check_executor(spec: str | None) -> tuple[str, str]:
+    """The kind that `spec` names and its argument, without making anything. ConfigError if it is malformed."""
+    kind, _, argument = ("serial" if spec is None else spec).partition(":")
+    if kind == "processes" and argument and not (argument.isdecimal() and int(argument) > 0):
+        raise ConfigError(f"executor {spec!r}: expected a number of workers, for instance processes:4")
+    if not (
+        (kind in ("serial", "mpi") and not argument)
+        or kind == "processes"
+        or (kind == "dask" and argument.startswith("//") and argument.strip("/"))
+    ):
         raise ConfigError(f"unknown executor {spec!r}: choose one of {CHOICES}")
+    return kind, argument
 
 
 def capacity(executor: Executor) -> int:

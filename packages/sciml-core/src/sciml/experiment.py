@@ -2,11 +2,11 @@
 
 import datetime
 import hashlib
-import inspect
 import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +21,7 @@ from torch import nn
 
 from sciml.config import override
 from sciml.errors import ConfigError, DataError, RunInterrupted
+from sciml.executors import check_executor
 from sciml.files import write_atomically
 from sciml.plotting import loss_curves, save_figure
 from sciml.report import Bar, Metric, Published, Report
@@ -46,6 +47,7 @@ class RunDirectory:
         self.path, self.root_seed, self.runtime = path, seed, runtime
         self.problem_executor = problem_executor
         self.earlier = 0.0  # seconds that parts of this run took before it was resumed
+        self.names: set[tuple[str, str]] = set()
 
     def seed(self, name: str) -> int:
         """A seed that depends on the run's seed and on `name` only: a skipped step shifts nothing."""
@@ -61,6 +63,7 @@ class RunDirectory:
 
         from sciml.store import to_netcdf
 
+        self._claim("steps", name)
         folder = self.path / "steps" / name
         tree, data = folder / "result.safetensors", folder / "result.nc"
         done = tree.exists() or data.exists()
@@ -92,10 +95,16 @@ class RunDirectory:
         """
         from sciml.data import generate, open_dataset
 
+        self._claim("steps", name)
         path = self.path / "steps" / name / "data.zarr"
+        clock = path.with_name("seconds.json")
         if self.runtime.is_main:
             path.parent.mkdir(parents=True, exist_ok=True)
+            earlier = json.loads(clock.read_text()) if clock.exists() else 0.0
+            started = time.perf_counter()
             generate(problem, n, self.seed(name), out=path, executor=self.problem_executor, progress=True)
+            write_atomically(clock, json.dumps(earlier + time.perf_counter() - started))
+            self.earlier += earlier
         self.runtime.barrier()
         return open_dataset(path)
 
@@ -103,6 +112,7 @@ class RunDirectory:
         self, name: str, model: nn.Module, loss: Any, data: Any, options: TrainerOptions, optimizer: Any, **more: Any
     ) -> TrainingResult:
         """`Trainer.fit` in `checkpoints/<name>`, resumed if it was begun; metrics go to the run's `metrics.jsonl`."""
+        self._claim("trainings", name)
         seed_everything(self.seed(name))
         trainer = Trainer(
             options, self.path / "checkpoints" / name, runtime=self.runtime, name=name, log=self.path / "metrics.jsonl"
@@ -111,6 +121,12 @@ class RunDirectory:
         result = trainer.fit(model, loss, data, optimizer, **more)
         self.earlier += max(0.0, result.time - (time.perf_counter() - started))
         return result
+
+    def _claim(self, kind: str, name: str) -> None:
+        """Two results of one name would be one: the second is read from the first."""
+        if (kind, name) in self.names:
+            raise ConfigError(f"this run has two {kind} called {name!r}: give each a name of its own")
+        self.names.add((kind, name))
 
     def figure(self, name: str, figure: "Figure") -> None:
         """Save a figure as `figures/<name>.png`."""
@@ -159,15 +175,25 @@ class Experiment(Generic[C]):
         return config
 
 
+# how a run is launched: recorded when it begins, taken up when it is resumed
+OPTIONS: Mapping[str, Any] = {
+    "device": "auto",
+    "strategy": "auto",
+    "precision": "32-true",
+    "compile": False,
+    "executor": "serial",
+}
+
+
 def run(
     name: str,
-    preset: str = "small",
+    preset: str | None = None,
     *,
     out: str | os.PathLike[str] | None = None,
-    device: str = "auto",
-    strategy: str = "auto",
-    precision: str = "32-true",
-    compile: bool = False,
+    device: str | None = None,
+    strategy: str | None = None,
+    precision: str | None = None,
+    compile: bool | None = None,
     executor: str | None = None,
     resume: str | os.PathLike[str] | None = None,
     **overrides: Any,
@@ -177,11 +203,12 @@ def run(
     Parameters
     ----------
     preset
-        One of `smoke` (seconds), `small` (minutes), `paper`.
+        One of `smoke` (seconds), `small` (minutes, the default), `paper`.
     out, resume
         A new directory for the run, or the directory of an interrupted one; default `runs/<name>/<preset>-<time>`.
     device, strategy, precision, compile
-        Where and how models are trained (see `sciml.runtime.Runtime`).
+        Where and how models are trained (see `sciml.runtime.Runtime`); default "auto", "auto", "32-true", False. A
+        resumed run keeps what it was begun with; another device, strategy or compilation may be given.
     executor
         Where data are generated (see `sciml.executors.get_executor`); default this process.
     overrides
@@ -196,26 +223,53 @@ def run(
     RunInterrupted
         On Ctrl-C; the directory can be resumed.
     """
+    given = {"device": device, "strategy": strategy, "precision": precision, "compile": compile, "executor": executor}
+    return launch(name, preset, overrides, out=out, resume=resume, **given)
+
+
+def launch(
+    name: str,
+    preset: str | None,
+    overrides: Mapping[str, Any],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    **given: Any,
+) -> Report:
+    """`run` with the overrides as a mapping, so that a field may have the name of an argument of `run`."""
     from sciml.registry import experiments
 
     entry = experiments[name]
     experiment: Experiment[Any] = entry.load()
+    given = {option: value for option, value in given.items() if value is not None}
     if resume is not None:
-        path = Path(resume)
         if overrides or out is not None:
             raise ConfigError("resume continues a run as it was configured: give neither out nor overrides")
-        preset, settings = _read_config(path, entry.name)
-        config = experiment.config(preset, **settings)
+        begun, settings, kept = _read_config(Path(resume), entry.name)
+        for option, asked, had in (
+            ("preset", preset, begun),
+            ("precision", given.get("precision"), kept.get("precision", OPTIONS["precision"])),
+        ):
+            if asked is not None and asked != had:
+                raise ConfigError(f"{resume} was begun with {option}={had!r}, not {asked!r}: leave it out")
+        preset, given = begun, {**kept, **given}
+        if "WORLD_SIZE" not in os.environ and "strategy" in kept:
+            given["strategy"] = "auto"  # what several processes began, one may finish
     else:
-        config = experiment.config(preset, **overrides)
-        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        path = Path(out) if out is not None else Path("runs") / entry.name / f"{preset}-{stamp}"
+        preset, settings = preset or "small", dict(overrides)
+    config = experiment.config(preset, **settings)
+    options = {**OPTIONS, **given}
+    executor = options.pop("executor")
+    check_executor(executor)
+    runtime = Runtime(**options)
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    chosen = resume or out or Path("runs") / entry.name / f"{preset}-{stamp}"
+    path = Path(runtime.broadcast(os.fspath(chosen)))  # the clocks of several processes differ
+    if runtime.is_main and resume is None:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"{path} exists and is not empty; choose another directory, or resume it")
-    runtime = Runtime(device, strategy, precision, compile=compile)
-    if runtime.is_main and resume is None:
         path.mkdir(parents=True, exist_ok=True)
-        content = {"experiment": entry.name, "preset": preset, "config": asdict(config)}
+        content = {"experiment": entry.name, "preset": preset, "config": asdict(config), "options": given}
         write_atomically(path / "config.json", json.dumps(content, indent=2) + "\n")
         write_atomically(path / "environment.json", json.dumps(environment(entry.distribution), indent=2) + "\n")
     runtime.barrier()
@@ -224,9 +278,15 @@ def run(
     try:
         report = experiment.run(config, directory).beside(experiment.published)
     except KeyboardInterrupt as stop:
+        torchrun = f"torchrun --nproc-per-node {runtime.world} -m " if runtime.world > 1 else ""
         raise RunInterrupted(
-            f"stopped; {path} keeps what was done. Go on with: sciml run {entry.name} --resume {shlex.quote(str(path))}"
+            f"stopped; {path} keeps what was done. Go on with: "
+            f"{torchrun}sciml run {entry.name} --resume {shlex.quote(str(path))}"
         ) from stop
+    except ConfigError:
+        if runtime.is_main and resume is None:
+            _discard_if_empty(path)
+        raise
     if preset == "smoke":
         report = replace(report, bars=(), notes=[*report.notes, "smoke shows that everything runs; nothing is learnt."])
     if runtime.is_main and (curves := directory.history()):
@@ -236,16 +296,7 @@ def run(
         experiment=entry.name,
         preset=preset,
         paper=experiment.paper,
-        command=_command(
-            entry.name,
-            preset,
-            experiment.presets[preset],
-            config,
-            device=device,
-            strategy=strategy,
-            precision=precision,
-            compile=compile,
-        ),
+        command=_command(entry.name, preset, experiment.presets[preset], config, options),
         config=asdict(config),
         environment=environment(entry.distribution),
         wall_time=time.perf_counter() - started + directory.earlier,
@@ -257,19 +308,30 @@ def run(
     return report
 
 
-def _read_config(path: Path, name: str) -> tuple[str, dict[str, Any]]:
+def _discard_if_empty(path: Path) -> None:
+    """Remove a run directory in which nothing was computed yet."""
+    files = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+    if files <= {"config.json", "environment.json"}:
+        shutil.rmtree(path)
+
+
+def _read_config(path: Path, name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Preset, settings and options that the run was begun with."""
     file = path / "config.json"
     try:
         content = json.loads(file.read_text())
-        found, preset, settings = content["experiment"], content["preset"], content["config"]
+        found, preset = str(content["experiment"]), str(content["preset"])
+        settings, options = content["config"], content.get("options", {})
+        if not (isinstance(settings, dict) and isinstance(options, dict) and set(options) <= set(OPTIONS)):
+            raise ValueError("config and options must be objects")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is not the configuration of a run: {error}; give a run directory") from error
     if found != name:
         raise ConfigError(f"{path} is a run of {found}, not of {name}: use sciml run {found} --resume {path}")
-    return preset, settings
+    return preset, settings, options
 
 
-def _command(name: str, preset: str, base: Any, config: Any, **options: Any) -> str:
+def _command(name: str, preset: str, base: Any, config: Any, options: Mapping[str, Any]) -> str:
     """The command that repeats a run; options at their defaults and fields as in the preset are left out."""
 
     def changes(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
@@ -279,8 +341,7 @@ def _command(name: str, preset: str, base: Any, config: Any, **options: Any) -> 
             elif key not in old or value != old[key]:
                 yield f"{prefix}{key}={json.dumps(value)}"
 
-    defaults = inspect.signature(run).parameters
-    changed = {key: value for key, value in options.items() if value != defaults[key].default}
+    changed = {key: value for key, value in options.items() if value != OPTIONS[key]}
     flags = "".join(f" --{key}" if value is True else f" --{key} {value}" for key, value in changed.items())
     settings = "".join(f" --set {shlex.quote(line)}" for line in changes(asdict(base), asdict(config)))
     return f"sciml run {name} --preset {preset}{flags}{settings}"

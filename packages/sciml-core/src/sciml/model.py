@@ -76,7 +76,7 @@ class Model(nn.Module):
                 return
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
-            config = _json_copy(dict(list(bound.arguments.items())[1:]), f"{type(self).__name__}(…)")
+            config = json_copy(dict(list(bound.arguments.items())[1:]), f"{type(self).__name__}(…)")
             self.__dict__["_building"] = True
             original(self, *args, **kwargs)
             del self.__dict__["_building"]
@@ -95,11 +95,23 @@ class Model(nn.Module):
         """Write `config.json` and `model.safetensors` into `directory`, each atomically.
 
         `weights` (default: the model's own) replace the state dict, for instance by averaged or gathered ones.
+
+        Raises
+        ------
+        ConfigError
+            If the model has an argument `dtype` and was cast to another one after it was built.
         """
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         state = self.state_dict() if weights is None else weights
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+        declared = self.config.get("dtype")
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and declared in ("float32", "float64") and tensor.dtype != _dtype(declared):
+                raise ConfigError(
+                    f"{name} is {tensor.dtype}, but the model was built with dtype={declared!r}, as which it would be "
+                    "read back: build it with the other dtype and load_state_dict, instead of casting it"
+                )
         weights = save_safetensors(tensors)
         header = _header(type(self), self.config)
         header["sha256"] = _checksum(header, weights)
@@ -165,6 +177,10 @@ def registered_name(cls: type) -> str | None:
         if entry.module == cls.__module__ and entry.attribute == cls.__qualname__:
             return entry.name
     return None
+
+
+def _dtype(name: str) -> torch.dtype:
+    return getattr(torch, name)
 
 
 def _header(cls: type[Model], config: dict[str, Any]) -> dict[str, Any]:
@@ -280,7 +296,7 @@ def check_tensors(found: Mapping[str, torch.Tensor], expected: Mapping[str, torc
         raise CheckpointError(f"{path} does not fit the model: {'; '.join(differences[:5])}")
 
 
-def _json_copy(value: Any, where: str) -> Any:
+def json_copy(value: Any, where: str) -> Any:
     """Plain JSON equal to `value`; tuples become lists, and anything else is refused with its place."""
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -289,12 +305,12 @@ def _json_copy(value: Any, where: str) -> Any:
             raise ConfigError(f"{where} is {value}: JSON has finite numbers only")
         return value
     if isinstance(value, list | tuple):
-        return [_json_copy(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [json_copy(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, dict):
         bad = [key for key in value if not isinstance(key, str)]
         if bad:
             raise ConfigError(f"{where} has the key {bad[0]!r}: JSON keys are strings")
-        return {key: _json_copy(item, f"{where}.{key}") for key, item in value.items()}
+        return {key: json_copy(item, f"{where}.{key}") for key, item in value.items()}
     hint = f'; write it as "{str(value).removeprefix("torch.")}"' if isinstance(value, torch.dtype) else ""
     raise ConfigError(f"{where} is a {type(value).__name__}; a model's arguments must be JSON{hint}")
 

@@ -16,7 +16,7 @@ from sciml.errors import PluginLoadError, UnknownNameError
 
 KINDS = ("models", "optimizers", "problems", "experiments")
 
-_REFERENCE = re.compile(r"^(?P<module>[A-Za-z_][\w.]*)\s*:\s*(?P<attribute>[A-Za-z_][\w.]*)$")
+_REFERENCE = re.compile(r"^(?P<module>[A-Za-z_][\w.]*)\s*:\s*(?P<attribute>[A-Za-z_][\w.]*)\s*(\[[^\]]*\])?$")
 
 
 @dataclass(frozen=True)
@@ -127,21 +127,28 @@ def installed() -> Installed:
     broken: dict[str, str] = {}
     seen: set[str] = set()
     for distribution in metadata.distributions():
-        text = distribution.read_text("entry_points.txt")
-        if text is None or "sciml." not in text:
-            continue
-        name = normalize(distribution.name)
-        if name in seen:  # an earlier place on sys.path wins, as it does for imports
-            continue
-        seen.add(name)
+        name = place = str(getattr(distribution, "_path", "of unknown place"))
         try:
-            found = list(_parse(text, name, distribution.version))
-        except (ConfigParserError, ValueError) as error:
-            broken[name] = f"the entry points of distribution {name} are malformed: {' '.join(str(error).split())}"
+            text = distribution.read_text("entry_points.txt")
+            if text is None or "sciml." not in text:
+                continue
+            declared = dict(distribution.metadata or {})
+            if not declared.get("Name") or not declared.get("Version"):
+                raise ValueError("its metadata lack the name or the version")
+            name, version = normalize(declared["Name"]), declared["Version"]
+            if name in seen:  # an earlier place on sys.path wins, as it does for imports
+                continue
+            seen.add(name)
+            found = list(_parse(text, name, version))
+        except (ConfigParserError, ValueError, TypeError, OSError) as error:
+            if isinstance(error, UnicodeDecodeError) and b"sciml" not in error.object.replace(b"\0", b""):
+                continue
+            what = name if name != place else f"at {place}"
+            broken[name] = f"the entry points of distribution {what} are malformed: {' '.join(str(error).split())}"
             continue
         for entry in found:
             entries[entry.kind][entry.name] = entry
-            plugins[name] = distribution.version
+            plugins[name] = version
     return Installed({kind: dict(sorted(found.items())) for kind, found in entries.items()}, plugins, broken)
 
 

@@ -20,7 +20,7 @@ from sciml.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 STRATEGIES = ("auto", "ddp", "fsdp")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed")
 # while the first process generates data or evaluates, the others wait for it
 TIMEOUT = datetime.timedelta(days=7)
 
@@ -28,8 +28,8 @@ TIMEOUT = datetime.timedelta(days=7)
 class Runtime:
     """Device, precision and strategy of a process, built on Lightning Fabric.
 
-    `precision="32-true"` computes in the models' own dtypes, float64 included; the mixed ones cast where torch's
-    autocast does. `compile` sends the models' `forward` through `torch.compile`.
+    `precision="32-true"` computes in the models' own dtypes, float64 included; "bf16-mixed", for float32 models, casts
+    where torch's autocast does. `compile` sends the models' `forward` through `torch.compile`.
 
     Under torchrun, every process makes its own `Runtime` and `strategy` says how they share the work: `ddp`
     replicates the model, `fsdp` shards it.
@@ -37,7 +37,8 @@ class Runtime:
     Raises
     ------
     ConfigError
-        If the device, strategy or precision is unknown, or the device is not present.
+        If the device, strategy or precision is unknown, the device is not present, or a strategy for several processes
+        is given to one.
     """
 
     def __init__(
@@ -61,10 +62,15 @@ class Runtime:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         world = int(os.environ.get("WORLD_SIZE", "1"))
+        if strategy != "auto" and "WORLD_SIZE" not in os.environ:
+            raise ConfigError(
+                f"strategy={strategy!r} shares the work of several processes, but there is one: start them with "
+                "torchrun --nproc-per-node <processes> -m sciml run …"
+            )
         if world > 1 and strategy == "auto":
             strategy = "ddp"
         self.strategy = strategy if world > 1 else "auto"
-        self.compile = compile
+        self.compile, self.precision = compile, precision
         chosen: Any = {
             "auto": "auto",
             "ddp": DDPStrategy(timeout=TIMEOUT),
@@ -109,7 +115,17 @@ class Runtime:
         What is returned computes `losses[i]` of a batch as `objective(batch, i)`. The strategy wraps model and losses
         together: its hooks then see one forward and one backward pass, whatever methods a loss calls and however
         often it differentiates the model by its inputs.
+
+        Raises
+        ------
+        ConfigError
+            If a mixed precision is asked for a model of float64.
         """
+        if self.precision != "32-true" and any(p.dtype == torch.float64 for p in model.parameters()):
+            raise ConfigError(
+                f"precision={self.precision!r} is for models of float32, and {type(model).__name__} has parameters of "
+                "float64: leave precision at '32-true', which computes in the model's own dtype"
+            )
         if self.compile:
             model.compile()
         objective = self.fabric.setup_module(_Objective(model, losses))
@@ -137,6 +153,10 @@ class Runtime:
         total: Any = self.fabric.all_reduce(value.to(self.device), reduce_op="sum")
         return total.cpu()
 
+    def broadcast(self, value: Any) -> Any:
+        """The value that the first process has."""
+        return value if self.world == 1 else self.fabric.broadcast(value)
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any process."""
         return flag if self.world == 1 else bool(self.sum(torch.tensor(float(flag))) > 0)
@@ -161,7 +181,11 @@ class _Objective(nn.Module):
 
     def forward(self, batch: Any, which: int = 0) -> dict[str, Tensor]:
         value = self.losses[which](self.model, batch)
-        return value if isinstance(value, dict) else {"loss": value}
+        terms = value if isinstance(value, dict) else {"loss": value}
+        if not terms or not all(isinstance(term, Tensor) and term.ndim == 0 for term in terms.values()):
+            found = {name: getattr(term, "shape", type(term).__name__) for name, term in terms.items()}
+            raise ConfigError(f"a loss returns a scalar tensor or a dict of named ones; got {found}")
+        return terms
 
 
 def _shard(module: nn.Module, mesh: Any) -> nn.Module:

@@ -16,8 +16,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from sciml.errors import CheckpointError, ConfigError, NonFiniteLossError
 from sciml.model import Model
@@ -63,8 +64,10 @@ class TrainerOptions:
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.accumulate < 1:
-            raise ConfigError(f"epochs={self.epochs} and accumulate={self.accumulate} must be at least 1")
+        for name in ("epochs", "accumulate", "patience", "checkpoint_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value} must be at least 1")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay={self.ema_decay} must be in [0, 1)")
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -122,14 +125,15 @@ class Trainer:
     ) -> TrainingResult:
         """Train `model` in place; it ends with the best weights (by validation loss, else by training loss).
 
-        The scheduler advances once an optimizer step. A loss with state, such as adaptive weights, is an `nn.Module`
-        (given as it is, not inside a function), so that its state is kept in the checkpoint. A loss that needs input
-        derivatives works in validation too.
+        The scheduler advances once an optimizer step, `ReduceLROnPlateau` once an epoch with the monitored loss. A loss
+        with state, such as adaptive weights, is an `nn.Module` (given as it is, not inside a function), so that its
+        state is kept in the checkpoint. A loss that needs input derivatives works in validation too.
 
         Raises
         ------
         NonFiniteLossError
-            At the first NaN or infinite loss; the checkpoint keeps the last good state.
+            At the first loss that is NaN or infinite, or when weights or every validation were; the checkpoint, if one
+            was written before, keeps the last good state.
         TrainingInterrupted
             On Ctrl-C, after the state was written.
         CheckpointError
@@ -203,9 +207,7 @@ class _Session:
                         else time.perf_counter() - saved > options.checkpoint_seconds and self.runtime.world == 1
                     )
                     if self.runtime.any(self.interrupted):
-                        self.save()
-                        self.export()
-                        raise TrainingInterrupted
+                        self.stop()
                     if due and self.position < len(self.data):
                         self.save()
                         saved = time.perf_counter()
@@ -215,6 +217,13 @@ class _Session:
                 if self.finished or options.checkpoint_steps or late:
                     self.save()
                     saved = time.perf_counter()
+                if self.runtime.any(self.interrupted):
+                    self.stop()
+        if self.best is None:
+            raise NonFiniteLossError(
+                f"{self.trainer.name}: no epoch had a finite {'training' if self.validation is None else 'validation'} "
+                "loss: look at the data and at what the model predicts for them"
+            )
         self.load_best()
         self.export()
         self.runtime.release(self.model)
@@ -249,11 +258,7 @@ class _Session:
                     sums[name] = sums.get(name, torch.zeros(())) + term.detach().cpu() * share
             value = self.runtime.sum(value)
             if not bool(torch.isfinite(value)):
-                raise NonFiniteLossError(
-                    f"{self.trainer.name}: the loss is {value.item()} at step {self.step + 1} "
-                    f"(epoch {self.epoch + 1}). The last good state is in {self.trainer.checkpoint}; "
-                    "lower the learning rate, clip gradients, or look at the data of this batch"
-                )
+                raise self.not_finite(f"the loss is {value.item()}", self.step + 1)
             if first is None:
                 first = float(value)
                 terms = {name: float(self.runtime.sum(term)) for name, term in sums.items()}
@@ -264,7 +269,7 @@ class _Session:
         self.optim.step(closure)
         assert first is not None, "the optimizer never called its closure"
         lr = self.optim.optimizer.param_groups[0].get("lr")
-        if self.schedule is not None:
+        if self.schedule is not None and not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
         if self.ema is not None:
             self.average()
@@ -287,7 +292,28 @@ class _Session:
         for name, mean in self.ema.items():
             mean.lerp_(current[name].detach().to(mean.dtype), 1 - self.options.ema_decay)
 
+    def not_finite(self, what: str, step: int) -> NonFiniteLossError:
+        kept = self.trainer.checkpoint
+        good = f"The last good state is in {kept}" if kept.exists() else "No state had been written yet"
+        return NonFiniteLossError(
+            f"{self.trainer.name}: {what} at step {step} (epoch {self.epoch + 1}). {good}; lower the learning rate, "
+            "clip gradients, or look at the data of this batch"
+        )
+
+    def check_weights(self) -> None:
+        """A finite loss may have a gradient that is not, and its weights must not be kept."""
+        for name, parameter in self.model.named_parameters():
+            local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            if self.runtime.any(not bool(torch.isfinite(local).all())):
+                raise self.not_finite(f"the parameter {name} is not finite", self.step)
+
+    def stop(self) -> None:
+        self.save()
+        self.export()
+        raise TrainingInterrupted
+
     def end_epoch(self) -> None:
+        self.check_weights()
         train_loss = self.epoch_loss / max(self.epoch_samples, 1)
         with self.averaged_weights():
             monitored = train_loss if self.validation is None else self.validate(self.validation)
@@ -295,6 +321,8 @@ class _Session:
                 self.best_loss, self.best, self.stale = monitored, gather(self.model.state_dict()), 0
             else:
                 self.stale += 1
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step(monitored)
         record = {"training": self.trainer.name, "step": self.step, "epoch": self.epoch + 1}
         record["epoch_loss"] = train_loss
         if self.validation is not None:
@@ -354,6 +382,7 @@ class _Session:
         }
 
     def save(self) -> None:
+        self.check_weights()
         state = gather(self.state())
         if self.runtime.is_main:
             save_state(self.trainer.checkpoint, state)
@@ -439,10 +468,13 @@ class _Session:
                 record = json.loads(line)
             except ValueError:  # the line that a kill cut short
                 continue
+            if not isinstance(record, dict) or record.get("training") != self.trainer.name or "step" not in record:
+                kept.append(line)  # of another training, or of the user
+                continue
             beyond = record["step"] > self.step or (
                 "epoch_loss" in record and record["epoch"] > self.epoch and record["step"] >= self.step
             )
-            if record.get("training") != self.trainer.name or not beyond:
+            if not beyond:
                 kept.append(line)
         from sciml.files import write_atomically
 
