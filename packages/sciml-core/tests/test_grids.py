@@ -1,6 +1,8 @@
 """Quadrature, norms and interpolation of grids and point clouds, stated as mathematics."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid, PointCloud
+from torch.utils._python_dispatch import TorchDispatchMode
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -78,6 +81,69 @@ def test_norms_are_those_of_the_function_at_every_resolution():
     u = line.coords[..., 0][None, None]
     assert line.norm(u, 4).item() == pytest.approx(5**-0.25)
     assert line.norm(u, math.inf).item() == pytest.approx(line.coords.max().item())
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 7.5, math.inf])
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1e-38), (torch.float32, 1e37), (torch.float64, 1e-300)])
+def test_norms_neither_underflow_nor_overflow(p, dtype, scale):
+    u = torch.linspace(-1, 2, 15, dtype=dtype)
+    eps = 100 * torch.finfo(dtype).eps
+    for domain, field in ((Grid.uniform(15), u[None, None]), (PointCloud(u[:, None]), u[None, :, None])):
+        small = (scale * field).requires_grad_()
+        norm = domain.norm(small, p)
+        torch.testing.assert_close(norm / scale, domain.norm(field, p), rtol=eps, atol=0)
+        slope = torch.autograd.grad(norm.sum(), small)[0]  # homogeneous of degree 0
+        expected = torch.autograd.grad(domain.norm(field.requires_grad_(), p).sum(), field)[0]
+        torch.testing.assert_close(slope, expected, rtol=eps, atol=eps)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_sobolev_norms_neither_underflow_nor_overflow(scale):
+    u = torch.linspace(-1, 2, 16)
+    cloud, grid = PointCloud(u[:, None]), Grid.uniform(16)
+    for norm, field in ((cloud.sobolev_norm, u[None, :, None]), (grid.sobolev_norm, u[None, None])):
+        torch.testing.assert_close(norm(scale * field) / scale, norm(field), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, math.inf])
+def test_gradients_of_norms_are_exact_and_zero_at_zero(p):
+    line = Grid.chebyshev(5)
+    u = torch.randn(2, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: line.norm(v, p), (u,))
+    assert torch.autograd.gradgradcheck(lambda v: line.norm(v, p), (u,))
+    zero = torch.zeros_like(u, requires_grad=True)
+    for norm in (line.norm(zero, p), line.sobolev_norm(zero)):
+        assert torch.equal(torch.autograd.grad(norm.sum(), zero)[0], torch.zeros_like(zero))
+
+
+def test_norms_of_fields_that_are_not_finite_are_not_finite():
+    grid = Grid.uniform(4)
+    assert grid.norm(torch.tensor([[[1.0, math.inf, 0.0, 1.0]]])).item() == math.inf
+    assert math.isnan(grid.norm(torch.tensor([[[1.0, math.nan, 0.0, 1.0]]])).item())
+
+
+def test_inner_product_of_complex_fields_is_hermitian_and_positive():
+    grid = Grid.uniform(8, 2.0, periodic=True)
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.randn(1, 2, 8, dtype=torch.complex128, generator=generator) for _ in range(2))
+    assert grid.inner(1j * torch.ones_like(u), 1j * torch.ones_like(u)).item() == pytest.approx(4.0)
+    torch.testing.assert_close(grid.inner(u, v), grid.inner(v, u).conj())
+    torch.testing.assert_close(grid.inner(u, 1j * v), 1j * grid.inner(u, v))
+    torch.testing.assert_close(grid.norm(u) ** 2, grid.inner(u, u).real)
+    torch.testing.assert_close(PointCloud(grid.coords, grid.weights).inner(u.mT, v.mT), grid.inner(u, v))
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_fields_of_integers_are_refused(dtype):
+    grid = Grid.uniform(5)
+    u = torch.ones(1, 1, 5, dtype=dtype)
+    for domain, field in ((grid, u), (PointCloud(grid.coords), u.mT)):
+        for use in (domain.integrate, domain.norm, lambda v, d=domain: d.inner(v, v), domain.sobolev_norm):
+            with pytest.raises(ShapeError, match=f"A field of {dtype} was given.*convert it to float"):
+                use(field)
+        with pytest.raises(ShapeError, match="convert it to float"):
+            domain.interpolate(field, grid)
 
 
 @settings(deadline=None, max_examples=60)
@@ -167,6 +233,33 @@ def test_a_grid_first_used_in_inference_still_trains():
     assert torch.equal(u.grad.squeeze(), grid.weights)
 
 
+class Conversions(TorchDispatchMode):
+    """Counts tensors that are converted to another type or device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._to_copy.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_and_matrices_are_converted_once():
+    grid, other = Grid.uniform((5, 6)), Grid.uniform((7, 4))
+    u = torch.ones(1, 1, 5, 6)
+    with torch.inference_mode():
+        first = grid.norm(u), grid.interpolate(u, other)
+    with Conversions() as conversions:
+        u.requires_grad_()
+        (grid.norm(u) + grid.interpolate(u, other).sum()).backward()
+        assert torch.equal(grid.norm(u), first[0])
+        assert grid.norm(u.double()).dtype == torch.float64
+    assert conversions.count == 1  # of u itself
+    for same in (copy.deepcopy(grid), pickle.loads(pickle.dumps(grid))):
+        assert same == grid
+        assert torch.equal(same.norm(u), first[0])
+    assert pickle.dumps(grid) == pickle.dumps(Grid.uniform((5, 6)))  # no tensors, which may be on a device
+
+
 @pytest.mark.unchecked
 def test_grid_errors_say_what_to_do():
     grid = Grid.uniform(5)
@@ -198,6 +291,21 @@ def test_coordinates_give_back_their_grid():
     assert Grid.from_coordinates(x.float()).axes[0].kind == "uniform"
     uneven = Grid.from_coordinates(torch.tensor([0.0, 0.1, 0.5, 1.0]))
     assert uneven.integrate(uneven.coords[None, None, :, 0]).item() == pytest.approx(0.5)
+
+
+def test_rounding_of_float32_coordinates_is_no_extrapolation():
+    exact, rounded = Grid.uniform(8, 0.3), Grid.from_coordinates(torch.linspace(0, 0.3, 9))
+    for source, target in ((exact, rounded), (rounded, Grid.uniform(9, 0.3))):
+        values = source.interpolate(source.coords.mT[None], target)
+        torch.testing.assert_close(values, target.coords.mT[None], atol=1e-7, rtol=0)
+    low = Grid.from_coordinates(torch.linspace(0, 0.7, 9))  # 0.7 is rounded down
+    points = torch.tensor([[0.7]], dtype=torch.float64)
+    torch.testing.assert_close(low.interpolate(low.coords.mT[None], points)[..., 0], points, atol=1e-7, rtol=0)
+    uneven = Grid.from_coordinates(torch.tensor([0.0, 0.1, 0.3]))
+    assert exact.interpolate(exact.coords.mT[None], uneven).shape == (1, 1, 3)
+    with pytest.raises(ValueError, match="outside"):
+        exact.interpolate(exact.coords.mT[None], Grid.uniform(9, 0.3 * (1 + 1e-8)))
+    assert Grid.from_coordinates(torch.linspace(0, 1, 9)) == Grid.uniform(9)
 
 
 @pytest.mark.unchecked

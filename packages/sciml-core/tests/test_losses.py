@@ -54,6 +54,49 @@ def test_reductions():
     assert LpLoss()(prediction, target).item() == 1.0
 
 
+def losses_on(grid):
+    h1 = H1Loss(domain=grid)
+    return [loss for p in (1, 2, 3, math.inf) for loss in (LpLoss(p), LpLoss(p, domain=grid))] + [h1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [
+        (torch.float32, 1e-4),
+        (torch.float32, 1e-9),
+        (torch.float32, 1e-25),
+        (torch.float32, 1e-35),
+        (torch.float32, 1e25),
+        (torch.float32, 1e35),
+        (torch.float64, 1e-17),
+        (torch.float64, 1e-290),
+        (torch.float64, 1e290),
+    ],
+)
+def test_relative_losses_do_not_depend_on_the_scale_of_the_fields(dtype, scale):
+    grid = Grid.uniform(9)
+    target = scale * torch.linspace(0.5, 1, 9, dtype=dtype)[None, None]
+    for loss in losses_on(grid):
+        prediction = (3 * target).requires_grad_()
+        value = loss(prediction, target)
+        assert value.item() == pytest.approx(2, rel=1e-5)
+        slope = torch.autograd.grad(value, prediction)[0]
+        # homogeneous of degree 1 in the error (Euler)
+        assert (slope * (prediction - target)).sum().item() == pytest.approx(2, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_relative_loss_of_a_target_that_vanishes_is_large_and_finite(dtype):
+    grid = Grid.uniform(9)
+    limits = torch.finfo(dtype)
+    for target in (0.0, limits.tiny / 1000):
+        for loss in losses_on(grid):
+            prediction = torch.full((1, 1, 9), 100.0, dtype=dtype, requires_grad=True)
+            value = loss(prediction, torch.full_like(prediction, target))
+            assert value.item() == pytest.approx(100 / limits.eps)
+            assert torch.isfinite(torch.autograd.grad(value, prediction)[0]).all()
+
+
 @pytest.mark.parametrize("p", [1, 2, 3, math.inf])
 def test_gradient_at_the_minimum_is_finite(p):
     grid = Grid.uniform(6)

@@ -1,7 +1,7 @@
 """One axis of a grid: its nodes, quadrature weights and interpolation matrix, in float64 numpy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
@@ -16,7 +16,10 @@ Real = float | int  # runtime checkers take an int for a float only where it is 
 
 @dataclass(frozen=True)
 class Axis:
-    """`n` nodes on [origin, origin + length]; `points` holds the nodes of a non-uniform axis."""
+    """`n` nodes on [origin, origin + length]; `points` holds the nodes of a non-uniform axis.
+
+    `eps` is the relative rounding of the coordinates that it was made from; axes with the same nodes are equal.
+    """
 
     kind: Kind
     n: int
@@ -25,6 +28,7 @@ class Axis:
     periodic: bool = False
     centering: Centering = "node"
     points: tuple[float, ...] = ()
+    eps: float = field(default=float(np.finfo(float).eps), compare=False)
 
     def __post_init__(self) -> None:
         least = 1 if self.kind == "gauss-legendre" or self.periodic or self.centering == "cell" else 2
@@ -74,11 +78,11 @@ class Axis:
         return sign * np.sqrt((1 - x**2) * w)
 
     def inside(self, x: np.ndarray, eps: float) -> np.ndarray:
-        """`x` with what rounding pushed out of the domain moved back; farther out is an error."""
+        """`x`, rounded to `eps`, with what rounding pushed out of the domain moved back; farther out is an error."""
         if self.periodic:
             return x
         low, high = self.origin, self.origin + self.length
-        tolerance = 16 * eps * max(abs(low), abs(high), self.length)
+        tolerance = 16 * max(eps, self.eps) * max(abs(low), abs(high), self.length)
         outside = ~((x >= low - tolerance) & (x <= high + tolerance))
         if outside.any():
             raise ValueError(
@@ -141,10 +145,9 @@ def _reference(kind: Kind, n: int) -> tuple[np.ndarray, np.ndarray]:
     return x, w
 
 
-@lru_cache(maxsize=128)
-def matrix_between(source: Axis, target: Axis) -> np.ndarray:
-    """Interpolation from one axis to the nodes of another."""
-    return source.interpolation_matrix(source.inside(target.nodes(), float(np.finfo(float).eps)))
+def matrix_between(source: Axis, target: Axis, eps: float) -> np.ndarray:
+    """Interpolation from one axis to the nodes of another, which are rounded to `eps`."""
+    return source.interpolation_matrix(source.inside(target.nodes(), eps))
 
 
 def axis_from_coordinates(values: Sequence[float] | np.ndarray, period: Real | None, eps: float) -> Axis:
@@ -161,8 +164,8 @@ def axis_from_coordinates(values: Sequence[float] | np.ndarray, period: Real | N
     uniform = bool(np.abs(np.diff(x) - spacing).max() <= tolerance)
     if period is None:
         if uniform:
-            return Axis("uniform", n, extent, float(x[0]))
-        return Axis("nonuniform", n, extent, float(x[0]), points=tuple(x.tolist()))
+            return Axis("uniform", n, extent, float(x[0]), eps=eps)
+        return Axis("nonuniform", n, extent, float(x[0]), points=tuple(x.tolist()), eps=eps)
     if abs(extent - period) <= tolerance:
         raise ConfigError(
             f"The coordinates of a periodic axis include its endpoint: {x[-1]:g} is {x[0]:g} plus the period "
@@ -173,4 +176,4 @@ def axis_from_coordinates(values: Sequence[float] | np.ndarray, period: Real | N
             f"{n} coordinates from {x[0]:g} to {x[-1]:g} are not the uniform nodes of a period {period:g} (spacing "
             f"{period / n:g}, endpoint excluded). Correct the period, or pass None for a non-periodic axis."
         )
-    return Axis("uniform", n, float(period), float(x[0]), periodic=True)
+    return Axis("uniform", n, float(period), float(x[0]), periodic=True, eps=eps)

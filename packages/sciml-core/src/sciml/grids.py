@@ -2,14 +2,14 @@
 
 import abc
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from sciml._axes import Axis, Centering, Kind, Real, axis_from_coordinates, matrix_between
@@ -26,8 +26,12 @@ class Domain(abc.ABC):
     weights: Any
 
     @abc.abstractmethod
-    def integrate(self, u: Float[Tensor, "batch *field"]) -> Float[Tensor, "batch channel"]:
+    def integrate(self, u: Inexact[Tensor, "batch *field"]) -> Inexact[Tensor, "batch channel"]:
         """Integrate every channel over the domain."""
+
+    @abc.abstractmethod
+    def check(self, u: Tensor) -> None:
+        """Raise `ShapeError` unless `u` is a real or complex field on this domain."""
 
     @abc.abstractmethod
     def interpolate(self, u: Float[Tensor, "batch *field"], to: "Domain | Tensor") -> Tensor:
@@ -47,24 +51,36 @@ class Domain(abc.ABC):
         """The dimension of space."""
         return self.coords.shape[-1]
 
-    def inner(self, u: Float[Tensor, "batch *field"], v: Float[Tensor, "batch *field"]) -> Float[Tensor, " batch"]:
-        """The L2 inner product, summed over channels."""
+    def inner(
+        self, u: Inexact[Tensor, "batch *field"], v: Inexact[Tensor, "batch *field"]
+    ) -> Inexact[Tensor, " batch"]:
+        """The L2 inner product, summed over channels; of complex fields the first is conjugated."""
         if u.shape != v.shape:
             raise ShapeError(f"inner() got fields of shapes {tuple(u.shape)} and {tuple(v.shape)}; make them equal.")
-        return self.integrate(u * v).sum(-1)
+        return self.integrate(u.conj() * v).sum(-1)
 
-    def norm(self, u: Float[Tensor, "batch *field"], p: Real = 2) -> Float[Tensor, " batch"]:
+    def norm(self, u: Inexact[Tensor, "batch *field"], p: Real = 2) -> Float[Tensor, " batch"]:
         """The Lp norm over space and channels, 1 <= p <= inf; its gradient at zero is the subgradient zero."""
         if not p >= 1:
             raise ConfigError(f"The exponent of an Lp norm is {p}; give p >= 1 (math.inf for the maximum).")
-        total = self.integrate(u.abs() ** (1 if math.isinf(p) else p)).sum(-1)  # also checks the shape
-        return u.abs().flatten(1).amax(1) if math.isinf(p) else root(total, p)
+        self.check(u)
+        return lp_norm(u, p, lambda powers: self.integrate(powers).sum(-1))
 
 
-def root(x: Tensor, p: Real) -> Tensor:
-    """x^(1/p) for x >= 0, with gradient zero instead of infinity at x = 0."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0) ** (1 / p), 0.0)
+def lp_norm(u: Inexact[Tensor, "batch *field"], p: Real, total: Callable[[Tensor], Tensor]) -> Float[Tensor, " batch"]:
+    """total(|u|^p)^(1/p) for a sum `total` over each sample, the maximum for p = inf; its gradient at zero is zero.
+
+    Powers are taken of u over its largest entry, which can neither overflow nor vanish.
+    """
+    size = u.abs()
+    largest = size.flatten(1).amax(1)
+    if math.isinf(p):
+        return largest
+    limits = torch.finfo(size.dtype)
+    scale = largest.detach().clamp(limits.tiny, limits.max)  # a constant: the norm does not depend on it
+    x = total((size / scale.reshape(-1, *[1] * (u.ndim - 1))) ** p)
+    zero = x == 0
+    return scale * torch.where(zero, 0.0, torch.where(zero, 1.0, x) ** (1 / p))  # whose slope at 0 is infinite
 
 
 def _per_axis(value: Any, dim: int, name: str) -> list[Any]:
@@ -215,9 +231,9 @@ class Grid(Domain):
         """The same grid on another device or with another floating-point type."""
         return replace(self, device=torch.device(device or self.device), dtype=dtype or self.dtype)
 
-    def integrate(self, u: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel"]:
+    def integrate(self, u: Inexact[Tensor, "batch channel *space"]) -> Inexact[Tensor, "batch channel"]:
         self.check(u)
-        return (u * self.weights.to(u)).flatten(2).sum(-1)
+        return (u * self._weights_like(u)).flatten(2).sum(-1)
 
     def sobolev_norm(
         self,
@@ -232,7 +248,7 @@ class Grid(Domain):
 
         orders = [a for a in np.ndindex(*(order + 1,) * self.dim) if sum(a) <= order]
         terms = [partial(u, self, a, method=method, accuracy=accuracy) for a in orders]
-        return root(torch.stack([self.inner(v, v) for v in terms]).sum(0), 2)
+        return lp_norm(torch.stack([self.norm(v) for v in terms], dim=1), 2, lambda squares: squares.sum(1))
 
     def interpolate(self, u: Float[Tensor, "batch channel *space"], to: Domain | Tensor) -> Tensor:
         """Evaluate `u` elsewhere: a field on a grid; (batch, point, channel) on a cloud or at points.
@@ -252,14 +268,14 @@ class Grid(Domain):
             _check_dim(to.dim, self.dim)
             for dim, (source, target) in enumerate(zip(self.axes, to.axes, strict=True), start=2):
                 if source != target:
-                    matrix = torch.as_tensor(matrix_between(source, target)).to(u)
+                    matrix = _matrix_between(source, target, max(source.eps, target.eps), u.dtype, u.device)
                     u = (u.movedim(dim, -1) @ matrix.T).movedim(-1, dim)
             return u
         points = to.coords if isinstance(to, Domain) else to
         if points.ndim != 2:
             raise ShapeError(f"The points have shape {tuple(points.shape)}; give (point, dim).")
         _check_dim(points.shape[-1], self.dim)
-        x, eps = points.detach().cpu().double().numpy(), torch.finfo(points.dtype).eps
+        x, eps = points.detach().cpu().double().numpy(), float(torch.finfo(points.dtype).eps)
         matrices = [
             torch.as_tensor(axis.interpolation_matrix(axis.inside(x[:, i], eps))).to(u)
             for i, axis in enumerate(self.axes)
@@ -269,7 +285,7 @@ class Grid(Domain):
         return torch.cat([_evaluate(u, part) for part in parts], dim=1)
 
     def check(self, u: Tensor) -> None:
-        """Raise `ShapeError` unless `u` is a field on this grid."""
+        _check_number(u)
         if u.ndim != self.dim + 2 or tuple(u.shape[2:]) != self.shape:
             expected = ", ".join(map(str, self.shape))
             raise ShapeError(
@@ -277,8 +293,31 @@ class Grid(Domain):
                 "dimensions with unsqueeze, or use the grid of the field's resolution."
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # a copy may go where this one's devices are not
+
+    @cached_property
+    def _placed(self) -> dict[tuple[torch.dtype, torch.device], Tensor]:
+        return {}
+
+    @torch.inference_mode(False)
+    def _weights_like(self, u: Tensor) -> Tensor:
+        """The weights in the type of `u` on its device, sent there once."""
+        if torch.compiler.is_compiling():
+            return self.weights.to(u)
+        key = (u.dtype, u.device)
+        if key not in self._placed:
+            self._placed[key] = self.weights.to(u)
+        return self._placed[key]
+
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.as_tensor(values, dtype=self.dtype, device=self.device)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)  # the cached tensor must serve training as well
+def _matrix_between(source: Axis, target: Axis, eps: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.as_tensor(matrix_between(source, target, eps)).to(device, dtype)
 
 
 def _polynomial_grid(kind: Kind, shape: Any, lengths: Any, origin: Any, dtype: torch.dtype) -> Grid:
@@ -294,6 +333,11 @@ def _evaluate(u: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     for matrix in matrices[1:]:
         u = torch.einsum("bcmn...,mn->bcm...", u, matrix)
     return u.transpose(1, 2)
+
+
+def _check_number(u: Tensor) -> None:
+    if not (u.is_floating_point() or u.is_complex()):
+        raise ShapeError(f"A field of {u.dtype} was given; quadrature weights are no integers: convert it to float.")
 
 
 def _check_dim(got: int, expected: int) -> None:
@@ -373,7 +417,7 @@ class PointCloud(Domain):
         """The same cloud and weights on another device or with another floating-point type."""
         return PointCloud(self.coords.to(device=device, dtype=dtype), self.weights)
 
-    def integrate(self, u: Float[Tensor, "batch point channel"]) -> Float[Tensor, "batch channel"]:
+    def integrate(self, u: Inexact[Tensor, "batch point channel"]) -> Inexact[Tensor, "batch channel"]:
         self.check(u)
         return torch.einsum("bnc,n->bc", u, self.weights.to(u))
 
@@ -381,12 +425,13 @@ class PointCloud(Domain):
         """The H1 norm; the gradient is that of the piecewise linear interpolant, integrated exactly."""
         if order not in (0, 1):
             raise ConfigError(f"order={order}: a piecewise linear interpolant has one derivative; use 0 or 1.")
-        total = self.inner(u, u)
-        if order:
-            simplices, gradients, volumes = (torch.as_tensor(a, device=u.device) for a in self.triangulation.elements)
-            slopes = torch.einsum("btvc,tvd->btcd", u[:, simplices], gradients.to(u))
-            total = total + torch.einsum("btcd,t->b", slopes**2, volumes.to(u))
-        return root(total, 2)
+        size = self.norm(u)
+        if order == 0:
+            return size
+        simplices, gradients, volumes = (torch.as_tensor(a, device=u.device) for a in self.triangulation.elements)
+        slopes = torch.einsum("btvc,tvd->btcd", u[:, simplices], gradients.to(u))
+        slope = lp_norm(slopes, 2, lambda squares: torch.einsum("btcd,t->b", squares, volumes.to(u)))
+        return lp_norm(torch.stack([size, slope], dim=1), 2, lambda squares: squares.sum(1))
 
     def interpolate(self, u: Float[Tensor, "batch point channel"], to: Domain | Tensor) -> Tensor:
         """Piecewise linear on the triangulation, nearest node outside; differentiable in `u`."""
@@ -399,7 +444,7 @@ class PointCloud(Domain):
         return values.transpose(1, 2).unflatten(2, to.shape) if isinstance(to, Grid) else values
 
     def check(self, u: Tensor) -> None:
-        """Raise `ShapeError` unless `u` is a field on this cloud."""
+        _check_number(u)
         if u.ndim != 3 or u.shape[1] != len(self.coords):
             raise ShapeError(
                 f"A field on this cloud is (batch, {len(self.coords)}, channel); got {tuple(u.shape)}. "

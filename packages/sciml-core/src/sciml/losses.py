@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sciml._axes import Real
 from sciml.errors import ConfigError, DataError, ShapeError
-from sciml.grids import Domain, Grid, root
+from sciml.grids import Domain, Grid, lp_norm
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -21,8 +21,9 @@ Reduction = Literal["mean", "sum", "none"]
 class FieldLoss(nn.Module):
     """A norm of the difference of two fields, one number a sample, reduced over the batch.
 
-    `relative` divides by the norm of the target, bounded below by the machine epsilon, so that a zero target gives a
-    large but finite loss. `domain` may also be given, or replaced, in the call: one loss serves every resolution.
+    `relative` divides by the norm of the target, whatever its scale. A target that vanishes (its norm is no normal
+    number) has no scale: its norm counts as the machine epsilon, so that the loss is large but finite. `domain` may
+    also be given, or replaced, in the call: one loss serves every resolution.
     """
 
     def __init__(self, domain: Domain | None, relative: bool, reduction: Reduction) -> None:
@@ -50,7 +51,8 @@ class FieldLoss(nn.Module):
         domain = domain or self.domain
         error = self.norm(prediction - target, domain)
         if self.relative:
-            error = error / self.norm(target, domain).clamp_min(torch.finfo(error.dtype).eps)
+            scale, limits = self.norm(target, domain), torch.finfo(error.dtype)
+            error = error / torch.where(scale < limits.tiny, limits.eps, scale)
         return _reduce(error, self.reduction)
 
 
@@ -76,8 +78,7 @@ class LpLoss(FieldLoss):
     def norm(self, u: Float[Tensor, "batch *field"], domain: Domain | None) -> Float[Tensor, " batch"]:
         if domain is not None:
             return domain.norm(u, self.p)
-        flat = u.flatten(1).abs()
-        return flat.amax(1) if self.p == float("inf") else root((flat**self.p).mean(1), self.p)
+        return lp_norm(u, self.p, lambda powers: powers.flatten(1).mean(1))
 
 
 class SobolevLoss(FieldLoss):
