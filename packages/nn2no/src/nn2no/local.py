@@ -1,0 +1,366 @@
+"""Convolutions as integrals over kernels of a fixed physical size (arXiv:2506.10973, §3.3).
+
+A kernel with taps w_a at the offsets o_a = (a δ - p) h₀ stands for K(t) = Σ_a w_a φ((t - o_a)/h₀) with the hat function
+φ. On a grid of spacing h = h₀/s its quadrature is, with H = max(h, h₀) and before each tap is given its mass of one,
+
+    κ_j = (h/H) Σ_a w_a φ((j h - o_a)/H),
+
+which is w itself for s = 1. For whole s this is a smoothing of the field by hats, then the same taps, s nodes apart.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from sciml.errors import ConfigError, ShapeError
+from sciml.grids import Grid
+from torch import Tensor, nn
+
+from nn2no.scale import Scale, as_scale, base_size, refined_size
+
+PaddingMode = Literal["zeros", "circular", "reflect", "replicate"]
+CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def per_axis(value: Any, dim: int) -> tuple[Any, ...]:
+    """One value for every axis."""
+    if isinstance(value, int):
+        return (value,) * dim
+    return tuple(value) * dim if len(value) == 1 else tuple(value)
+
+
+@functools.lru_cache(maxsize=512)
+def tap_matrix(taps: int, dilation: int, padding: int, s: Fraction) -> tuple[np.ndarray, int]:
+    """Quadrature weights of the taps, (nodes, taps) with column sums one, and the offset of the first node."""
+    reach = max(s, Fraction(1))
+    places = [(a * dilation - padding) * s for a in range(taps)]
+    first, last = math.floor(places[0] - reach) + 1, math.ceil(places[-1] + reach) - 1
+    distance = np.array([[abs(float((j - place) / reach)) for place in places] for j in range(first, last + 1)])
+    hats = np.maximum(0.0, 1 - distance)
+    return hats / hats.sum(0), first
+
+
+def refine_kernel(
+    weight: Float[Tensor, "out in *taps"], s: Scale, *, dilation: Any = 1, padding: Any = 0
+) -> tuple[Float[Tensor, "out in *nodes"], tuple[int, ...]]:
+    """The kernel κ on a grid finer by `s`, and the offset of its first entry from the node that it acts on."""
+    dim, offsets = weight.ndim - 2, []
+    for axis, (d, p) in enumerate(zip(per_axis(dilation, dim), per_axis(padding, dim), strict=True), start=2):
+        matrix, first = tap_matrix(weight.shape[axis], d, p, s[axis - 2])
+        weight = _along(weight, axis, torch.as_tensor(matrix).to(weight))
+        offsets.append(first)
+    return weight, tuple(offsets)
+
+
+def integral_conv(
+    x: Float[Tensor, "batch channel *space"],
+    weight: Float[Tensor, "out in *taps"],
+    bias: Float[Tensor, " out"] | None = None,
+    *,
+    scale: Sequence[Fraction | float | int],
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    padding_mode: PaddingMode | Sequence[PaddingMode] = "zeros",
+    ends: bool | Sequence[bool] = False,
+    explicit: bool = False,
+) -> Float[Tensor, "batch out *new_space"]:
+    """The convolution of a field on a grid finer by `scale` than the one that `weight` was made for.
+
+    Output n stands at node n · `stride` of the input. The field is continued beyond its ends as `padding_mode` says.
+    A kernel of one tap along an axis acts at the node itself.
+
+    Parameters
+    ----------
+    padding
+        Of the base grid, for each axis one number or a pair, or "same".
+    ends
+        Whether the nodes of each axis include both of its ends.
+    explicit
+        Compute with the kernel κ also where smoothing and the original taps are the same and faster.
+
+    Raises
+    ------
+    ConfigError
+        The base grid of the input or the refined output has no whole number of nodes.
+    """
+    dim = x.ndim - 2
+    s = as_scale(scale)
+    strides, dilations = per_axis(stride, dim), per_axis(dilation, dim)
+    pads = _pads(padding, weight.shape[2:], dilations)
+    flags = per_axis(ends, dim) if not isinstance(ends, bool) else (ends,) * dim
+    left, right, steps, smooth = [], [], [], []
+    for i in range(dim):
+        k, n = weight.shape[2 + i], x.shape[2 + i]
+        reach = (k - 1) * dilations[i]
+        whole = k > 1 and s[i].denominator == 1 and not explicit
+        if k == 1:
+            first, last, step = _whole(-pads[i][0] * s[i]), _whole(-pads[i][0] * s[i]), 1
+        elif whole:
+            m = int(s[i])
+            first, last = -pads[i][0] * m - (m - 1), (reach - pads[i][0]) * m + m - 1
+            step = dilations[i] * m
+            if m > 1:
+                smooth.append((2 + i, m))
+        else:
+            matrix, first = tap_matrix(k, dilations[i], pads[i][0], s[i])
+            last, step = first + len(matrix) - 1, 1
+            weight = _along(weight, 2 + i, torch.as_tensor(matrix).to(weight))
+        n_out = _conv_size(n, reach - sum(pads[i]), strides[i], s[i], flags[i])
+        left.append(-first)
+        right.append((n_out - 1) * strides[i] + last - (n - 1))
+        steps.append(step)
+    x = extend(x, left, right, padding_mode)
+    mass = 1.0
+    for axis, m in smooth:
+        x, mass = _box(_box(x, axis, m), axis, m), mass / m**2
+    weight = weight if mass == 1 else weight * mass
+    return CONV[dim](x, weight, bias, strides, 0, tuple(steps), groups)
+
+
+def integral_conv_transpose(
+    x: Float[Tensor, "batch channel *space"],
+    weight: Float[Tensor, "channel out *taps"],
+    bias: Float[Tensor, " any"] | None = None,
+    *,
+    scale: Sequence[Fraction | float | int],
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    padding_mode: PaddingMode = "zeros",
+    ends: bool | Sequence[bool] = False,
+    explicit: bool = False,
+) -> Float[Tensor, "batch all_out *new_space"]:
+    """y(x) = Σ_n κ(x - x_n) f_n: every node of the input spreads the kernel, whose taps lie in the output.
+
+    A constant c becomes c Σw/σ^d on average, at every resolution. "circular" lets what leaves one end enter at the
+    other. Parameters and errors as for `integral_conv`.
+    """
+    dim = x.ndim - 2
+    if padding_mode not in ("zeros", "circular"):
+        raise ConfigError(f"padding_mode={padding_mode!r}: a transposed convolution has 'zeros' or 'circular'.")
+    s = as_scale(scale)
+    strides, dilations, pads, more = (per_axis(v, dim) for v in (stride, dilation, padding, output_padding))
+    flags = per_axis(ends, dim) if not isinstance(ends, bool) else (ends,) * dim
+    firsts, sizes, steps, smooth = [], [], [], []
+    for i in range(dim):
+        k, n = weight.shape[2 + i], x.shape[2 + i]
+        m = int(s[i]) if s[i].denominator == 1 and not explicit else 0
+        if k == 1:
+            first, step = _whole(-pads[i] * s[i]), 1
+        elif m:
+            first, step = -pads[i] * m, dilations[i] * m
+            if m > 1:
+                smooth.append((2 + i, m))
+                first -= m - 1
+        else:
+            matrix, first = tap_matrix(k, dilations[i], pads[i], s[i])
+            weight, step = _along(weight, 2 + i, torch.as_tensor(matrix).to(weight)), 1
+        n0 = base_size(n, s[i], flags[i])
+        n0_out = (n0 - 1) * strides[i] - 2 * pads[i] + dilations[i] * (k - 1) + more[i] + 1
+        firsts.append(first)
+        sizes.append(refined_size(n0_out, s[i], flags[i]))
+        steps.append(step)
+    weight = weight / math.prod(m**2 for _, m in smooth) if smooth else weight
+    y = CONV_TRANSPOSE[dim](x, weight, None, strides, 0, 0, groups, tuple(steps))
+    widths = dict(smooth)
+    for axis, (first, size) in enumerate(zip(firsts, sizes, strict=True), start=2):
+        m = widths.get(axis, 1)
+        if padding_mode == "circular":
+            y = _box(_box(_zeros(y, axis, 2 * (m - 1), 2 * (m - 1)), axis, m), axis, m)
+            y = _wrap(y, axis, first, size)
+        else:  # only what is kept is smoothed
+            last = first + y.shape[axis] - 1 + 2 * (m - 1)
+            y = _zeros(y, axis, 2 * (m - 1) + first, size - 1 - last + 2 * (m - 1))
+            y = _box(_box(y, axis, m), axis, m)
+    return y if bias is None else y + bias.view(-1, *[1] * dim)
+
+
+class _IntegralConv(nn.Module):
+    """A convolution of a field with a kernel of fixed physical size, on uniform grids of any spacing.
+
+    On a grid of spacing `base_spacing` it is torch's convolution with the same weights. Periodic axes wrap around;
+    beyond the ends of others the field is continued as `padding_mode` says.
+
+    Parameters
+    ----------
+    base_spacing
+        The distance of neighbouring taps, in units of the grid's lengths; one number or one for each axis.
+
+    Raises
+    ------
+    ConfigError
+        An unknown padding mode, or a spacing that is not positive.
+    """
+
+    dim = 0
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        base_spacing: float | int | Sequence[float | int],
+        *,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if padding_mode not in ("zeros", "reflect", "replicate"):
+            raise ConfigError(
+                f"padding_mode={padding_mode!r}; choose 'zeros', 'reflect' or 'replicate' (periodic axes always wrap)."
+            )
+        spacing = [base_spacing] * self.dim if isinstance(base_spacing, float | int) else list(base_spacing)
+        if len(spacing) != self.dim or not all(0 < h < math.inf for h in spacing):
+            raise ConfigError(f"base_spacing={base_spacing}; give a positive number, or one for each of the axes.")
+        if in_channels % groups or out_channels % groups:
+            raise ConfigError(f"{in_channels} and {out_channels} channels make no {groups} groups; give a divisor.")
+        self.in_channels, self.groups = in_channels, groups
+        self.base_spacing = tuple(float(h) for h in spacing)
+        self.dilation, self.padding_mode = per_axis(dilation, self.dim), padding_mode
+        kernel = per_axis(kernel_size, self.dim)
+        bound = 1 / math.sqrt(in_channels // groups * math.prod(kernel))
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel, dtype=dtype))
+        nn.init.uniform_(self.weight, -bound, bound)
+        self.register_parameter("bias", None)
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_channels, dtype=dtype).uniform_(-bound, bound))
+
+    def forward(
+        self, f: Float[Tensor, "batch channel *space"], grid: Grid
+    ) -> Float[Tensor, "batch out_channel *space"]:
+        """The integral at the nodes of `grid`, on which `f` is given.
+
+        Raises
+        ------
+        ShapeError
+            `f` has other channels or is no field on `grid`, or an axis is not uniform.
+        """
+        grid.check(f)
+        if f.ndim != self.dim + 2 or f.shape[1] != self.in_channels:
+            raise ShapeError(
+                f"Expected (batch, {self.in_channels}, *space) with {self.dim} axes; got {tuple(f.shape)}."
+            )
+        if any(axis.kind != "uniform" for axis in grid.axes):
+            raise ShapeError("An integral convolution needs equispaced axes; interpolate to a uniform grid first.")
+        return integral_conv(
+            f,
+            self.weight,
+            self.bias,
+            scale=[h0 / axis.spacing for h0, axis in zip(self.base_spacing, grid.axes, strict=True)],
+            padding="same",
+            dilation=self.dilation,
+            groups=self.groups,
+            padding_mode=["circular" if axis.periodic else self.padding_mode for axis in grid.axes],
+        )
+
+    def extra_repr(self) -> str:
+        kernel = tuple(self.weight.shape[2:])
+        return f"{self.in_channels}, {len(self.weight)}, kernel_size={kernel}, base_spacing={self.base_spacing}"
+
+
+class IntegralConv1d(_IntegralConv):
+    __doc__ = _IntegralConv.__doc__
+    dim = 1
+
+
+class IntegralConv2d(_IntegralConv):
+    __doc__ = _IntegralConv.__doc__
+    dim = 2
+
+
+class IntegralConv3d(_IntegralConv):
+    __doc__ = _IntegralConv.__doc__
+    dim = 3
+
+
+def extend(x: Tensor, left: Sequence[int], right: Sequence[int], mode: PaddingMode | Sequence[PaddingMode]) -> Tensor:
+    """The field with that many more nodes (fewer, if negative) at both ends of each axis, continued as `mode` says."""
+    modes: Sequence[str] = [mode] * len(left) if isinstance(mode, str) else mode
+    here = [m == "zeros" or max(a, b) <= 0 for a, b, m in zip(left, right, modes, strict=True)]
+    widths = [(a, b) if zero else (0, 0) for a, b, zero in zip(left, right, here, strict=True)]
+    if any(a or b for a, b in widths):
+        x = F.pad(x, [w for pair in reversed(widths) for w in pair])
+    for axis, (a, b, m, done) in enumerate(zip(left, right, modes, here, strict=True), start=2):
+        if done:
+            continue
+        n = x.shape[axis]
+        i = torch.arange(-a, n + b, device=x.device)
+        if m == "circular":
+            i = i % n
+        elif m == "replicate":
+            i = i.clamp(0, n - 1)
+        elif m == "reflect":  # about the first and the last node
+            i = i % (2 * n - 2) if n > 1 else i * 0
+            i = torch.minimum(i, (2 * n - 2 - i).abs())
+        else:
+            raise ConfigError(f"padding_mode={m!r}; choose 'zeros', 'circular', 'reflect' or 'replicate'.")
+        x = x.index_select(axis, i)
+    return x
+
+
+def _along(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
+    """`matrix` times the vectors along one axis."""
+    return torch.tensordot(x, matrix, dims=([axis], [1])).movedim(-1, axis)
+
+
+def _box(x: Tensor, axis: int, m: int) -> Tensor:
+    """Sums of `m` neighbours, by doubling: about log₂ m additions."""
+    if m == 1:
+        return x
+    half = _box(x, axis, m // 2)
+    n, shift = half.shape[axis], m // 2
+    y = half.narrow(axis, 0, n - shift) + half.narrow(axis, shift, n - shift)
+    if m % 2:
+        n = x.shape[axis] - m + 1
+        y = y.narrow(axis, 0, n) + x.narrow(axis, m - 1, n)
+    return y
+
+
+def _zeros(x: Tensor, axis: int, left: int, right: int) -> Tensor:
+    widths = [0] * (2 * (x.ndim - axis))
+    widths[-2:] = left, right
+    return F.pad(x, widths) if left or right else x
+
+
+def _wrap(y: Tensor, axis: int, first: int, size: int) -> Tensor:
+    """Sum of the pieces of a field that begins at node `first` and goes round an axis of `size` nodes."""
+    turns = math.ceil((first + y.shape[axis]) / size) - first // size
+    start = first % size
+    y = _zeros(y, axis, start, turns * size + size - start - y.shape[axis])
+    y = y.narrow(axis, 0, (y.shape[axis] // size) * size)
+    return y.unflatten(axis, (-1, size)).sum(axis)
+
+
+def _whole(value: Fraction) -> int:
+    if value.denominator != 1:
+        raise ConfigError(f"A padding of {float(value):g} nodes is no whole number: refine by whole numbers.")
+    return int(value)
+
+
+def _conv_size(n: int, loss: int, stride: int, s: Fraction, end: bool) -> int:
+    """The nodes of the output, where the base grid loses `loss` of them before the stride."""
+    if stride == 1:
+        return _whole(n - loss * s)
+    return refined_size((base_size(n, s, end) - loss - 1) // stride + 1, s, end)
+
+
+def _pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    if padding == "same":
+        total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        return [(t // 2, t - t // 2) for t in total]
+    values = per_axis(0 if padding == "valid" else padding, len(kernel))
+    return [(p, p) if isinstance(p, int) else (p[0], p[1]) for p in values]
