@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from nn2no.attention import with_atoms
+from nn2no.attention import QuadratureAttention
 from nn2no.fourier import Line, line_of
 from nn2no.models._fields import sample_field
 from nn2no.models.vit import ViT, ViTNO, averages, hats
@@ -99,9 +99,18 @@ def test_encoding_has_the_symbol_of_the_hat() -> None:
 
 
 def test_patches_are_tokens_of_equal_measure_and_so_is_the_class_token() -> None:
-    """The rule for atoms leaves the plain attention of the network, whatever the resolution."""
-    weights = with_atoms(torch.full((1, 6), 1 / 6), 1, 6)
-    assert torch.equal(weights, torch.full((1, 7), 1 / 6))
+    """Attention with the rule for atoms is the plain one of the network, whatever the resolution of the input."""
+    _, operator = pair()
+    theirs = operator.layers[0].attention  # type: ignore[union-attr]
+    ours = QuadratureAttention(12, 2, n_atoms=1, base_points=6, dtype=torch.float64).requires_grad_(False)
+    ours.query.weight.copy_(theirs.in_proj_weight[:12])
+    ours.key_value.weight.copy_(theirs.in_proj_weight[12:])
+    ours.query.bias.copy_(theirs.in_proj_bias[:12])
+    ours.key_value.bias.copy_(theirs.in_proj_bias[12:])
+    ours.out.load_state_dict(theirs.out_proj.state_dict())
+    z = torch.randn(2, 7, 12, dtype=torch.float64)
+    weights = torch.full((1, 6), 1 / 6, dtype=torch.float64)  # of the patches, in a domain of unit measure
+    torch.testing.assert_close(ours(z, weights), theirs(z, z, z)[0], rtol=1e-12, atol=1e-13)
 
 
 def test_positions_are_interpolated_at_other_sizes() -> None:

@@ -86,7 +86,7 @@ class Branch(nn.Module):
         n_functions: int,
         width: int,
         n_layers: int,
-        lengths: Sequence[float],
+        lengths: Sequence[float | int],
         periodic: bool | Sequence[bool],
         frequencies: int,
         dtype: torch.dtype,
@@ -125,7 +125,7 @@ class Branch(nn.Module):
         else:
             assert self.sensors is not None
             domain = grid or Grid.uniform(tuple(f.shape[2:]), self.lengths, periodic=self.periodic)
-            v = domain.interpolate(f, self.sensors.coords.reshape(-1, self.dim)).mT
+            v = domain.interpolate(f, self.sensors)
         return self.network(v.flatten(1)), coords
 
     def _uniform(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,7 +169,7 @@ class DeepONet(BranchOperator):
         n_functions: int = 64,
         width: int = 128,
         n_layers: int = 2,
-        lengths: Sequence[float] = (1.0, 1.0),
+        lengths: Sequence[float | int] = (1.0, 1.0),
         periodic: bool | Sequence[bool] = True,
         frequencies: int = 4,
         dtype: str = "float32",
@@ -228,7 +228,7 @@ class NOMAD(BranchOperator):
         n_functions: int = 64,
         width: int = 128,
         n_layers: int = 2,
-        lengths: Sequence[float] = (1.0, 1.0),
+        lengths: Sequence[float | int] = (1.0, 1.0),
         periodic: bool | Sequence[bool] = True,
         frequencies: int = 4,
         dtype: str = "float32",
