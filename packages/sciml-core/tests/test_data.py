@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -139,9 +140,106 @@ def test_fewer_samples_are_the_first_of_more():
     assert_same_bytes(few.drop_attrs(deep=False), more.isel(sample=slice(100)).drop_attrs(deep=False))
 
 
-def test_store_equals_memory(tmp_path):
-    generate(Walk(), 40, 3, out=tmp_path / "x.zarr")
-    assert_same_bytes(open_dataset(tmp_path / "x.zarr"), Walk().generate(40, 3))
+def chunks_of(make, *, chunk=2, ragged=()):
+    """The problem whose chunk k is `make(k)`."""
+
+    @dataclass(frozen=True)
+    class Chunks(Problem):
+        def simulate(self, seeds):
+            return make(seeds[0].spawn_key[0] // self.chunk)
+
+    Chunks.chunk, Chunks.ragged = chunk, ragged
+    return Chunks()
+
+
+def every_kind(k):
+    """All types, coordinates along the samples, and attributes that resemble an encoding."""
+    i = np.array([2 * k, 2 * k + 1])
+    return xarray.Dataset(
+        {
+            **{f"u_{t}": (("sample", "x"), np.outer(i, [1, 2, 3]).astype(t)) for t in ("f2", "f4", "f8", "c8", "c16")},
+            **{f"i_{t}": ("sample", i.astype(t)) for t in ("i1", "u2", "i8", "?")},
+            "nan": ("sample", np.array([np.nan, -0.0])),
+            "empty": (("sample", "nothing"), np.zeros((2, 0))),
+            "words": ("sample", np.array(["abc", "d"]) if k == 0 else np.array(["e", ""])),
+            "bytes": ("sample", np.array([b"abc", b"d"])),
+            "text": ("sample", np.array(["a" * (k + 1), ""], dtype=object)),
+            **{
+                f"{kind}_{t}": ("sample", np.array([i[1], "NaT"], f"{kind}[{t}]"))
+                for t in ("s", "ms", "us", "ns")
+                for kind in ("datetime64", "timedelta64")
+            },
+            "age": ("sample", 0.5 * i, {"units": "days since 2000-01-01"}),
+            "steps": ("sample", i, {"units": "s", "scale_factor": 2.0, "long_name": "number"}),
+            "once": ((), np.pi),
+            "profile": (("x",), np.arange(3.0)),
+        },
+        coords={
+            "sample": ("sample", i, {"long_name": "number"}),
+            "name": ("sample", np.array([f"{j}" for j in i])),
+            "at": ("sample", np.array(["2001-01-01", "2001-01-02"], "M8[ns]") + np.timedelta64(k, "ns")),
+            "x": ("x", np.array(["2001-01-01T00:00:01", "2001-01-02", "2001-01-03"], "M8[s]")),
+        },
+    )
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+@pytest.mark.parametrize("ragged", [(), ("x",)])
+def test_store_equals_memory(tmp_path, n, ragged):
+    for name, problem in (("walk", Walk()), ("kinds", chunks_of(every_kind, ragged=ragged))):
+        generate(problem, n, 3, out=tmp_path / name)
+        stored, expected = open_dataset(tmp_path / name).load(), problem.generate(n, 3)
+        if name == "kinds":
+            xarray.testing.assert_identical(stored.text, expected.text)
+            stored, expected = stored.drop_vars("text"), expected.drop_vars("text")  # references to strings
+            assert expected.sample.values.tolist() == list(range(n))
+        assert_same_bytes(stored, expected)
+        assert {v: stored[v].dtype for v in stored.variables} == {v: expected[v].dtype for v in expected.variables}
+
+
+def test_a_store_of_every_kind_grows(tmp_path):
+    problem = chunks_of(every_kind)
+    for n in (1, 4, 7):
+        stored = open_dataset(generate(problem, n, out=tmp_path / "x.zarr")).load()
+        xarray.testing.assert_identical(stored, problem.generate(n))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ([0, 1], [2.5, 3.5], "'u' is float64 instead of int64.*astype"),
+        ([0.0, 1.0], [2, 3], "'u' is int64 instead of float64"),
+        (["a", "b"], ["abcd", "e"], "'u' is <U4 instead of <U1"),
+        (np.zeros(2, "M8[s]"), np.zeros(2, "M8[ns]"), r"'u' is datetime64\[ns\] instead of datetime64\[s\]"),
+        (np.zeros(2, "M8[s]"), np.zeros(2, "i8"), r"'u' is int64 instead of datetime64\[s\]"),
+        (np.zeros(2, "m8[s]"), np.zeros(2, "M8[s]"), r"'u' is datetime64\[s\] instead of timedelta64\[s\]"),
+        (np.zeros((2, 3)), np.zeros((2, 4)), "'u' has d1=4 instead of 3.*name 'd1' in `ragged`"),
+        (np.zeros((2, 3)), np.zeros(2), r"'u' has the dimensions \('sample',\) instead of \('sample', 'd1'\)"),
+        (np.zeros(2), None, "'u' is missing"),
+        (None, np.zeros(2), "'u' is new"),
+    ],
+)
+@pytest.mark.parametrize("ragged", [(), ("y",)])
+def test_chunks_that_do_not_fit_are_refused_in_memory_and_in_the_store(tmp_path, first, second, message, ragged):
+    def make(k):
+        u = (first, second)[k > 1]
+        data = xarray.Dataset({"v": ("sample", np.zeros(2))})
+        return data if u is None else data.assign(u=(("sample", "d1")[: np.ndim(u)], np.asarray(u)))
+
+    problem = chunks_of(make, ragged=ragged)
+    message = "chunk 2 does not fit to chunk 0: its variable " + message
+    with pytest.raises(DataError, match=message):
+        problem.generate(8)
+    with pytest.raises(DataError, match=message):
+        generate(problem, 8, out=tmp_path / "x.zarr")
+    with pytest.raises(DataError, match="2 of 4 chunks are missing"):
+        open_dataset(tmp_path / "x.zarr")
+
+
+def test_what_zarr_cannot_hold_is_refused(tmp_path):
+    problem = chunks_of(lambda k: xarray.Dataset({"u": ("sample", np.array([{}, ()], dtype=object))}))
+    with pytest.raises(DataError, match="cannot be written as Zarr"):
+        generate(problem, 2, out=tmp_path / "x.zarr")
 
 
 def test_two_processes_compute_the_same_bytes(tmp_path):
@@ -190,6 +288,50 @@ def test_only_chunks_without_mark_are_computed_again(tmp_path, log):
     assert log() == [2]
     generate(Walk(), 60, out=path)
     assert log() == []
+
+
+@pytest.mark.parametrize(("problem", "n"), [(Walk(), 40), (Cloud(), 10), (chunks_of(every_kind), 5)])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: os.truncate(file, file.stat().st_size // 2)])
+def test_chunks_whose_files_are_lost_or_cut_off_are_computed_again(tmp_path, problem, n, damage):
+    path = generate(problem, n, out=tmp_path / "x.zarr")
+    expected = problem.generate(n)
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != "zarr.json"]
+    files = [file for file in files if file.relative_to(path).parts[0] not in ("complete", "chunk_bytes")]
+    assert len(files) >= 9
+    for file in files[:: max(1, len(files) // 8)]:
+        before = file.read_bytes()
+        damage(file)
+        with pytest.raises(DataError, match=r"1 of \d+ chunks are missing or damaged. Generate it again"):
+            open_dataset(path)
+        generate(problem, n, out=path)
+        assert file.read_bytes() == before
+        xarray.testing.assert_identical(open_dataset(path).load(), expected)
+
+
+def test_chunks_of_fill_values_are_files_too(tmp_path, log):
+    problem = chunks_of(lambda k: xarray.Dataset({"u": ("sample", np.zeros(2)), "v": ((), 0)}))
+    path = generate(problem, 6, out=tmp_path / "x.zarr")
+    assert len(list((path / "u" / "c").iterdir())) == 3
+    assert (path / "v" / "c").exists()
+
+
+@pytest.mark.parametrize("name", ["complete", "chunk_bytes"])
+def test_marks_that_cannot_be_read_are_explained(tmp_path, name, log):
+    path = generate(Walk(), 40, out=tmp_path / "x.zarr")
+    expected = open_dataset(path).load()
+    file = path / name / "c" / "1"
+    log()
+    file.unlink()
+    generate(Walk(), 40, out=path)
+    assert log() == [1]
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(DataError, match=r"marks .* cannot be read .*Delete .*complete/c and chunk_bytes/c"):
+        open_dataset(path)
+    for folder in ("complete", "chunk_bytes"):
+        shutil.rmtree(path / folder / "c")
+    generate(Walk(), 40, out=path)
+    assert log() == [0, 1, 2]
+    assert_same_bytes(open_dataset(path), expected)
 
 
 def test_a_store_grows_and_never_shrinks(tmp_path, log):
@@ -360,7 +502,7 @@ def test_array_dataset_reads_samples_from_the_store(tmp_path):
     indices = torch.tensor([33, 2, 17, 2])
     assert np.array_equal(data.read(indices)["path"].numpy(), expected.path.values[indices])
     assert np.array_equal(data[-1]["path"].numpy(), expected.path.values[-1])
-    assert data[3]["ups"].dtype == torch.float64
+    assert data[3]["ups"].dtype == torch.int64
     loader = torch.utils.data.DataLoader(data, batch_size=8)
     assert np.array_equal(torch.cat([batch["path"] for batch in loader]).numpy(), expected.path)
     with pytest.raises(IndexError):
@@ -369,6 +511,35 @@ def test_array_dataset_reads_samples_from_the_store(tmp_path):
         ArrayDataset(open_dataset(path), ["speed"])
     with pytest.raises(ShapeError, match="first dimension"):
         ArrayDataset(open_dataset(path), ["path", "time"])
+
+
+def test_array_dataset_converts_real_and_complex_numbers_and_leaves_integers_exact():
+    values = np.array([0.1, 2.0])
+    data = xarray.Dataset(
+        {
+            "u": ("sample", values),
+            "z": ("sample", values + 1j),
+            "index": ("sample", [2**24 + 1, -1]),
+            "flag": ("sample", [True, False]),
+            "word": ("sample", ["a", "b"]),
+            "when": ("sample", np.zeros(2, "M8[s]")),
+        }
+    )
+    names = ["u", "z", "index", "flag"]
+    for dtype, real, compl in (
+        (torch.float32, torch.float32, torch.complex64),
+        (torch.float64, torch.float64, torch.complex128),
+        (None, torch.float64, torch.complex128),
+    ):
+        batch = ArrayDataset(data, names, dtype).read(torch.arange(2))
+        assert [batch[name].dtype for name in names] == [real, compl, torch.int64, torch.bool]
+        assert torch.equal(batch["z"], torch.from_numpy(values + 1j).to(compl))
+        assert batch["index"].tolist() == [2**24 + 1, -1]
+    assert ArrayDataset(data, names)[0]["z"].imag == 1
+    with pytest.raises(ConfigError, match=r"not \{'word': '<U1', 'when': 'datetime64\[s\]'\}: convert or leave out"):
+        ArrayDataset(data, ["u", "word", "when"])
+    with pytest.raises(ConfigError, match="must be a real floating-point type"):
+        ArrayDataset(data, ["u"], torch.int64)
 
 
 def test_streamed_batches_equal_those_from_memory(tmp_path):

@@ -295,7 +295,18 @@ class Normalizer(nn.Module):
 
 
 class ArrayDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Variables of an xarray dataset as tensors, read from the store when a sample is asked for."""
+    """Variables of an xarray dataset as tensors, read from the store when a sample is asked for.
+
+    Real numbers are given as `dtype`, complex ones as the complex type of that precision; integers and booleans stay
+    as they are, since indices are not exact in floating point. With `dtype=None` nothing is converted.
+
+    Raises
+    ------
+    ConfigError
+        If a variable is not in the dataset, or is neither number nor boolean; if `dtype` is not real floating-point.
+    ShapeError
+        If the variables do not share their first dimension.
+    """
 
     def __init__(
         self, dataset: xarray.Dataset, variables: Sequence[str], dtype: torch.dtype | None = torch.float32
@@ -305,6 +316,10 @@ class ArrayDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
                 f"no variable {', '.join(unknown)}: the dataset has {', '.join(sorted(map(str, dataset)))}"
             )
         self.arrays = {name: dataset[name].variable for name in variables}
+        if wrong := {name: str(a.dtype) for name, a in self.arrays.items() if a.dtype.kind not in "biufc"}:
+            raise ConfigError(f"tensors hold numbers and booleans, not {wrong}: convert or leave out these variables")
+        if dtype is not None and not dtype.is_floating_point:
+            raise ConfigError(f"dtype={dtype} must be a real floating-point type, or None to convert nothing")
         if len({(a.dims[:1], a.shape[:1]) for a in self.arrays.values()}) != 1:
             sizes = {name: dict(array.sizes) for name, array in self.arrays.items()}
             raise ShapeError(f"the variables must share their first dimension: {sizes}")
@@ -321,10 +336,12 @@ class ArrayDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     def read(self, indices: Tensor) -> dict[str, Tensor]:
         """The samples `indices` as one batch; each chunk of the store is read once."""
         unique, inverse = np.unique(indices.numpy(), return_inverse=True)
-        return {
-            name: torch.as_tensor(np.asarray(array[unique].values)[inverse], dtype=self.dtype)
-            for name, array in self.arrays.items()
-        }
+        return {name: self._tensor(np.asarray(array[unique].values)[inverse]) for name, array in self.arrays.items()}
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        if self.dtype is None or values.dtype.kind not in "fc":
+            return torch.as_tensor(values)
+        return torch.as_tensor(values, dtype=self.dtype.to_complex() if values.dtype.kind == "c" else self.dtype)
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
