@@ -75,7 +75,7 @@ class Training:
 
     epochs: PositiveInt = 8
     batch_size: PositiveInt = 4
-    learning_rate: PositiveFloat = 3e-3
+    learning_rate: PositiveFloat = 5e-3
     final_learning_rate: NonNegativeFloat = 1e-5
 
 
