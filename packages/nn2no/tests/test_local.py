@@ -100,7 +100,7 @@ def test_smoothing_and_the_original_taps_are_the_explicit_kernel(k, stride, dila
     shape = [s * (n - ends) + ends for s, n in zip(scale, base, strict=True)]
     stride = 1 if ends and stride == 3 else stride
     x, w, b = (t.to(dtype) for t in (random(2, 4, *shape), random(6, 4 // groups, k, 3), random(6)))
-    pad = [dilation * (k - 1) // 2 if stride == 1 else 2, dilation]
+    pad = [dilation * (k - 1) // 2 if stride == 1 else 2, 0 if k == 5 else dilation]
     options = {"stride": stride, "padding": pad, "dilation": dilation, "groups": groups, "padding_mode": mode}
     fast = integral_conv(x, w, b, scale=scale, ends=ends, **options)
     slow = integral_conv(x, w, b, scale=scale, ends=ends, explicit=True, **options)

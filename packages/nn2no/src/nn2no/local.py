@@ -75,8 +75,9 @@ def integral_conv(
 ) -> Float[Tensor, "batch out *new_space"]:
     """The convolution of a field on a grid finer by `scale` than the one that `weight` was made for.
 
-    Output n stands at node n · `stride` of the input. The field is continued beyond its ends as `padding_mode` says.
-    A kernel of one tap along an axis acts at the node itself.
+    Output n stands at node n · `stride` of the input. The field is continued beyond its ends as `padding_mode` says;
+    along axes without padding, where no tap leaves the field, "zeros" stands for "replicate": the kernel alone reaches
+    out, by less than h₀. A kernel of one tap along an axis acts at the node itself.
 
     Parameters
     ----------
@@ -118,7 +119,11 @@ def integral_conv(
         left.append(-first)
         right.append((n_out - 1) * strides[i] + last - (n - 1))
         steps.append(step)
-    x = extend(x, left, right, padding_mode)
+    modes = [padding_mode] * dim if isinstance(padding_mode, str) else padding_mode
+    bare: Sequence[PaddingMode] = [
+        "replicate" if mode == "zeros" and pad == (0, 0) else mode for mode, pad in zip(modes, pads, strict=True)
+    ]
+    x = extend(x, left, right, bare)
     mass = 1.0
     for axis, m in smooth:
         x, mass = _box(_box(x, axis, m), axis, m), mass / m**2
@@ -137,18 +142,20 @@ def integral_conv_transpose(
     output_padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-    padding_mode: PaddingMode = "zeros",
+    padding_mode: PaddingMode | Sequence[PaddingMode] = "zeros",
     ends: bool | Sequence[bool] = False,
     explicit: bool = False,
 ) -> Float[Tensor, "batch all_out *new_space"]:
     """y(x) = Σ_n κ(x - x_n) f_n: every node of the input spreads the kernel, whose taps lie in the output.
 
     A constant c becomes c Σw/σ^d on average, at every resolution. "circular" lets what leaves one end enter at the
-    other. Parameters and errors as for `integral_conv`.
+    other; "zeros" stands for "replicate" where taps neither overlap nor leave gaps nor are cut off, so that each output
+    has one input. One mode may be given for each axis. Parameters and errors as for `integral_conv`.
     """
     dim = x.ndim - 2
-    if padding_mode not in ("zeros", "circular"):
-        raise ConfigError(f"padding_mode={padding_mode!r}: a transposed convolution has 'zeros' or 'circular'.")
+    modes = [padding_mode] * dim if isinstance(padding_mode, str) else padding_mode
+    if unknown := set(modes) - {"zeros", "circular"}:
+        raise ConfigError(f"padding_mode={unknown.pop()!r}: a transposed convolution has 'zeros' or 'circular'.")
     s = as_scale(scale)
     strides, dilations, pads, more = (per_axis(v, dim) for v in (stride, dilation, padding, output_padding))
     flags = per_axis(ends, dim) if not isinstance(ends, bool) else (ends,) * dim
@@ -168,6 +175,11 @@ def integral_conv_transpose(
             weight, step = _along(weight, 2 + i, torch.as_tensor(matrix).to(weight)), 1
         n0 = base_size(n, s[i], flags[i])
         n0_out = (n0 - 1) * strides[i] - 2 * pads[i] + dilations[i] * (k - 1) + more[i] + 1
+        if modes[i] == "zeros" and k == strides[i] > 1 and dilations[i] == 1 and pads[i] == 0 and s[i] != 1:
+            border = [0] * dim
+            border[i] = math.ceil(s[i])
+            x = extend(x, border, border, "replicate")
+            first -= border[i] * strides[i]
         firsts.append(first)
         sizes.append(refined_size(n0_out, s[i], flags[i]))
         steps.append(step)
@@ -176,7 +188,7 @@ def integral_conv_transpose(
     widths = dict(smooth)
     for axis, (first, size) in enumerate(zip(firsts, sizes, strict=True), start=2):
         m = widths.get(axis, 1)
-        if padding_mode == "circular":
+        if modes[axis - 2] == "circular":
             y = _box(_box(_zeros(y, axis, 2 * (m - 1), 2 * (m - 1)), axis, m), axis, m)
             y = _wrap(y, axis, first, size)
         else:  # only what is kept is smoothed
