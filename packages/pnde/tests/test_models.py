@@ -5,6 +5,7 @@ import pytest
 import sciml
 import torch
 from pnde import DoublePendulum, NeuralODE, PendulumConstraint, ProjectedNeuralODE, StabilizedNeuralODE
+from sciml.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,47 @@ def test_violations_decay_at_the_rate_gamma(kind):
     g = PendulumConstraint()(model.solve(u0, t, tol=1e-10).u)
     expected = g[:, :1] * torch.exp(-3 * t)[:, None]
     torch.testing.assert_close(g, expected, rtol=0, atol=1e-8)
+
+
+def test_mechanics_relaxes_both_levels_as_a_critically_damped_oscillator():
+    """φ̇ = 2ψ and φ̈ = -2γφ̇ - γ²φ, whatever the network gives."""
+    gamma = 3.0
+    model = ProjectedNeuralODE(hidden=(8,), metric="mechanics", gamma=gamma)
+    u0 = initial_states(5) + 0.05 * torch.randn(5, 8, dtype=torch.float64)
+    t = torch.linspace(0, 2, 9, dtype=torch.float64)
+    phi, psi = PendulumConstraint()(model.solve(u0, t, tol=1e-10).u).split(2, dim=-1)
+    time, phi0, rate0 = t[:, None], phi[:, :1], 2 * psi[:, :1]
+    slope = rate0 + gamma * phi0
+    decay = torch.exp(-gamma * time)
+    torch.testing.assert_close(phi, (phi0 + slope * time) * decay, rtol=0, atol=1e-8)
+    torch.testing.assert_close(2 * psi, (rate0 - gamma * slope * time) * decay, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+def test_the_network_sees_components_of_zero_mean_and_unit_deviation(second_order):
+    model = NeuralODE(hidden=(), second_order=second_order)
+    u = torch.tensor([3.0, 0.1, 20.0, 1.0, 2.0, 5.0, 0.3, 7.0]).double() * torch.randn(50, 8).double() + 4
+    u[:, 2] = -1.5  # constant: shifted, not scaled
+    model.set_normalization(u)
+    torch.nn.init.eye_(model.net[0].weight)
+    torch.nn.init.zeros_(model.net[0].bias)
+    seen = model.base_field(u)[:, 4:] if second_order else model.base_field(u)
+    expected = (u - u.mean(0)) / u.std(0, correction=0).where(u.std(0) > 1e-9, 1.0)
+    torch.testing.assert_close(seen, expected[:, :4] if second_order else expected)
+
+
+def test_one_sample_is_normalised_by_its_mean_alone():
+    model = NeuralODE(hidden=(4,))
+    model.set_normalization(initial_states(1))
+    assert torch.equal(model.std, torch.ones(8, dtype=torch.float64))
+    assert model.base_field(initial_states(3)).isfinite().all()
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("u", [torch.ones(8), torch.ones(3, 7), torch.ones(0, 8), torch.full((3, 8), torch.nan)])
+def test_statistics_of_bad_samples_are_refused(u):
+    with pytest.raises(ValueError, match=r"expected 8|must be \(sample, 8\)|at least one sample"):
+        NeuralODE(hidden=(4,)).set_normalization(u.double())
 
 
 def test_gauss_principle_gives_the_exact_pendulum_for_free_fall():
@@ -110,7 +152,10 @@ def test_saved_model_is_the_same_field(name, tmp_path):
     [
         (torch.ones(2, 7).double(), torch.tensor([0.0, 1.0]).double(), ValueError, r"must be \(batch, 8\)"),
         (torch.ones(2, 8), torch.tensor([0.0, 1.0]).double(), TypeError, "float64"),
+        (torch.ones(2, 8).double(), torch.tensor([0.0, 1.0]), TypeError, "got torch.float64 and torch.float32"),
         (torch.ones(2, 8).double(), torch.tensor([0.0, 0.0]).double(), ValueError, "strictly monotone"),
+        (torch.ones(2, 8).double(), torch.tensor([0.0, torch.inf]).double(), ValueError, "t must be finite"),
+        (torch.ones(2, 8).double(), torch.tensor([0.0]).double(), ValueError, "at least two times"),
         (torch.full((2, 8), torch.nan).double(), torch.tensor([0.0, 1.0]).double(), ValueError, "NaN"),
     ],
 )
@@ -119,7 +164,42 @@ def test_bad_input_is_named(u0, t, error, message):
         NeuralODE(hidden=(4,)).solve(u0, t)
 
 
-@pytest.mark.parametrize("config", [{"gamma": -1.0}, {"constraint": "rope"}, {"dtype": "float16"}, {"state_dim": 6}])
+@pytest.mark.parametrize("options", [{"tol": 0.0}, {"tol": -1e-6}, {"tol": float("nan")}, {"max_steps": 0}])
+def test_bad_options_of_the_solver_are_named(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        NeuralODE(hidden=(4,)).solve(torch.ones(2, 8).double(), torch.tensor([0.0, 1.0]).double(), **options)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"gamma": -1.0},
+        {"gamma": "much"},
+        {"constraint": "rope"},
+        {"constraint": ["pendulum"]},
+        {"constraint_config": {"links": 2}},
+        {"constraint_config": 2},
+        {"dtype": "float16"},
+        {"hidden": 64},
+        {"hidden": "abc"},
+        {"hidden": [8, 0]},
+        {"hidden": [8.0]},
+        {"metric": "euclid"},
+        {"second_order": "no"},
+        {"state_dim": 6},
+        {"state_dim": 7},
+        {"state_dim": "8"},
+    ],
+    ids=str,
+)
 def test_bad_configuration_is_named(config):
-    with pytest.raises(ValueError, match=next(iter(config))):
-        ProjectedNeuralODE(hidden=(4,), **config)
+    with pytest.raises(ConfigError, match=next(iter(config))):
+        ProjectedNeuralODE(**{"hidden": (4,), **config})
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("n_links", [0, 2.0, "2", True])
+def test_a_constraint_needs_a_number_of_links(n_links):
+    with pytest.raises(ConfigError, match="n_links"):
+        ProjectedNeuralODE(hidden=(4,), constraint_config={"n_links": n_links})

@@ -139,12 +139,55 @@ def test_dependent_rows_are_refused_or_dropped():
         (torch.ones(2, 5), torch.ones(4), ValueError, r"got \(2, 5\) and \(4,\)"),
         (torch.ones(5, 5), torch.ones(5), ValueError, "leave no tangent direction"),
         (torch.ones(3, 2, 5), torch.ones(4, 5), ValueError, "do not match"),
-        (torch.ones(2, 5).half(), torch.ones(5).half(), TypeError, "float32 or float64"),
+        (torch.ones(2, 5).half(), torch.ones(5).half(), TypeError, "float32 or all float64"),
     ],
 )
 def test_bad_input_is_named(G, v, error, message):
     with pytest.raises(error, match=message):
         project_tangent(G, v)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"rank": "tikhonov"}, ValueError, "choose one of error, pinv"),
+        ({"rhs": random(4, 2)}, ValueError, r"do not match: G \(3,\), v \(3,\), rhs \(4,\)"),
+        ({"rhs": random(3, 1)}, ValueError, "one number per constraint"),
+        ({"rhs": random(3, 2).float()}, TypeError, "rhs torch.float32"),
+        ({"metric": random(4)}, ValueError, r"metric must be \(5,\)"),
+        ({"metric": torch.ones(5)}, TypeError, "metric torch.float32"),
+    ],
+)
+def test_bad_options_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        project_tangent(random(3, 2, 5), random(3, 5), **options)
+
+
+@pytest.mark.parametrize("rank", ["error", "pinv"])
+def test_a_metric_that_is_no_weight_is_refused(rank):
+    """Negative, indefinite, not symmetric, not finite; only the first gives a G W Gᵀ that is never positive."""
+    G, v, one = random(3, 2, 5), random(3, 5), torch.ones(5, dtype=torch.float64)
+    skew = torch.eye(5, dtype=torch.float64)
+    skew[0, 1] = 0.1
+    indefinite = torch.tensor([1.0, 1.0, 1.0, 1.0, -1e-3], dtype=torch.float64)
+    for metric in (-one, indefinite, indefinite.diag(), skew, one / 0, (one / 0).diag(), one * torch.nan):
+        with pytest.raises(ValueError, match="positive semidefinite") as caught:
+            project_tangent(G, v, metric=metric, rank=rank)
+        assert not isinstance(caught.value, RankDeficientConstraintError)
+
+
+@pytest.mark.parametrize("n", [3, 10, 60])
+def test_a_semidefinite_metric_is_accepted_in_spite_of_rounding(n):
+    root = random(n, 2)
+    for W in (root @ root.mT, root[:, :1] @ root[:, :1].mT + 0):
+        p = project_tangent(random(1, n), random(n), metric=W)
+        assert (random(1, n) @ p).abs() <= 1e-12 * n
+
+
+def test_one_vector_is_projected_for_many_right_hand_sides():
+    G, v, b = random(2, 5), random(5), random(7, 2)
+    torch.testing.assert_close(project_tangent(G, v, rhs=b) @ G.mT, -b)
 
 
 def test_empty_batch():

@@ -2,6 +2,7 @@
 
 import torch
 from jaxtyping import Float
+from sciml.errors import ConfigError
 from torch import Tensor, nn
 
 
@@ -29,8 +30,8 @@ class PendulumConstraint(Constraint):
 
     def __init__(self, n_links: int = 2) -> None:
         super().__init__()
-        if n_links < 1:
-            raise ValueError(f"n_links={n_links} must be at least 1")
+        if not isinstance(n_links, int) or isinstance(n_links, bool) or n_links < 1:
+            raise ConfigError(f"n_links={n_links!r} must be a whole number, at least 1")
         self.n_links, self.n, self.m = n_links, 4 * n_links, 2 * n_links
         difference = torch.eye(n_links, dtype=torch.float64) - torch.diag(
             torch.ones(n_links - 1, dtype=torch.float64), -1

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
+from sciml.data import Normalizer
+from sciml.errors import ConfigError, ShapeError
 from sciml.model import Example, Model
 from torch import Tensor, nn
 from torchdiffeq import odeint
@@ -39,9 +42,13 @@ class NeuralODE(Model):
     ) -> None:
         super().__init__()
         if dtype not in ("float32", "float64"):
-            raise ValueError(f"dtype={dtype!r} must be 'float32' or 'float64'")
-        if second_order and state_dim % 2:
-            raise ValueError(f"state_dim={state_dim} must be even for a second-order field")
+            raise ConfigError(f"dtype={dtype!r} must be 'float32' or 'float64'")
+        if not isinstance(second_order, bool):
+            raise ConfigError(f"second_order={second_order!r} must be true or false")
+        if not _is_size(state_dim) or (second_order and state_dim % 2):
+            raise ConfigError(f"state_dim={state_dim!r} must be a positive integer, even for a second-order field")
+        if isinstance(hidden, str) or not isinstance(hidden, Sequence) or not all(map(_is_size, hidden)):
+            raise ConfigError(f"hidden={hidden!r} must list the width of each hidden layer, for instance [128, 128]")
         kind = getattr(torch, dtype)
         self.state_dim, self.second_order = state_dim, second_order
         widths = [state_dim, *hidden]
@@ -60,14 +67,24 @@ class NeuralODE(Model):
         parts = [angles.sin(), -angles.cos(), angles.cos() * speeds, angles.sin() * speeds]
         u0 = torch.cat([part.cumsum(-1) for part in parts], dim=-1)
         t = torch.linspace(0, 0.2, 3, dtype=torch.float64)
-        refused = ((u0[:, :7], t), (u0.float(), t), (u0, t.flip(0)[:1]), (u0, t * 0))
+        refused = ((u0[:, :7], t), (u0.float(), t), (u0, t.flip(0)[:1]), (u0, t * 0), (u0, t / (t < t[-1])))
         return Example({"hidden": [8]}, (u0, t), refused=refused)
 
     def set_normalization(self, u: Float[Tensor, "sample n"]) -> None:
-        """Normalise the network's input by mean and standard deviation of `u`; constant ones keep unit scale."""
-        std = u.std(0)
-        self.get_buffer("mean").copy_(u.mean(0))
-        self.get_buffer("std").copy_(torch.where(std < 1e-4, 1.0, std))
+        """Normalise the network's input by the statistics of `u`, those of `sciml.data.Normalizer`.
+
+        Raises
+        ------
+        ShapeError
+            If `u` is not (sample, n).
+        DataError
+            If there is no sample, or it is not finite.
+        """
+        if u.ndim != 2:
+            raise ShapeError(f"u must be (sample, {self.state_dim}); got {tuple(u.shape)}")
+        found = Normalizer(self.state_dim, dtype=torch.float64).fit(u)
+        self.get_buffer("mean").copy_(found.mean)
+        self.get_buffer("std").copy_(found.std)
 
     def base_field(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         """f_θ(u), without the constraint."""
@@ -94,8 +111,18 @@ class NeuralODE(Model):
         """Solve adaptively (Dormand–Prince 5(4), rtol = atol = `tol`), at most `max_steps` steps an output time.
 
         A sample that cannot be solved is NaN and marked, and does not disturb the others.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit, `u0` or `t` is not finite, `t` not strictly monotone, `tol` not positive, or
+            `max_steps` below 1.
+        TypeError
+            If `u0` or `t` has another dtype than the model.
         """
         self._check(u0, t)
+        if not 0 < tol < float("inf") or max_steps < 1:
+            raise ConfigError(f"tol={tol} must be positive and finite, max_steps={max_steps} at least 1")
         if not bool(torch.isfinite(u0).all()):
             raise ValueError("u0 has NaN or infinite entries; every initial state must be finite")
         calls = 0
@@ -105,43 +132,61 @@ class NeuralODE(Model):
             calls += 1
             return self.field(u)
 
+        def marks(start: Tensor, solved: bool) -> Tensor:
+            return torch.full((len(start),), solved, device=start.device)
+
         def attempt(start: Tensor) -> tuple[Tensor, Tensor]:
             try:
                 u = odeint(field, start, t, rtol=tol, atol=tol, options={"max_num_steps": max_steps})
                 if bool(torch.isfinite(u).all()):  # type: ignore[arg-type]
-                    return u.transpose(0, 1), torch.ones(len(start), dtype=torch.bool)  # type: ignore[union-attr]
+                    return u.transpose(0, 1), marks(start, True)  # type: ignore[union-attr]
             except (AssertionError, ValueError):  # how torchdiffeq says underflow of the step and too many steps
                 pass
             if len(start) == 1:
-                return start[:, None].new_full((1, len(t), self.state_dim), torch.nan), torch.zeros(1, dtype=torch.bool)
+                return start.new_full((1, len(t), self.state_dim), torch.nan), marks(start, False)
             halves = [attempt(half) for half in start.tensor_split(2)]
             return torch.cat([h[0] for h in halves]), torch.cat([h[1] for h in halves])
 
         if len(u0) == 0:
-            return Solution(u0.new_empty(0, len(t), self.state_dim), torch.ones(0, dtype=torch.bool), 0)
+            return Solution(u0.new_empty(0, len(t), self.state_dim), marks(u0, True), 0)
         u, solved = attempt(u0)
         return Solution(u, solved, calls)
 
     def _check(self, u0: Tensor, t: Tensor) -> None:
         if u0.ndim != 2 or u0.shape[-1] != self.state_dim:
-            raise ValueError(f"u0 must be (batch, {self.state_dim}); got {tuple(u0.shape)}")
-        if u0.dtype != self.get_buffer("mean").dtype or not t.is_floating_point():
+            raise ShapeError(f"u0 must be (batch, {self.state_dim}); got {tuple(u0.shape)}")
+        if {u0.dtype, t.dtype} != {self.get_buffer("mean").dtype}:
             raise TypeError(f"u0 and t must be {self.get_buffer('mean').dtype}; got {u0.dtype} and {t.dtype}")
-        if t.ndim != 1 or len(t) < 2 or not (bool((t.diff() > 0).all()) or bool((t.diff() < 0).all())):
-            raise ValueError(f"t must be strictly monotone with at least two times; got shape {tuple(t.shape)}")
+        if t.ndim != 1 or len(t) < 2:
+            raise ShapeError(f"t must be a vector of at least two times; got shape {tuple(t.shape)}")
+        steps = t.diff()
+        if not bool(((steps > 0).all() | (steps < 0).all()) & t.isfinite().all()):
+            raise ValueError(f"t must be finite and strictly monotone; got {t.tolist()}")
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 class _ConstrainedODE(NeuralODE):
     constraint: Constraint
 
     def _constrain(self, constraint: str, options: dict[str, Any] | None, gamma: float) -> None:
-        if constraint not in CONSTRAINTS:
-            raise ValueError(f"constraint={constraint!r} is unknown; choose one of {', '.join(CONSTRAINTS)}")
-        if gamma < 0:
-            raise ValueError(f"gamma={gamma} must not be negative")
-        self.constraint, self.gamma = CONSTRAINTS[constraint](**(options or {})), gamma
+        if not isinstance(constraint, str) or constraint not in CONSTRAINTS:
+            raise ConfigError(f"constraint={constraint!r} is unknown; choose one of {', '.join(CONSTRAINTS)}")
+        if not isinstance(gamma, int | float) or isinstance(gamma, bool) or not gamma >= 0:
+            raise ConfigError(f"gamma={gamma!r} must be a number that is not negative")
+        kind = CONSTRAINTS[constraint]
+        try:
+            signature(kind).bind(**(options or {}))
+        except TypeError as error:
+            raise ConfigError(
+                f"constraint_config={options!r} does not fit the constraint {constraint} ({error}); "
+                f"its arguments are {', '.join(signature(kind).parameters)}"
+            ) from error
+        self.constraint, self.gamma = kind(**(options or {})), gamma
         if self.constraint.n != self.state_dim:
-            raise ValueError(f"the constraint is on {self.constraint.n} components, state_dim is {self.state_dim}")
+            raise ConfigError(f"the constraint is on {self.constraint.n} components, state_dim is {self.state_dim}")
 
 
 class StabilizedNeuralODE(_ConstrainedODE):
@@ -189,7 +234,7 @@ class ProjectedNeuralODE(_ConstrainedODE):
         super().__init__(state_dim, hidden, second_order, dtype)
         self._constrain(constraint, constraint_config, gamma)
         if metric not in ("identity", "mechanics"):
-            raise ValueError(f"metric={metric!r} is unknown; choose identity or mechanics")
+            raise ConfigError(f"metric={metric!r} is unknown; choose identity or mechanics")
         self.metric = metric
         mobility = torch.cat([torch.zeros(state_dim // 2), torch.ones(state_dim // 2)])
         self.register_buffer("mobility", mobility.to(getattr(torch, dtype)), persistent=False)

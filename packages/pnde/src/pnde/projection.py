@@ -1,12 +1,13 @@
 """Orthogonal projection onto the tangent space of a constraint manifold (arXiv 2410.23667)."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 Rank = Literal["error", "pinv"]
+RANKS = get_args(Rank)
 
 
 class RankDeficientConstraintError(ValueError):
@@ -25,17 +26,19 @@ def project_tangent(
 
     `metric` is the weight W (default the identity): its diagonal, shape (n,), or a symmetric positive semidefinite
     matrix, shape (n, n). W G must keep full row rank. Gradients of any order, `vmap` and forward mode are analytic.
+    Inside `torch.func` transforms and `torch.compile`, which cannot branch on values, neither the rank nor the
+    metric's definiteness is checked: dependent rows then give numbers without meaning.
 
     Raises
     ------
     ValueError
-        If shapes do not fit or m >= n.
+        If shapes do not fit, m >= n, `metric` is not symmetric positive semidefinite, or `rank` is unknown.
     TypeError
         If a dtype is half precision, complex or integer, or differs between arguments.
     RankDeficientConstraintError
         If rows are dependent and `rank="error"`; `rank="pinv"` drops the dependent directions instead.
     """
-    _check(G, v, rhs, metric)
+    _check(G, v, rhs, metric, rank)
     return _solve(G, v, rhs, metric, rank)[0]
 
 
@@ -47,7 +50,11 @@ def min_norm_solve(
 
 
 def _solve(G: Tensor, v: Tensor, rhs: Tensor | None, metric: Tensor | None, rank: Rank) -> tuple[Tensor, Tensor]:
-    batch = torch.broadcast_shapes(G.shape[:-2], v.shape[:-1])
+    batch = torch.broadcast_shapes(G.shape[:-2], v.shape[:-1], () if rhs is None else rhs.shape[:-1])
+    # inside torch.compile and torch.func transforms nothing can branch on values
+    concrete = not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore
+    if concrete and metric is not None:
+        _check_metric(metric)
     G, v = G.expand(*batch, *G.shape[-2:]), v.expand(*batch, v.shape[-1])
     b = torch.zeros_like(G[..., 0]) if rhs is None else rhs.expand(*batch, G.shape[-2])
     if rank == "pinv":
@@ -56,8 +63,7 @@ def _solve(G: Tensor, v: Tensor, rhs: Tensor | None, metric: Tensor | None, rank
         return v - _weigh(metric, _apply(G.mT, multipliers)), multipliers
     with torch.no_grad():
         factor, scale, info = _factorize(G, metric)
-    # inside torch.compile and torch.func transforms nothing can branch on values
-    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None:
+    if concrete:
         _check_rank(factor, info, G)
     p, multipliers = _Projection.apply(G, v, b, metric, factor, scale)  # type: ignore[misc]
     return p, multipliers
@@ -134,6 +140,22 @@ def _check_rank(factor: Tensor, info: Tensor, G: Tensor) -> None:
         )
 
 
+@torch.no_grad()
+def _check_metric(metric: Tensor) -> None:
+    if metric.ndim == 1:
+        proper = (metric >= 0).all() & metric.isfinite().all()
+    else:
+        rounding = 8 * len(metric) * torch.finfo(metric.dtype).eps * metric.abs().amax()
+        shifted = metric + rounding * torch.eye(len(metric), dtype=metric.dtype, device=metric.device)
+        symmetric = ((metric - metric.mT).abs() <= rounding).all()
+        proper = symmetric & (torch.linalg.cholesky_ex(shifted).info == 0) & metric.isfinite().all()
+    if not proper:
+        raise ValueError(
+            f"metric {tuple(metric.shape)} must be finite and, as a vector, without negative entries, as a matrix, "
+            "symmetric positive semidefinite: give the weight W itself, for mechanics the inverse of the mass matrix"
+        )
+
+
 def _gram_rtol(G: Tensor) -> float:
     return max(G.shape[-2:]) * torch.finfo(G.dtype).eps
 
@@ -149,19 +171,25 @@ def _weigh(metric: Tensor | None, x: Tensor) -> Tensor:
     return x * metric if metric.ndim == 1 else x @ metric
 
 
-def _check(G: Tensor, v: Tensor, rhs: Tensor | None, metric: Tensor | None) -> None:
+def _check(G: Tensor, v: Tensor, rhs: Tensor | None, metric: Tensor | None, rank: str) -> None:
+    if rank not in RANKS:
+        raise ValueError(f"rank={rank!r} is unknown; choose one of {', '.join(RANKS)}")
     if G.ndim < 2 or v.ndim < 1 or G.shape[-1] != v.shape[-1]:
         raise ValueError(f"G must be (..., m, n) and v (..., n); got {tuple(G.shape)} and {tuple(v.shape)}")
     m, n = G.shape[-2:]
     if m >= n:
         raise ValueError(f"{m} constraints in {n} dimensions leave no tangent direction; G has shape {tuple(G.shape)}")
-    try:
-        torch.broadcast_shapes(G.shape[:-2], v.shape[:-1])
-    except RuntimeError:
-        raise ValueError(f"the batch shapes of G {tuple(G.shape)} and v {tuple(v.shape)} do not match") from None
-    if rhs is not None and rhs.shape[-1] != m:
+    if rhs is not None and (rhs.ndim < 1 or rhs.shape[-1] != m):
         raise ValueError(f"rhs must be (..., {m}), one number per constraint; got {tuple(rhs.shape)}")
+    shapes = {"G": G.shape[:-2], "v": v.shape[:-1]} | ({} if rhs is None else {"rhs": rhs.shape[:-1]})
+    try:
+        torch.broadcast_shapes(*shapes.values())
+    except RuntimeError:
+        found = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+        raise ValueError(f"the batch shapes do not match: {found}") from None
     if metric is not None and tuple(metric.shape) not in ((n,), (n, n)):
         raise ValueError(f"metric must be ({n},) or ({n}, {n}); got {tuple(metric.shape)}")
-    if G.dtype not in (torch.float32, torch.float64) or G.dtype != v.dtype:
-        raise TypeError(f"G and v must both be float32 or float64; got {G.dtype} and {v.dtype}")
+    kinds = {name: x.dtype for name, x in (("G", G), ("v", v), ("rhs", rhs), ("metric", metric)) if x is not None}
+    if G.dtype not in (torch.float32, torch.float64) or len(set(kinds.values())) > 1:
+        found = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
+        raise TypeError(f"all arguments must be float32 or all float64; got {found}")

@@ -1,0 +1,36 @@
+"""The measures of error on trajectories whose errors are known."""
+
+import pytest
+import torch
+from pnde import relative_state_error, valid_prediction_time
+
+T = torch.arange(10, dtype=torch.float64) / 4
+# norms 1 and 7 in turn: their root mean square over time is 5, and no single state has it
+REFERENCE = torch.tensor([1.0, 7.0], dtype=torch.float64).repeat(5)[None, :, None] * torch.tensor([0.6, 0.8]).double()
+
+
+def displaced(relative: torch.Tensor) -> torch.Tensor:
+    """A trajectory whose distance to the reference is `relative` times 5."""
+    return REFERENCE + 5 * relative[..., None] * torch.tensor([0.0, 1.0]).double()
+
+
+@pytest.mark.parametrize("beyond", range(1, 10))
+def test_valid_prediction_time_is_the_last_before_a_ramp_reaches_the_threshold(beyond):
+    ramp = 0.4 + 0.04 * (torch.arange(10) - beyond + 0.5).double()
+    assert valid_prediction_time(displaced(ramp), REFERENCE, T) == T[beyond - 1]
+
+
+def test_valid_prediction_time_at_the_ends():
+    """Never beyond: the end; beyond at once, or never a number: the start. A later return does not count."""
+    relative = torch.zeros(4, 10, dtype=torch.float64)
+    relative[1] = 1
+    relative[2] = torch.nan
+    relative[3, 4] = 1
+    times = valid_prediction_time(displaced(relative), REFERENCE.expand(4, -1, -1), T)
+    assert times.tolist() == [T[-1], T[0], T[0], T[3]]
+
+
+def test_state_error_is_relative_to_the_reference_at_that_time():
+    factors = torch.linspace(0, 4, 10, dtype=torch.float64)
+    error = relative_state_error(factors[:, None] * REFERENCE, REFERENCE)
+    torch.testing.assert_close(error, (factors - 1).abs()[None])
