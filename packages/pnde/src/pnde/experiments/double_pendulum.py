@@ -1,12 +1,13 @@
 """Double pendulum in Cartesian coordinates: projected, stabilized and free neural ODEs compared."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from sciml.config import config
-from sciml.data import BatchLoader
+from sciml.data import BatchLoader, Normalizer
 from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
 from sciml.plotting import curves
 from sciml.training import TrainerOptions
@@ -17,6 +18,9 @@ from pnde.metrics import constraint_error, relative_state_error, valid_predictio
 from pnde.models import NeuralODE, ProjectedNeuralODE, StabilizedNeuralODE
 from pnde.problems import DoublePendulum
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
 
 @config
 class Data:
@@ -25,8 +29,15 @@ class Data:
     train: PositiveInt = 150
     validation: PositiveInt = 20
     test: PositiveInt = 50
-    duration: PositiveFloat = 5.0
-    time_step: PositiveFloat = 0.05
+    duration: Positive = 5.0
+    time_step: Positive = 0.05
+
+    def __post_init__(self) -> None:
+        self.problem()
+
+    def problem(self) -> DoublePendulum:
+        """The problem with this duration and time step."""
+        return DoublePendulum(duration=self.duration, time_step=self.time_step)
 
 
 @config
@@ -36,8 +47,8 @@ class Training:
     epochs: PositiveInt = 50
     batch_size: PositiveInt = 256
     window: PositiveInt = 5
-    learning_rate: PositiveFloat = 2e-3
-    final_learning_rate: NonNegativeFloat = 1e-6
+    learning_rate: Positive = 2e-3
+    final_learning_rate: NonNegative = 1e-6
 
 
 @config
@@ -46,14 +57,14 @@ class Config:
 
     seed: NonNegativeInt = 0
     hidden: tuple[PositiveInt, ...] = (128, 128, 128)
-    stabilization: NonNegativeFloat = 20.0
-    mechanics_damping: NonNegativeFloat = 4.0
-    tolerance: PositiveFloat = 1e-6
+    stabilization: NonNegative = 20.0
+    mechanics_damping: NonNegative = 4.0
+    tolerance: Positive = 1e-6
     data: Data = Data()
     training: Training = Training()
 
     def __post_init__(self) -> None:
-        steps = round(self.data.duration / self.data.time_step)
+        steps = self.data.problem().n_steps
         if self.training.window > steps:
             raise ValueError(f"training.window={self.training.window} is longer than the {steps} steps of a trajectory")
 
@@ -63,11 +74,21 @@ def windows(u: Tensor, length: int) -> Tensor:
     return u.unfold(1, length + 1, length).flatten(0, 1).mT.contiguous()
 
 
+def window_loss(t: Tensor, std: Tensor) -> Callable[[Any, dict[str, Tensor]], Tensor]:
+    """Mean squared error of windows, each component in units of `std`, without the given first state."""
+
+    def loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
+        u = batch["u"]
+        predicted = model(u[:, 0], t.to(u))
+        return ((predicted - u)[:, 1:] / std.to(predicted)).square().mean()
+
+    return loss
+
+
 def run(config: Config, run: RunDirectory) -> Report:
     """Train the four models on the same windows and roll them out from unseen initial states."""
-    problem = DoublePendulum(duration=config.data.duration, time_step=config.data.time_step)
     counts = (config.data.train, config.data.validation, config.data.test)
-    dataset = run.generate("data", problem, sum(counts))
+    dataset = run.generate("data", config.data.problem(), sum(counts))
     train, validation, test = torch.tensor(dataset["state"].values).split(counts)
     t = torch.tensor(dataset["time"].values)
     size = config.training.batch_size
@@ -75,14 +96,9 @@ def run(config: Config, run: RunDirectory) -> Report:
         BatchLoader({"u": windows(part, config.training.window)}, size, seed=run.seed("batches"), shuffle=shuffle)
         for part, shuffle in ((train, True), (validation, False))
     ]
-    t_window = t[: config.training.window + 1]
-
-    def loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
-        predicted = model(batch["u"][:, 0], t_window)
-        return ((predicted - batch["u"])[:, 1:] / std).square().mean()
-
     flat = train.flatten(0, 1)
-    std = flat.std(0)
+    std = Normalizer(flat.shape[1], dtype=flat.dtype).fit(flat).std
+    loss = window_loss(t[: config.training.window + 1], std)
     kinds: dict[str, Any] = {
         "NDE": lambda **c: NeuralODE(**c),
         f"SNDE γ={config.stabilization:g}": lambda **c: StabilizedNeuralODE(**c, gamma=config.stabilization),
@@ -149,6 +165,10 @@ def _bars(metrics: list[Metric]) -> list[Bar]:
             "PNDE mechanics: relative state error over that of NDE",
             value["relative_state_error", "PNDE mechanics"] / value["relative_state_error", "NDE"],
             0.5,
+        ),
+        *(
+            Bar(f"{label}: diverged trajectories, left out of every mean", value["diverged", label], 0.0)
+            for label in ("PNDE", "PNDE mechanics")
         ),
     ]
 

@@ -1,0 +1,164 @@
+"""The double pendulum: its equations against closed forms, its fields, and the experiment on it."""
+
+import numpy as np
+import pytest
+import sciml
+import torch
+from pnde import DoublePendulum, NeuralODE, ProjectedNeuralODE, StabilizedNeuralODE
+from pnde.experiments.double_pendulum import EXPERIMENT, _bars, _evaluate, window_loss
+from sciml.errors import ConfigError
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+
+def test_accelerations_are_those_of_the_textbook_less_the_published_damping():
+    g, b = 9.81, 0.1
+    p, q, w, z = 0.3, -0.5, 1.2, -0.7
+    s, c = np.sin(p - q), np.cos(p - q)
+    free = [
+        (-3 * g * np.sin(p) - g * np.sin(p - 2 * q) - 2 * s * (z**2 + w**2 * c)) / (3 - np.cos(2 * (p - q))),
+        2 * s * (2 * w**2 + 2 * g * np.cos(p) + z**2 * c) / (3 - np.cos(2 * (p - q))),
+    ]
+    expected = [w, z, free[0] - b * w, free[1] - b * (z - w)]
+    np.testing.assert_allclose(DoublePendulum(damping=b).angular_field(np.array([p, q, w, z])), expected, rtol=1e-13)
+
+
+def test_damping_takes_energy_at_every_time():
+    problem = DoublePendulum(duration=2.0)
+    energy = problem.energy(problem.generate(25, seed=1)["state"].values)
+    assert (np.diff(energy) < 0).all()
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n_links": 0},
+        {"n_links": 2.0},
+        {"gravity": "9.81"},
+        {"damping": None},
+        {"duration": -1.0},
+        {"duration": 0.02},
+        {"duration": 0.53},
+        {"time_step": 0.0},
+        {"time_step": -0.05},
+        {"tolerance": 0.0},
+        {"tolerance": 1e-20},
+        {"tolerance": -1e-9},
+    ],
+    ids=str,
+)
+def test_fields_out_of_range_are_named(fields):
+    with pytest.raises(ConfigError, match=next(iter(fields))):
+        DoublePendulum(**fields)
+
+
+@pytest.mark.parametrize(("duration", "time_step", "steps"), [(5.0, 0.05, 100), (5.0, 0.01, 500), (0.3, 0.1, 3)])
+def test_a_trajectory_ends_at_its_duration(duration, time_step, steps):
+    problem = DoublePendulum(duration=duration, time_step=time_step)
+    assert problem.n_steps == steps
+    assert problem.generate(1).time[-1] == pytest.approx(duration, rel=1e-12)
+
+
+def test_the_refined_problem_differs_in_its_tolerance_alone():
+    problem = DoublePendulum(damping=0.2)
+    config = problem.refined().config()
+    assert config.pop("tolerance") == pytest.approx(problem.tolerance / 10)
+    assert config.items() <= problem.config().items()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"stabilization": float("inf")},
+        {"mechanics_damping": float("nan")},
+        {"tolerance": float("inf")},
+        {"training": {"learning_rate": float("inf")}},
+        {"training": {"final_learning_rate": float("inf")}},
+        {"data": {"duration": float("inf")}},
+        {"data": {"duration": 0.53}},
+        {"training": {"window": 101}},
+    ],
+    ids=str,
+)
+def test_a_bad_configuration_writes_nothing(overrides, tmp_path):
+    key, value = next(iter(overrides.items()))
+    with pytest.raises(ConfigError, match=next(iter(value)) if isinstance(value, dict) else key):
+        sciml.run("pnde/double-pendulum", "small", out=tmp_path / "run", device="cpu", **overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_loss_is_the_mean_square_in_units_of_std_after_the_first_state():
+    t, std = torch.arange(3).double(), torch.tensor([2.0, 0.5]).double()
+    u = torch.randn(4, 3, 2, dtype=torch.float64)
+    error = torch.zeros(4, 3, 2, dtype=torch.float64)
+    loss = window_loss(t, std)
+
+    def predicted(u0, times):
+        assert torch.equal(u0, u[:, 0])
+        assert torch.equal(times, t)
+        return u + error
+
+    error[:, 0] = 1  # at the given state
+    assert loss(predicted, {"u": u}) == 0
+    error[0, 2] = torch.tensor([3.0, 1.0])  # in the first window
+    assert float(loss(predicted, {"u": u})) == pytest.approx((1.5**2 + 2.0**2) / (4 * 2 * 2))
+
+
+class Euler(nn.Module):
+    """One step of the field to every time: no branch on values, which tensors without values do not allow."""
+
+    def __init__(self, model: NeuralODE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, u0, t):
+        return u0[:, None] + t[:, None] * self.model.field(u0)[:, None]
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    "make",
+    [
+        NeuralODE,
+        StabilizedNeuralODE,
+        ProjectedNeuralODE,
+        lambda **c: ProjectedNeuralODE(**c, metric="mechanics", gamma=4.0),
+    ],
+    ids=["nde", "snde", "pnde", "mechanics"],
+)
+def test_loss_is_computed_where_model_and_batch_are(make, monkeypatch):
+    """Fake tensors refuse to mix devices as a GPU does, and need none."""
+    loss = window_loss(torch.linspace(0, 0.1, 3).double(), torch.ones(8).double())
+    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)  # the rank check needs values
+    model = Euler(make(hidden=(4,)))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        moved = {name: x.to("cuda") for name, x in [*model.named_parameters(), *model.named_buffers()]}
+        u = torch.ones(5, 3, 8, dtype=torch.float64, device="cuda")
+        value = loss(lambda *inputs: torch.func.functional_call(model, moved, inputs), {"u": u})
+    assert value.device.type == "cuda"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_smoke_runs_on_a_gpu(tmp_path):
+    report = sciml.run("pnde/double-pendulum", "smoke", out=tmp_path / "run", device="cuda")
+    assert np.isfinite(report.metric("window_mse", "PNDE").value)
+
+
+@pytest.mark.parametrize("diverging", ["PNDE", "PNDE mechanics"])
+def test_a_diverged_trajectory_misses_a_bar_whatever_the_means_say(diverging):
+    problem = DoublePendulum(duration=0.5)
+    data = problem.generate(4)
+    u, t = torch.tensor(data["state"].values), torch.tensor(data["time"].values)
+    metrics = []
+    for label in ("NDE", "PNDE", "PNDE mechanics"):
+        solved = torch.tensor([True, True, True, label != diverging])
+        found = u.where(solved[:, None, None], torch.nan) * (1.1 if label == "NDE" else 1)
+        metrics += _evaluate(label, {"u": found, "solved": solved, "n_evaluations": 1}, u, t)[0]
+    missed = [bar.claim for bar in _bars(metrics) if not bar.met]
+    assert missed == [f"{diverging}: diverged trajectories, left out of every mean"]
+
+
+def test_presets_are_problems_that_exist():
+    for preset in EXPERIMENT.presets.values():
+        assert preset.data.problem().n_steps >= preset.training.window
