@@ -1,0 +1,76 @@
+"""The U-Net has the published size, and sees pixels instead of a domain."""
+
+import pytest
+import torch
+from nn2no.models.unet import UNet
+from sciml.errors import ConfigError, ShapeError
+from sciml.grids import Grid
+from torch import Tensor
+
+
+def smooth(n: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    x, y = (2 * torch.pi * Grid.uniform((n, n), periodic=True).coords).unbind(-1)
+    return (x.sin() + (x + y).cos())[None, None].to(dtype)
+
+
+def small(**config: object) -> UNet:
+    torch.manual_seed(0)
+    return UNet(**{"width": 4, "multipliers": (1, 2), "kernel": 3, "dtype": "float64", **config})  # type: ignore[arg-type]
+
+
+def test_sizes_of_the_paper_and_of_the_small_one():
+    count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
+    with torch.device("meta"):
+        assert count(UNet(width=19, multipliers=(1, 2, 2, 3), kernel=9)) == 65_502_463
+        assert count(UNet(width=12, multipliers=(1, 2, 2), kernel=5)) == 1_072_093
+
+
+@pytest.mark.parametrize("size", [(16, 16), (13, 18), (7, 9)])
+def test_any_size_with_zeros_around(size):
+    assert small(multipliers=(1, 2, 1))(torch.randn(2, 1, *size).double()).shape == (2, 1, *size)
+
+
+def test_circular_commutes_with_shifts_by_whole_pixels_of_the_coarsest_level():
+    f = torch.randn(1, 1, 16, 16).double()
+    for padding_mode, embedding, commutes in (("circular", "none", True), ("circular", "raw", False)):
+        model = small(padding_mode=padding_mode, embedding=embedding)
+        difference = model(f.roll((2, -4), (2, 3))) - model(f).roll((2, -4), (2, 3))
+        assert (float(difference.detach().abs().max()) < 1e-12) == commutes
+
+
+def test_circular_and_zero_padding_agree_far_from_the_ends():
+    f = torch.zeros(1, 1, 96, 96).double()
+    zeros, circular = (small(blocks=1, padding_mode=mode, embedding="none") for mode in ("zeros", "circular"))
+    circular.load_state_dict(zeros.state_dict())
+    for model in (zeros, circular):  # normalisations see the ends from everywhere
+        for module in model.modules():
+            if isinstance(module, torch.nn.GroupNorm):
+                module.forward = lambda x: x
+    f[..., 44:52, 44:52] = torch.randn(8, 8).double()
+    difference = (zeros(f) - circular(f)).detach().abs() / zeros(f).detach().abs().max()
+    assert difference[..., 40:56, 40:56].max() < 1e-13
+    assert difference.max() > 1e-6
+
+
+def test_its_output_changes_with_the_resolution():
+    """The same function on a grid twice as fine: another result, although the outputs are shared nodes."""
+    model = small(multipliers=(1, 2, 2), kernel=5, padding_mode="circular")
+    coarse, fine = model(smooth(32)), model(smooth(64))[..., ::2, ::2]
+    assert float(((coarse - fine).norm() / fine.norm()).detach()) > 0.1
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: UNet(kernel=4), ConfigError, "odd kernel"),
+        (lambda: UNet(groups=5), ConfigError, "divide the channels"),
+        (lambda: UNet(padding_mode="reflect"), ConfigError, "'zeros' or 'circular'"),
+        (lambda: UNet(dtype="float16"), ConfigError, "float16"),
+        (lambda: small()(torch.randn(1, 2, 8, 8)), ShapeError, r"\(batch, 1, n1, n2\)"),
+        (lambda: small(padding_mode="circular")(torch.randn(1, 1, 7, 8)), ShapeError, "multiples of 2"),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
