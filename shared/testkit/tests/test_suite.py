@@ -9,7 +9,7 @@ from sciml.errors import UnknownNameError
 from sciml.registry import Entry, Installed, installed
 from sciml_testkit import ConformanceError, check, conformance, measures
 from sciml_testkit.properties import PROPERTIES
-from sciml_testkit.suite import cases
+from sciml_testkit.suite import CHECKS, cases
 
 IMPORTABLE = Path(__file__).parent / "importable"
 
@@ -34,13 +34,28 @@ def register(monkeypatch):
         ("models", "OnCircle"),
         ("models", "Smoothing"),
         ("optimizers", "Momentum"),
-        ("problems", "Waves"),
         pytest.param("experiments", "ONCE", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_right_passes(register, tmp_path, kind, attribute):
     register(kind, attribute)
     check(kind, "planted/it", tmp_path)
+
+
+def test_a_problem_that_its_refinement_agrees_with_passes(register, tmp_path, monkeypatch):
+    register("problems", "Waves")
+    monkeypatch.setattr("planted.Waves.refined", lambda self: self, raising=False)
+    monkeypatch.setattr("planted.Waves.accuracy", 1e-12, raising=False)
+    check("problems", "planted/it", tmp_path)
+
+
+def test_convergence_that_cannot_be_measured_is_skipped_after_all_other_checks(register, tmp_path, monkeypatch):
+    register("problems", "Waves")
+    with pytest.raises(pytest.skip.Exception, match=r"planted/it has no refined\(\), so the convergence"):
+        check("problems", "planted/it", tmp_path)
+    assert len([*tmp_path.iterdir()]) == len(CHECKS["problems"])
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # as outside pytest
+    check("problems", "planted/it", tmp_path)
 
 
 SETTINGS = {
