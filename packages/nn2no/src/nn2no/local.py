@@ -54,7 +54,7 @@ def refine_kernel(
     dim, offsets = weight.ndim - 2, []
     for axis, (d, p) in enumerate(zip(per_axis(dilation, dim), per_axis(padding, dim), strict=True), start=2):
         matrix, first = tap_matrix(weight.shape[axis], d, p, s[axis - 2])
-        weight = _along(weight, axis, torch.as_tensor(matrix).to(weight))
+        weight = along(weight, axis, torch.as_tensor(matrix).to(weight))
         offsets.append(first)
     return weight, tuple(offsets)
 
@@ -114,7 +114,7 @@ def integral_conv(
         else:
             matrix, first = tap_matrix(k, dilations[i], pads[i][0], s[i])
             last, step = first + len(matrix) - 1, 1
-            weight = _along(weight, 2 + i, torch.as_tensor(matrix).to(weight))
+            weight = along(weight, 2 + i, torch.as_tensor(matrix).to(weight))
         n_out = _conv_size(n, reach - sum(pads[i]), strides[i], s[i], flags[i])
         left.append(-first)
         right.append((n_out - 1) * strides[i] + last - (n - 1))
@@ -172,7 +172,7 @@ def integral_conv_transpose(
                 first -= m - 1
         else:
             matrix, first = tap_matrix(k, dilations[i], pads[i], s[i])
-            weight, step = _along(weight, 2 + i, torch.as_tensor(matrix).to(weight)), 1
+            weight, step = along(weight, 2 + i, torch.as_tensor(matrix).to(weight)), 1
         n0 = base_size(n, s[i], flags[i])
         n0_out = (n0 - 1) * strides[i] - 2 * pads[i] + dilations[i] * (k - 1) + more[i] + 1
         if modes[i] == "zeros" and k == strides[i] > 1 and dilations[i] == 1 and pads[i] == 0 and s[i] != 1:
@@ -324,7 +324,7 @@ def extend(x: Tensor, left: Sequence[int], right: Sequence[int], mode: PaddingMo
     return x
 
 
-def _along(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
+def along(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
     """`matrix` times the vectors along one axis."""
     return torch.tensordot(x, matrix, dims=([axis], [1])).movedim(-1, axis)
 

@@ -1,0 +1,192 @@
+"""What a network does on its base grid: the calls that see more than one point, in their order, with their sizes."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+# functions by what they do, with the names of their arguments; everything else acts point by point
+_POOL = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+_MAX = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+_LP = ("input", "norm_type", "kernel_size", "stride", "ceil_mode")
+_ADAPTIVE = ("input", "output_size", "return_indices")
+_SOFTMAX = ("input", "dim", "_stacklevel", "dtype")
+_MEAN = ("input", "dim", "keepdim")
+
+FUNCTIONS: dict[Any, tuple[str, tuple[str, ...]]] = {}
+
+
+def _add(kind: str, names: tuple[str, ...], *functions: Any) -> None:
+    FUNCTIONS.update(dict.fromkeys(functions, (kind, names)))
+
+
+_add("convolution", _CONV, F.conv1d, F.conv2d, F.conv3d)
+_add("transposed convolution", _TRANSPOSED, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+_add("average pooling", _POOL, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+_add("power-average pooling", _LP, F.lp_pool1d, F.lp_pool2d, F.lp_pool3d)
+_add("max pooling", _MAX, F.max_pool1d, F.max_pool2d, F.max_pool3d)
+_add("adaptive average pooling", _ADAPTIVE, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+_add("adaptive max pooling", _ADAPTIVE, F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
+_add("interpolation", ("input", "size", "scale_factor", "mode", "align_corners"), F.interpolate)
+_add("padding", ("input", "pad", "mode", "value"), F.pad)
+_add("pixel shuffle", ("input", "upscale_factor"), F.pixel_shuffle)
+_add("pixel unshuffle", ("input", "downscale_factor"), F.pixel_unshuffle)
+_add("batch normalisation", ("input", "mean", "var", "weight", "bias", "training", "momentum", "eps"), F.batch_norm)
+_add("group normalisation", ("input", "num_groups", "weight", "bias", "eps"), F.group_norm)
+_add("instance normalisation", ("input", "mean", "var", "weight", "bias", "use_input_stats"), F.instance_norm)
+_add("layer normalisation", ("input", "normalized_shape", "weight", "bias", "eps"), F.layer_norm)
+_add("attention", ("query", "key", "value", "attn_mask"), F.scaled_dot_product_attention)
+_add("multi-head attention", ("query", "key", "value"), F.multi_head_attention_forward)
+_add("softmax", _SOFTMAX, F.softmax)
+_add("softmax", ("input", "dim", "dtype"), torch.softmax, torch.Tensor.softmax)
+_add("shift", ("input", "shifts", "dims"), torch.roll, torch.Tensor.roll)
+_add("mean", _MEAN, torch.mean, torch.Tensor.mean)
+_add("flattening", ("input", "start_dim", "end_dim"), torch.flatten, torch.Tensor.flatten)
+_add("flattening", ("input",), torch.Tensor.view, torch.Tensor.reshape, torch.reshape)
+
+UNSUPPORTED: dict[Any, str] = {
+    torch.lstm: "a recurrence over points has no continuous counterpart",
+    torch.gru: "a recurrence over points has no continuous counterpart",
+    torch.rnn_tanh: "a recurrence over points has no continuous counterpart",
+    torch.rnn_relu: "a recurrence over points has no continuous counterpart",
+    F.grid_sample: "its sampling points depend on the pixels of the grid",
+    F.unfold: "patches of pixels are no functions; write it as a convolution",
+    F.fold: "patches of pixels are no functions; write it as a transposed convolution",
+    F.max_unpool1d: "indices of pixels are no functions; use upsampling",
+    F.max_unpool2d: "indices of pixels are no functions; use upsampling",
+    F.max_unpool3d: "indices of pixels are no functions; use upsampling",
+    torch.Tensor.unfold: "windows of pixels are no functions; write it as a convolution",
+    F.local_response_norm: "it normalises over channels within windows of pixels; use another normalisation",
+}
+_SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
+
+
+@dataclass
+class Call:
+    """One call on the base grid: what it is, where in the network, its arguments and the sizes of its tensors."""
+
+    kind: str
+    path: str
+    arguments: dict[str, Any]
+    shape: tuple[int, ...]
+    output: tuple[int, ...]
+    problem: str | None = None
+    scaled: bool = False  # whether its input grew in a trial on a finer grid
+
+
+@dataclass
+class Trace:
+    """All calls of one pass, the parameters that were added to fields, and the output."""
+
+    calls: list[Call] = field(default_factory=list)
+    tables: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    output: Any = None
+    batch: int = 1
+
+
+def bind(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by name."""
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def plain(value: Any) -> Any:
+    """An argument without its tensors, which a trace must not keep alive."""
+    if isinstance(value, Tensor):
+        return None
+    if isinstance(value, list | tuple):
+        return tuple(plain(v) for v in value)
+    return value
+
+
+@contextlib.contextmanager
+def paths(module: nn.Module) -> Iterator[list[str]]:
+    """The stack of names of the modules that are being called; the last one is the innermost."""
+    stack: list[str] = []
+    handles = []
+    for name, child in module.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            continue
+
+        def enter(*_: Any, name: str = name) -> None:
+            stack.append(name)
+
+        def leave(*_: Any) -> None:
+            stack.pop()
+
+        handles += [child.register_forward_pre_hook(enter), child.register_forward_hook(leave, always_call=True)]
+    try:
+        yield stack
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Recorder(TorchFunctionMode):
+    """Writes down the calls of a pass."""
+
+    def __init__(self, module: nn.Module, stack: list[str]) -> None:
+        super().__init__()
+        self.names = {id(p): name for name, p in module.named_parameters()}
+        self.stack, self.trace = stack, Trace()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        path = self.stack[-1] if self.stack else ""
+        if func in UNSUPPORTED:
+            name = getattr(func, "__name__", str(func))
+            self.trace.calls.append(Call(name, path, {}, (), (), UNSUPPORTED[func]))
+        elif func in FUNCTIONS:
+            kind, names = FUNCTIONS[func]
+            arguments = bind(names, args, kwargs)
+            first = arguments.get("key", arguments.get("input"))
+            shape = tuple(first.shape) if isinstance(first, Tensor) else ()
+            call = Call(kind, path, {k: plain(v) for k, v in arguments.items()}, shape, _shape(output))
+            if arguments.get("return_indices"):
+                call.problem = "indices of pixels are no functions; pool without return_indices"
+            if kind.endswith("convolution"):
+                call.arguments["taps"] = tuple(arguments["weight"].shape[2:])
+            self.trace.calls.append(call)
+        elif getattr(func, "__name__", "") in _SUMS:
+            for table in args[:2]:
+                if id(table) in self.names and table.ndim > 1:
+                    self.trace.tables[self.names[id(table)]] = tuple(table.shape)
+        return output
+
+
+def _shape(output: Any) -> tuple[int, ...]:
+    first = output[0] if isinstance(output, tuple) and output else output
+    return tuple(first.shape) if isinstance(first, Tensor) else ()
+
+
+def record(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
+    """The trace of `module(*inputs, **kwargs)`; random numbers and buffers are left as they were."""
+    kept = {name: b.detach().clone() for name, b in module.named_buffers()}
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.no_grad(), torch.random.fork_rng(devices), paths(module) as stack, Recorder(module, stack) as recorder:
+        recorder.trace.output = _tree(module(*inputs, **kwargs))
+    recorder.trace.batch = len(inputs[0])
+    for name, buffer in module.named_buffers():
+        if name in kept:
+            buffer.data.copy_(kept[name])
+    return recorder.trace
+
+
+def _tree(output: Any) -> Any:
+    """The shapes of an output."""
+    if isinstance(output, Tensor):
+        return tuple(output.shape)
+    if isinstance(output, dict):
+        return {k: _tree(v) for k, v in output.items()}
+    if isinstance(output, list | tuple):
+        return [_tree(v) for v in output]
+    return None
