@@ -46,8 +46,6 @@ REASONS = {
     "mean": "an integral divided by the volume",
 }
 RESIZING = {k for k in REASONS if "conv" in k or "pixel" in k or k.endswith("pooling")} | {"interpolation"}
-    "interpolation"
-}
 CONV_REASONS = {
     "kernel-interp": "the kernel resized like an image",
     "differential": "the differential operator of the same moments",
