@@ -18,6 +18,7 @@ from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import Tensor, nn
 
+from nn2no.convert import ConvertedOperator
 from nn2no.refinement import Norm, Probe, difference, intervals, random_fields, refined, spectrum_tail
 
 if TYPE_CHECKING:
@@ -313,17 +314,20 @@ def _first_tensor(value: Any) -> Tensor | None:
     return next((t for t in values if isinstance(t, Tensor)), None)
 
 
+def _parts(op: object) -> list[nn.Module]:
+    network = op.original() if isinstance(op, ConvertedOperator) else op  # whose own attributes the operator hides
+    return list(network.modules()) if isinstance(network, nn.Module) else []
+
+
 def _channels(op: object, given: int | None) -> int:
-    parts = list(op.modules()) if isinstance(op, nn.Module) else []
-    known = [c for m in parts if isinstance(c := getattr(m, "in_channels", None), int)]
+    known = [c for m in _parts(op) if isinstance(c := getattr(m, "in_channels", None), int)]
     return given or (known[0] if known else 1)
 
 
 def _guess_domain(op: object) -> Grid:
     if isinstance(wraps := getattr(op, "periodic", None), list | tuple):
         return Grid.uniform([1 if w else 2 for w in wraps], getattr(op, "lengths", 1.0), periodic=list(wraps))
-    parts = list(op.modules()) if isinstance(op, nn.Module) else []
-    dims = [m.weight.ndim - 2 for m in parts if isinstance(m, nn.modules.conv._ConvNd)]
+    dims = [m.weight.ndim - 2 for m in _parts(op) if isinstance(m, nn.modules.conv._ConvNd)]
     if not dims:
         raise ConfigError(
             "How many axes the fields have cannot be told from the operator; give domain=Grid.uniform(…)."

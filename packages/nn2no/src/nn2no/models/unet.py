@@ -11,7 +11,6 @@ from sciml.model import Example, Model
 from torch import Tensor, nn
 
 from nn2no.embedding import CoordinateEmbedding, EmbeddingKind
-from nn2no.local import integral_conv_transpose
 from nn2no.models._fields import real_type, sample_field
 
 Padding = Literal["zeros", "circular"]
@@ -156,15 +155,14 @@ class Doubling(nn.ConvTranspose2d):
     """
 
     def __init__(self, channels: int, padding_mode: Padding, dtype: torch.dtype) -> None:
-        super().__init__(channels, channels, 4, 2, padding=1 if padding_mode == "circular" else 2, dtype=dtype)
-        self.padding_mode = padding_mode  # torch's layer knows zeros only
+        self.border = 2 if padding_mode == "circular" else 0  # one is enough, two can be halved on a coarser grid
+        padding = 2 * self.border + 1 if self.border else 2
+        super().__init__(channels, channels, 4, 2, padding=padding, dtype=dtype)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if self.padding_mode == "zeros":
-            return super().forward(input, output_size)
-        return integral_conv_transpose(
-            input, self.weight, self.bias, scale=(1, 1), stride=2, padding=1, padding_mode="circular"
-        )
+        if self.border:
+            input = F.pad(input, [self.border] * 4, mode="circular")
+        return super().forward(input, output_size)
 
 
 def _surround(x: Tensor, like: Tensor) -> Tensor:
