@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from nn2no.models.unet import UNet
+from nn2no.convergence import check_discretization_convergence
+from nn2no.models.unet import UNet, UNetNO
 from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import Tensor
@@ -57,6 +58,20 @@ def test_its_output_changes_with_the_resolution():
     model = small(multipliers=(1, 2, 2), kernel=5, padding_mode="circular")
     coarse, fine = model(smooth(32)), model(smooth(64))[..., ::2, ::2]
     assert float(((coarse - fine).norm() / fine.norm()).detach()) > 0.1
+
+
+@pytest.mark.parametrize("conv", ["integral", "kernel-interp"])
+def test_as_an_operator_it_is_the_network_on_the_base_grid_and_converges_elsewhere(conv):
+    net = small(padding_mode="circular", embedding="periodic")
+    torch.manual_seed(0)
+    config = {"width": 4, "multipliers": (1, 2), "kernel": 3, "padding_mode": "circular", "embedding": "periodic"}
+    operator = UNetNO(**config, base_resolution=(16, 16), conv=conv, dtype="float64")
+    operator.load_state_dict({f"operator.{name}": value for name, value in net.state_dict().items()})
+    assert torch.equal(operator(smooth(16)), net(smooth(16)))
+    raw, converted = (check_discretization_convergence(op, (16, 32, 64), n_probes=2) for op in (net, operator))
+    assert converted.converges
+    assert converted.order > (1.8 if conv == "integral" else 0.7)
+    assert converted.base_mismatch < 0.6 * raw.base_mismatch
 
 
 @pytest.mark.unchecked

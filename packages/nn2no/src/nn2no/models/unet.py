@@ -1,4 +1,4 @@
-"""The U-Net of PDE-Arena with wide kernels: a network on pixels."""
+"""The U-Net of PDE-Arena with wide kernels: a network on pixels, and the operator that it is converted into."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from sciml.errors import ConfigError, ShapeError
+from sciml.grids import Grid
 from sciml.model import Example, Model
 from torch import Tensor, nn
 
+from nn2no.convert import convert
 from nn2no.embedding import CoordinateEmbedding, EmbeddingKind
 from nn2no.models._fields import real_type, sample_field
 
@@ -124,6 +126,66 @@ class UNet(Model):
                 x = _surround(x, skip)
             x = layer(torch.cat([skip, x], 1))
         return self.last(F.gelu(self.norm(x)))
+
+
+class UNetNO(Model):
+    """The U-Net as an operator on the periodic square: on its base grid it is `UNet`, its kernels have a physical size.
+
+    Its weights are those of `UNet`, as `operator.…`. See `nn2no.convert` for what its layers become on other grids.
+
+    Parameters
+    ----------
+    base_resolution
+        The grid on which it is the U-Net.
+    conv
+        "integral": kernels are integrated. "kernel-interp": they are resized like images.
+    """
+
+    properties = frozenset({"discretization-convergent"})
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        base_resolution: Sequence[int] = (32, 32),
+        conv: Literal["integral", "kernel-interp"] = "integral",
+        width: int = 12,
+        multipliers: Sequence[int] = (1, 2, 2),
+        kernel: int = 5,
+        blocks: int = 2,
+        groups: int = 1,
+        padding_mode: Padding = "zeros",
+        embedding: EmbeddingKind = "raw",
+        dtype: str = "float32",
+    ) -> None:
+        super().__init__()
+        network = UNet(
+            in_channels, out_channels, width, multipliers, kernel, blocks, groups, padding_mode, embedding, dtype
+        )
+        self.in_channels = in_channels
+        self.base_grid = Grid.uniform(tuple(base_resolution), periodic=True)
+        self.operator = convert(network, self.base_grid, conv=conv)
+
+    @classmethod
+    def example(cls, resolution: int = 16) -> Example:
+        """Two levels on a smooth field of one channel."""
+        base = UNet.example(resolution)
+        more = {"base_resolution": [16, 16], "padding_mode": "circular", "embedding": "periodic"}
+        return Example({**base.config, **more}, base.inputs, refused=base.refused)
+
+    def forward(
+        self, f: Float[Tensor, "batch channel n1 n2"], grid: Grid | None = None
+    ) -> Float[Tensor, "batch out_channel n1 n2"]:
+        """The output on the nodes of `f`; a grid must be periodic, and tells its size in units of the base grid's.
+
+        Raises
+        ------
+        ShapeError
+            `f` has other channels or axes, is no field on `grid`, or is not real.
+        ConversionError
+            A level would have no whole number of nodes.
+        """
+        return self.operator(f, grid)
 
 
 class ResidualBlock(nn.Module):
