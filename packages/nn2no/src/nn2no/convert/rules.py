@@ -130,6 +130,8 @@ class Conversion(TorchFunctionMode):
         while self.position < len(calls) and calls[self.position].problem and calls[self.position].kind != kind:
             self.position += 1
         if self.position >= len(calls) or calls[self.position].kind != kind:
+            if kind in ("interpolation", "mean", "flattening"):  # of a table, to the size of this grid
+                return func(*args, **kwargs)
             expected = calls[self.position].kind if self.position < len(calls) else "the end"
             raise ConversionError(
                 f"the network takes another way than on its base grid: after {self.position} calls comes a {kind} "
@@ -146,10 +148,16 @@ class Conversion(TorchFunctionMode):
                 f"{call.path or 'the network'}: attention within windows of a fixed number of points, which "
                 "grow in number with the grid, have no physical size. Use attention over the whole domain."
             )
-        if tuple(first.shape[1:]) == call.shape[1:] and not self.leaves_base_size(kind, call, arguments):
+        lasting = slice(0, 1) if kind == "multi-head attention" else slice(1, None)  # axes other than the batch
+        same = tuple(first.shape[lasting]) == call.shape[lasting]
+        if same and not self.changes_on_base(kind) and not self.leaves_base_size(kind, call, arguments):
             return func(*args, **kwargs)
         call.scaled = True
         return RULES[kind](self.place, call, arguments, lambda: func(*args, **kwargs))
+
+    def changes_on_base(self, kind: str) -> bool:
+        """Whether the options ask for another convolution even there."""
+        return kind == "convolution" and self.place.options.padding_mode is not None
 
     def leaves_base_size(self, kind: str, call: Call, arguments: dict[str, Any]) -> bool:
         """Whether a tensor of the base size is interpolated to one of the refined size."""
@@ -182,6 +190,13 @@ def _convolution(place: Place, call: Call, a: dict[str, Any], original: Callable
         _, x, s, pads, mode = place.padded[id(x)]
     elif s is None:
         s = place.scale_of(call, x)
+    if (
+        s is None
+        and place.options.padding_mode is not None
+        and x.ndim == place.dim + 2
+        and tuple(x.shape[2:]) != (1,) * dim
+    ):
+        s = (Fraction(1),) * dim
     if s is None:
         return original()
     if isinstance(pads, str):
@@ -295,14 +310,14 @@ def _transposed(place: Place, call: Call, a: dict[str, Any], original: Callable[
 
 def _padding(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
     x, pad, mode = a["input"], call.arguments["pad"], _value(call, "mode", "constant")
-    if x.ndim != place.dim + 2 or len(pad) > 2 * place.dim:
-        if tuple(x.shape) == call.shape[:1] + tuple(x.shape[1:]) and len(pad) <= 2 * (x.ndim - place.dim - 1):
-            return original()
-        raise ConversionError(f"{call.path}: padding {pad} of {call.shape} reaches other axes than those of space.")
+    inner, outer = pad[: 2 * place.dim], pad[2 * place.dim :]
+    if x.ndim != place.dim + 2:
+        raise ConversionError(f"{call.path}: padding {pad} of {call.shape}, which is no (batch, channel, *space).")
     s = place.scale_of(call, x)
-    if s is None:
+    if s is None or not any(inner):
         return original()
-    pairs = [(0, 0)] * (place.dim - len(pad) // 2) + [(pad[i], pad[i + 1]) for i in range(len(pad) - 2, -1, -2)]
+    pairs = [(0, 0)] * (place.dim - len(inner) // 2)
+    pairs += [(inner[i], inner[i + 1]) for i in range(len(inner) - 2, -1, -2)]
     # a width that is no whole number is rounded up: only a convolution, which continues the field itself, can follow
     left, right = ([math.ceil(p[side] * si) for p, si in zip(pairs, s, strict=True)] for side in (0, 1))
     value = a.get("value") or 0.0
@@ -310,6 +325,8 @@ def _padding(place: Place, call: Call, a: dict[str, Any], original: Callable[[],
     if value:
         return F.pad(x, [w for ends in zip(reversed(left), reversed(right), strict=True) for w in ends], value=value)
     y = extend(x, left, right, kind)
+    if any(outer):  # channels, for instance
+        return F.pad(y, [0] * len(inner) + list(outer))
     place.padded[id(y)] = (y, x, s, pairs, kind)  # a convolution that follows continues the field itself
     return y
 
@@ -513,10 +530,8 @@ def _multi_head(place: Place, call: Call, a: dict[str, Any], original: Callable[
         return original()
     if a.get("attn_mask") is not None or a.get("key_padding_mask") is not None:
         raise ConversionError(f"{call.path}: masks of multi-head attention have a fixed number of points.")
-    positional = {k: a.pop(k) for k in list(a) if isinstance(k, str)}
-    positional["attn_mask"] = bias.expand(len(positional["query"]), -1)
-    positional["is_causal"] = False
-    return F.multi_head_attention_forward(**positional)
+    masked = {**a, "attn_mask": bias.expand(len(a["query"]), -1), "is_causal": False}
+    return F.multi_head_attention_forward(**masked)
 
 
 def _softmax(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:

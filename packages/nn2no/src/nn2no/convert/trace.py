@@ -1,6 +1,7 @@
 """What a network does on its base grid: the calls that see more than one point, in their order, with their sizes."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,11 +13,12 @@ from torch.overrides import TorchFunctionMode
 
 # functions by what they do, with the names of their arguments; everything else acts point by point
 _POOL = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-_MAX = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_MAX = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 _LP = ("input", "norm_type", "kernel_size", "stride", "ceil_mode")
-_ADAPTIVE = ("input", "output_size", "return_indices")
+_ADAPTIVE = ("input", "output_size")
+_MULTI_HEAD = F.multi_head_attention_forward
 _SOFTMAX = ("input", "dim", "_stacklevel", "dtype")
 _MEAN = ("input", "dim", "keepdim")
 
@@ -43,7 +45,7 @@ _add("group normalisation", ("input", "num_groups", "weight", "bias", "eps"), F.
 _add("instance normalisation", ("input", "mean", "var", "weight", "bias", "use_input_stats"), F.instance_norm)
 _add("layer normalisation", ("input", "normalized_shape", "weight", "bias", "eps"), F.layer_norm)
 _add("attention", ("query", "key", "value", "attn_mask"), F.scaled_dot_product_attention)
-_add("multi-head attention", ("query", "key", "value"), F.multi_head_attention_forward)
+_add("multi-head attention", tuple(inspect.signature(_MULTI_HEAD).parameters), _MULTI_HEAD)
 _add("softmax", _SOFTMAX, F.softmax)
 _add("softmax", ("input", "dim", "dtype"), torch.softmax, torch.Tensor.softmax)
 _add("shift", ("input", "shifts", "dims"), torch.roll, torch.Tensor.roll)
@@ -62,6 +64,14 @@ UNSUPPORTED: dict[Any, str] = {
     F.max_unpool1d: "indices of pixels are no functions; use upsampling",
     F.max_unpool2d: "indices of pixels are no functions; use upsampling",
     F.max_unpool3d: "indices of pixels are no functions; use upsampling",
+    **dict.fromkeys(
+        (
+            *(F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.max_pool3d_with_indices),
+            *(F.adaptive_max_pool1d_with_indices, F.adaptive_max_pool2d_with_indices),
+            F.adaptive_max_pool3d_with_indices,
+        ),
+        "indices of pixels are no functions; pool without return_indices",
+    ),
     torch.Tensor.unfold: "windows of pixels are no functions; write it as a convolution",
     F.local_response_norm: "it normalises over channels within windows of pixels; use another normalisation",
 }
@@ -107,7 +117,7 @@ def plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def paths(module: nn.Module) -> Iterator[list[str]]:
-    """The stack of names of the modules that are being called; the last one is the innermost."""
+    """The stack of names of the modules that are being called, the innermost last; it stays as it is at an error."""
     stack: list[str] = []
     handles = []
     for name, child in module.named_modules():
@@ -120,7 +130,7 @@ def paths(module: nn.Module) -> Iterator[list[str]]:
         def leave(*_: Any) -> None:
             stack.pop()
 
-        handles += [child.register_forward_pre_hook(enter), child.register_forward_hook(leave, always_call=True)]
+        handles += [child.register_forward_pre_hook(enter), child.register_forward_hook(leave)]
     try:
         yield stack
     finally:
@@ -151,8 +161,6 @@ class Recorder(TorchFunctionMode):
             first = arguments.get("key", arguments.get("input"))
             shape = tuple(first.shape) if isinstance(first, Tensor) else ()
             call = Call(kind, path, {k: plain(v) for k, v in arguments.items()}, shape, _shape(output))
-            if arguments.get("return_indices"):
-                call.problem = "indices of pixels are no functions; pool without return_indices"
             if kind.endswith("convolution"):
                 call.arguments["taps"] = tuple(arguments["weight"].shape[2:])
             self.trace.calls.append(call)

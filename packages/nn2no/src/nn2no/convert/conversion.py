@@ -1,0 +1,197 @@
+"""The front door: convert a network, or explain what that would do."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from sciml.errors import ConfigError, SciMLError
+from sciml.grids import Grid
+from torch import nn
+
+from nn2no.convert.operator import ConvertedOperator, check_grid, ends_of
+from nn2no.convert.report import ConversionReport, Row, describe
+from nn2no.convert.rules import Options
+from nn2no.convert.trace import Trace, paths, record
+from nn2no.errors import ConversionError
+
+CHOICES = {
+    "conv": ("integral", "kernel-interp", "differential", "spectral"),
+    "norm": ("quadrature", "torch"),
+    "attention": ("quadrature", "torch"),
+    "pool": ("physical", "torch"),
+    "activation": ("pointwise", "antialiased"),
+    "padding_mode": (None, "circular"),
+}
+
+
+def convert(
+    module: nn.Module,
+    base_grid: Grid,
+    *,
+    conv: Literal["integral", "kernel-interp", "differential", "spectral"] = "integral",
+    norm: Literal["quadrature", "torch"] = "quadrature",
+    attention: Literal["quadrature", "torch"] = "quadrature",
+    pool: Literal["physical", "torch"] = "physical",
+    patch: Literal["ratio", "fixed"] | Sequence[str] = "ratio",
+    activation: Literal["pointwise", "antialiased"] = "pointwise",
+    padding_mode: Literal["circular"] | None = None,
+    position_params: Sequence[str] = (),
+    strict: bool = True,
+    example_input: Any = None,
+) -> ConvertedOperator:
+    """Make a network, as it is and with its weights, an operator between functions.
+
+    Its modules stay as they are: while it runs on another grid than `base_grid`, the functions of torch that see more
+    than one point are replaced by quadratures of what they are on the base grid. So functional calls, shared modules
+    and control flow that does not depend on sizes are converted like modules, and the base grid sees no change.
+
+    Parameters
+    ----------
+    conv
+        "integral": kernels of fixed physical size. "kernel-interp": kernels resized like images (as the authors do).
+        "differential": the differential operator of the same moments (up to 3 taps). "spectral": a multiplier of the
+        modes of the base grid (periodic axes).
+    norm, attention, pool
+        "torch" leaves that kind of layer as it is.
+    patch
+        Convolutions with stride = kernel: "ratio" keeps the ratio of resolutions, so that tokens grow in number;
+        "fixed", or a list of names of layers, keeps the patches, and so their number.
+    activation
+        "antialiased" evaluates nonlinearities on a grid twice as fine, also on the base grid (periodic axes).
+    padding_mode
+        "circular" treats zero padding along periodic axes as periodic, also on the base grid.
+    position_params
+        Parameters that are functions sampled at the base grid, in addition to those that are added to fields.
+    strict
+        Raise if a layer cannot be converted; else it runs as it is.
+    example_input
+        An input on the base grid, or a tuple of all inputs, where one cannot be made from the first layer's shape.
+
+    Raises
+    ------
+    ConversionError
+        The network is converted already, or has layers that cannot be; all are listed, with what to do.
+    ConfigError
+        An unknown option, or a grid that is not uniform.
+    """
+    if isinstance(module, ConvertedOperator):
+        raise ConversionError("the network is already converted: use it as it is, or convert its original()")
+    check_grid(base_grid)
+    chosen = {
+        "conv": conv,
+        "norm": norm,
+        "attention": attention,
+        "pool": pool,
+        "activation": activation,
+        "padding_mode": padding_mode,
+    }
+    for name, value in chosen.items():
+        if value not in CHOICES[name]:
+            raise ConfigError(f"{name}={value!r}; choose one of {', '.join(map(repr, CHOICES[name]))}.")
+    if isinstance(patch, str) and patch not in ("ratio", "fixed"):
+        raise ConfigError(f"patch={patch!r}; choose 'ratio', 'fixed' or a list of names of layers.")
+    if activation == "antialiased" and not all(base_grid.periodic):
+        raise ConfigError("activation='antialiased' resizes by Fourier series: the axes of the grid must be periodic.")
+    names = dict(module.named_parameters())
+    if unknown := [name for name in position_params if name not in names]:
+        raise ConversionError(f"position_params: there is no parameter {unknown[0]}; write names as in state_dict().")
+    options = Options(**chosen, patch=patch if isinstance(patch, str) else tuple(patch))
+    operator, report = _try(module, base_grid, options, tuple(position_params), example_input)
+    if strict and report.problems:
+        lines = "\n".join(f"  {row.name or '(network)'} ({row.kind}): {row.rule}" for row in report.problems)
+        raise ConversionError(
+            f"{len(report.problems)} of {len(report.rows)} layers cannot be converted:\n{lines}\n"
+            "Replace them, or pass strict=False to let them run as they are."
+        )
+    if any(isinstance(m, nn.Dropout) and m.p > 0 for m in module.modules()) and module.training:
+        warnings.warn(
+            "elementwise Dropout of a field is white noise, which is no function: it does not converge while training. "
+            "Use Dropout1d to Dropout3d, which drop channels.",
+            stacklevel=2,
+        )
+    return operator
+
+
+def explain(module: nn.Module, base_grid: Grid, *, example_input: Any = None, **options: Any) -> ConversionReport:
+    """What `convert` would make of each layer, and why it cannot where it cannot; the network is left alone."""
+    return convert(module, base_grid, strict=False, example_input=example_input, **options).report
+
+
+def _example(module: nn.Module, grid: Grid, given: Any) -> tuple[Any, ...]:
+    if given is not None:
+        return given if isinstance(given, tuple) else (given,)
+    first = next((p for p in module.parameters() if p.is_floating_point()), None)
+    for layer in module.modules():
+        channels = getattr(layer, "in_channels", None)
+        if channels is None and isinstance(layer, nn.Linear):
+            channels = layer.in_features
+        if isinstance(channels, int):
+            kind = {"dtype": first.dtype, "device": first.device} if first is not None else {}
+            return (torch.zeros(2 if module.training else 1, channels, *grid.shape, **kind),)
+    raise ConversionError("the number of input channels is not known: pass an example_input on the base grid")
+
+
+def _try(
+    module: nn.Module, grid: Grid, options: Options, tables: tuple[str, ...], example_input: Any
+) -> tuple[ConvertedOperator, ConversionReport]:
+    """Run on the base grid, then on a finer one: with its tables of positions as they are, else with them refined.
+
+    What fails both times cannot be converted.
+    """
+    example = _example(module, grid, example_input)
+    try:
+        trace = record(module, example, {})
+    except Exception as error:
+        raise ConversionError(
+            f"the network does not run on an input {tuple(example[0].shape)} on its base grid ({type(error).__name__}: "
+            f"{error}): correct base_grid, or pass an example_input"
+        ) from error
+    failure = _failure(module, grid, options, tables, example, trace)
+    found = tuple(name for name in trace.tables if name not in tables)
+    if failure is not None and found:
+        second = _failure(module, grid, options, (*tables, *found), example, trace)
+        if second is None:
+            failure, tables = None, (*tables, *found)
+    rows = describe(module, trace, tables, options)
+    report = ConversionReport((*rows, failure) if failure else tuple(rows))
+    operator = ConvertedOperator(module, grid, options, tables, report)
+    operator.remember(trace, example[0])
+    return operator, report
+
+
+def _failure(
+    module: nn.Module,
+    grid: Grid,
+    options: Options,
+    tables: tuple[str, ...],
+    example: tuple[Any, ...],
+    trace: Trace,
+) -> Row | None:
+    """What goes wrong on a grid twice as fine."""
+    trial = ConvertedOperator(module, grid, options, tables, ConversionReport(()))
+    trial.remember(trace, example[0])
+    fine = [2 * (n - e) + e for n, e in zip(grid.shape, ends_of(grid), strict=True)]
+    larger = example[0].new_zeros((*example[0].shape[:2], *fine))
+    kept = {name: b.detach().clone() for name, b in module.named_buffers()}
+    stack: list[str] = []
+    try:
+        with torch.no_grad(), torch.random.fork_rng([]), paths(module) as stack:
+            trial(larger, None, *example[1:])
+    except SciMLError as error:
+        name, _, rest = str(error).partition(": ")
+        known = name in dict(module.named_modules())
+        return Row(name if known else "", "layer", rest if known else str(error), False)
+    except Exception as error:
+        what = str(error).splitlines()[0] if str(error) else ""
+        return Row(
+            stack[-1] if stack else "",
+            "operation",
+            f"fails on a finer grid with {type(error).__name__}: {what} (a size written into the code, or a table of "
+            "positions? see position_params)",
+            False,
+        )
+    finally:
+        for name, buffer in module.named_buffers():
+            buffer.data.copy_(kept[name])
+    return None
