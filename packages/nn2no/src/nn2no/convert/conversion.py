@@ -10,8 +10,8 @@ from sciml.grids import Grid
 from torch import nn
 
 from nn2no.convert.operator import ConvertedOperator, check_grid, ends_of
+from nn2no.convert.place import Options
 from nn2no.convert.report import ConversionReport, Row, describe
-from nn2no.convert.rules import Options
 from nn2no.convert.trace import Trace, paths, record
 from nn2no.errors import ConversionError
 

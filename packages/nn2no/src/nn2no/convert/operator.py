@@ -12,8 +12,9 @@ from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import Tensor, nn
 
+from nn2no.convert.place import Options, Place, from_base, token_grid
 from nn2no.convert.report import ConversionReport
-from nn2no.convert.rules import RULES, Conversion, Options, Place, from_base, token_grid
+from nn2no.convert.rules import RULES, Conversion
 from nn2no.convert.trace import Trace, record
 from nn2no.errors import ConversionError
 from nn2no.scale import Ends, Scale, scale_between

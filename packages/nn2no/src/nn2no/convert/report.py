@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nn2no.convert.rules import Options
+from nn2no.convert.place import Options
 from nn2no.convert.trace import Call, Trace
 
 REASONS = {

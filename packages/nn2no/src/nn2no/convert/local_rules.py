@@ -1,0 +1,261 @@
+"""What convolutions, pooling, resampling and readouts become on another grid than the base grid."""
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nn2no.alternatives import (
+    kernel_interpolation_conv,
+    kernel_interpolation_conv_transpose,
+    moment_conv,
+    resized_conv,
+)
+from nn2no.convert.place import Place, from_base, to_base
+from nn2no.convert.trace import Call
+from nn2no.errors import ConversionError
+from nn2no.local import CONV, PaddingMode, extend, integral_conv, integral_conv_transpose, per_axis
+from nn2no.pool import adaptive_average, average_pool, supremum_pool
+from nn2no.scale import refined_size
+from nn2no.upsample import upsample
+
+
+def _value(call: Call, name: str, default: Any) -> Any:
+    """An argument of the base grid: on another one, sizes may have been computed from its own."""
+    value = call.arguments.get(name, default)
+    return default if value is None and default is not None else value
+
+
+def convolution(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
+    x, weight, bias = a["input"], a["weight"], a.get("bias")
+    dim, taps = weight.ndim - 2, tuple(weight.shape[2:])
+    stride, padding, dilation = (_value(call, n, d) for n, d in (("stride", 1), ("padding", 0), ("dilation", 1)))
+    groups, mode = _value(call, "groups", 1), "zeros"
+    s = place.scale_of(call, x) if id(x) not in place.padded else None
+    pads: Any = padding
+    if id(x) in place.padded and padding in (0, (0,) * dim, "valid"):
+        _, x, s, pads, mode = place.padded[id(x)]
+    elif s is None:
+        s = place.scale_of(call, x)
+    if (
+        s is None
+        and place.options.padding_mode is not None
+        and x.ndim == place.dim + 2
+        and tuple(x.shape[2:]) != (1,) * dim
+    ):
+        s = (Fraction(1),) * dim
+    if s is None:
+        return original()
+    if isinstance(pads, str):
+        pads = "same" if pads == "same" else 0
+    flat = per_axis(pads, dim) if pads != "same" else [d * (k - 1) for k, d in zip(taps, per_axis(dilation, dim))]
+    if _is_patch(place, call, taps, per_axis(stride, dim)):
+        return CONV[dim](to_base(x, s, place.ends), weight, bias, stride, 0, 1, groups)
+    if set(taps) == {1} and per_axis(stride, dim) == (1,) * dim:
+        return original()
+    conv, options = place.options.conv, {"stride": stride, "groups": groups}
+    if conv != "integral" and set(taps) != {1}:
+        same = [(k - 1) * d // 2 for k, d in zip(taps, per_axis(dilation, dim), strict=True)]
+        widths = same if pads == "same" else [p if isinstance(p, int) else p[0] for p in flat]
+        wanted = [refined_size(n, si, e) for n, si, e in zip(call.output[2:], s, place.ends, strict=True)]
+        around: Any = mode if mode != "zeros" else ("circular" if place.options.padding_mode else "zeros")
+        if conv == "kernel-interp":
+            if per_axis(dilation, dim) != (1,) * dim:
+                raise ConversionError(f"{call.path}: interpolated kernels have no dilation; use conv='integral'.")
+            y = kernel_interpolation_conv(x, weight, bias, scale=s, padding=widths, padding_mode=around, **options)
+            return _fit(y, wanted)
+        if conv == "differential":
+            if max(taps) > 3:
+                raise ConversionError(f"{call.path}: {taps} taps; differential operators go up to 3: conv='integral'.")
+            return _fit(moment_conv(x, weight, bias, scale=s, padding=widths, padding_mode=around, **options), wanted)
+        if not all(place.periodic):
+            raise ConversionError(f"{call.path}: conv='spectral' needs periodic axes; use conv='integral'.")
+        return resized_conv(x, weight, bias, scale=s, padding=widths, dilation=dilation, padding_mode=around, **options)
+    return integral_conv(
+        x,
+        weight,
+        bias,
+        scale=s,
+        padding=pads,
+        dilation=dilation,
+        padding_mode=place.modes(flat, mode),
+        ends=place.ends,
+        **options,
+    )
+
+
+def _is_patch(place: Place, call: Call, taps: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    patch = place.options.patch
+    chosen = patch == "fixed" if isinstance(patch, str) else call.path in patch
+    return chosen and taps == stride and max(taps) > 1
+
+
+def _fit(y: Tensor, size: list[int]) -> Tensor:
+    """Cut, or padded with zeros, to a size; rounded paddings leave a few nodes too many or too few."""
+    missing = [n - m for n, m in zip(size, y.shape[2:], strict=True)]
+    return extend(y, [m // 2 for m in missing], [m - m // 2 for m in missing], "zeros")
+
+
+def transposed(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
+    s = place.scale_of(call, a["input"])
+    if s is None:
+        return original()
+    names = (("stride", 1), ("padding", 0), ("output_padding", 0), ("groups", 1), ("dilation", 1))
+    options = {n: _value(call, n, d) for n, d in names}
+    if place.options.conv == "kernel-interp":
+        wanted = [refined_size(n, si, e) for n, si, e in zip(call.output[2:], s, place.ends, strict=True)]
+        y = kernel_interpolation_conv_transpose(
+            a["input"], a["weight"], a.get("bias"), scale=s, ends=place.ends, **options
+        )
+        return _fit(y, wanted)
+    dim = a["weight"].ndim - 2
+    # each output then has one input, and there is nothing beyond the ends to miss
+    tight = per_axis(options["stride"], dim) == tuple(a["weight"].shape[2:])
+    free = tight and not any(per_axis(options["padding"], dim)) and max(per_axis(options["dilation"], dim)) == 1
+    return integral_conv_transpose(
+        a["input"],
+        a["weight"],
+        a.get("bias"),
+        scale=s,
+        padding_mode=place.modes([0 if free else 1] * dim),
+        ends=place.ends,
+        **options,
+    )
+
+
+def padding(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
+    x, pad, mode = a["input"], call.arguments["pad"], _value(call, "mode", "constant")
+    inner, outer = pad[: 2 * place.dim], pad[2 * place.dim :]
+    if x.ndim != place.dim + 2:
+        raise ConversionError(f"{call.path}: padding {pad} of {call.shape}, which is no (batch, channel, *space).")
+    s = place.scale_of(call, x)
+    if s is None or not any(inner):
+        return original()
+    pairs = [(0, 0)] * (place.dim - len(inner) // 2)
+    pairs += [(inner[i], inner[i + 1]) for i in range(len(inner) - 2, -1, -2)]
+    # a width that is no whole number is rounded up: only a convolution, which continues the field itself, can follow
+    left, right = ([math.ceil(p[side] * si) for p, si in zip(pairs, s, strict=True)] for side in (0, 1))
+    value = a.get("value") or 0.0
+    kind: PaddingMode = "zeros" if mode == "constant" else mode
+    if value:
+        return F.pad(x, [w for ends in zip(reversed(left), reversed(right), strict=True) for w in ends], value=value)
+    y = extend(x, left, right, kind)
+    if any(outer):  # channels, for instance
+        return F.pad(y, [0] * len(inner) + list(outer))
+    place.padded[id(y)] = (y, x, s, pairs, kind)  # a convolution that follows continues the field itself
+    return y
+
+
+def average_pooling(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
+    s = place.scale_of(call, a["input"])
+    if s is None or place.options.pool == "torch":
+        return original()
+    return average_pool(
+        a["input"],
+        call.arguments["kernel_size"],
+        call.arguments.get("stride") or None,
+        _value(call, "padding", 0),
+        scale=s,
+        ceil_mode=_value(call, "ceil_mode", False),
+        count_include_pad=_value(call, "count_include_pad", True),
+        divisor=call.arguments.get("divisor_override"),
+        periodic=place.periodic,
+        ends=place.ends,
+    )
+
+
+def power_pooling(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
+    s = place.scale_of(call, a["input"])
+    if s is None or place.options.pool == "torch":
+        return original()
+    p, kernel = call.arguments["norm_type"], call.arguments["kernel_size"]
+    mean = average_pool(
+        a["input"].pow(p),
+        kernel,
+        call.arguments.get("stride") or None,
+        scale=s,
+        ceil_mode=_value(call, "ceil_mode", False),
+        periodic=place.periodic,
+        ends=place.ends,
+    )
+    count = math.prod(per_axis(kernel, place.dim))
+    return (torch.sign(mean) * F.relu(mean.abs()) * count).pow(1 / p)
+
+
+def max_pooling(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
+    s = place.scale_of(call, a["input"])
+    if s is None or place.options.pool == "torch":
+        return original()
+    return supremum_pool(
+        a["input"],
+        call.arguments["kernel_size"],
+        call.arguments.get("stride") or None,
+        _value(call, "padding", 0),
+        _value(call, "dilation", 1),
+        scale=s,
+        ceil_mode=_value(call, "ceil_mode", False),
+        periodic=place.periodic,
+        ends=place.ends,
+    )
+
+
+def readout(pool: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def rule(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
+        s = place.scale_of(call, a["input"])
+        return original() if s is None else pool(a["input"], call.output[2:], scale=s, ends=place.ends)
+
+    return rule
+
+
+def interpolation(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
+    x, mode, aligned = a["input"], _value(call, "mode", "nearest"), call.arguments.get("align_corners")
+    s = place.scale_of(call, x)
+    if s is None:  # from a readout to the grid
+        y = F.interpolate(x, call.output[2:], mode=mode, align_corners=aligned)
+        size = [place.refined(n, i) for i, n in enumerate(call.output[2:])]
+        return from_base(y, size, place.scale, place.periodic)
+    size = [refined_size(n, si, e) for n, si, e in zip(call.output[2:], s, place.ends, strict=True)]
+    return upsample(x, size, mode, aligned, scale=s, periodic=place.periodic, ends=place.ends)
+
+
+def shuffle(shuffle: Callable[..., Tensor], factor: str) -> Callable[..., Tensor]:
+    def rule(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
+        s = place.scale_of(call, a["input"])
+        if s is None:
+            return original()
+        return shuffle(a["input"], call.arguments[factor], scale=s, periodic=place.periodic, ends=place.ends)
+
+    return rule
+
+
+def shift(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
+    raise ConversionError(
+        f"{call.path}: a shift by a number of pixels (shifted windows?) is no operation on functions; windows must "
+        "have a physical size."
+    )
+
+
+def mean(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
+    x, axes = a["input"], a.get("dim")
+    axes = () if axes is None else tuple(d % x.ndim for d in ((axes,) if isinstance(axes, int) else axes))
+    space = tuple(range(2, place.dim + 2))
+    if not any(place.ends) or x.ndim != place.dim + 2 or axes != space:
+        return original()
+    s = place.scale_of(call, x)
+    if s is None:
+        return original()
+    y = adaptive_average(x, 1, scale=s, ends=place.ends)
+    return y if a.get("keepdim") else y.flatten(1)
+
+
+def flattening(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
+    x = a["input"]
+    readout = len(call.shape) == place.dim + 2 and len(call.output) == 2 and call.output[0] == call.shape[0]
+    if not readout or x.ndim != place.dim + 2:
+        return original()
+    s = place.scale_of(call, x)
+    return original() if s is None else to_base(x, s, place.ends).flatten(1)

@@ -1,0 +1,135 @@
+"""The grid that a pass of a network happens on, and what tensors are on it."""
+
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nn2no.convert.trace import Call
+from nn2no.errors import ConversionError
+from nn2no.local import PaddingMode, along, tap_matrix
+from nn2no.scale import Ends, Scale, refined_size
+
+
+@dataclass(frozen=True)
+class Options:
+    """How `convert` was asked to treat each kind of layer."""
+
+    conv: str = "integral"
+    norm: str = "quadrature"
+    attention: str = "quadrature"
+    pool: str = "physical"
+    patch: str | tuple[str, ...] = "ratio"
+    activation: str = "pointwise"
+    padding_mode: str | None = None
+
+
+@dataclass
+class Place:
+    """Where a pass happens: the scale of its grid to the base grid, and what kind of axes both have."""
+
+    base: tuple[int, ...]
+    scale: Scale
+    ends: Ends
+    periodic: tuple[bool, ...]
+    options: Options
+    batch: int = 1
+    padded: dict[int, tuple[Tensor, Tensor, Scale, list[tuple[int, int]], PaddingMode]] = field(default_factory=dict)
+
+    @property
+    def dim(self) -> int:
+        return len(self.base)
+
+    def refined(self, n: int, axis: int) -> int:
+        """The size of an axis on this grid that has `n` nodes on the base grid."""
+        return refined_size(n, self.scale[axis], self.ends[axis])
+
+    def scale_of(self, call: Call, x: Tensor) -> Scale | None:
+        """The scale of the tensor that a call is given, axis by axis; None if it is as on the base grid.
+
+        An axis of the base size holds no points of the field, such as the result of a readout.
+
+        Raises
+        ------
+        ConversionError
+            The tensor has neither the base size nor the refined one.
+        """
+        n0, n = call.shape[2:], tuple(x.shape[2:])
+        if n == n0:
+            return None
+        if len(n0) != self.dim or len(n) != self.dim:
+            raise ConversionError(
+                f"{call.path or 'the network'}: the {call.kind} of {call.shape} on the base grid gets {tuple(x.shape)} "
+                f"here, but only tensors (batch, channel, *space) with {self.dim} axes are functions on the grid."
+            )
+        found = []
+        for axis, (a, b) in enumerate(zip(n0, n, strict=True)):
+            if b == a:
+                found.append(Fraction(1))
+            elif self.scale[axis] * (a - self.ends[axis]) + self.ends[axis] == b:
+                found.append(self.scale[axis])
+            else:
+                raise ConversionError(
+                    f"{call.path or 'the network'}: the {call.kind} of an axis of {a} nodes gets {b} nodes at scale "
+                    f"{float(self.scale[axis]):g}; some operation before it does not follow the grid."
+                )
+        return tuple(found)
+
+    def modes(self, pads: Any, mode: str = "zeros") -> list[PaddingMode]:
+        """How each axis is continued: as the layer says, but periodically where it reads nothing beyond the ends."""
+        override = self.options.padding_mode == "circular"
+        around = [
+            wrap and mode == "zeros" and (override or pad in (0, (0, 0)))
+            for wrap, pad in zip(self.periodic, pads, strict=True)
+        ]
+        return ["circular" if a else mode for a in around]  # type: ignore[misc]
+
+
+def to_base(x: Tensor, s: Scale, ends: Ends) -> Tensor:
+    """The means of a field over the hats of the nodes of the base grid."""
+    for axis, (si, end) in enumerate(zip(s, ends, strict=True), start=2):
+        if si == 1:
+            continue
+        n = x.shape[axis]
+        n0 = refined_size(n, 1 / si, end)
+        hats, first = tap_matrix(n0, 1, 0, si)
+        rows = torch.arange(first, first + len(hats))
+        matrix: Tensor = torch.as_tensor(hats)[(rows >= 0) & (rows < n)].T
+        matrix = matrix / matrix.sum(1, keepdim=True)
+        x = along(x, axis, matrix.to(x))
+    return x
+
+
+def from_base(x: Tensor, size: list[int], s: Scale, periodic: tuple[bool, ...]) -> Tensor:
+    """The piecewise linear function with these values at the nodes of the base grid."""
+    for axis, (n, si, wrap) in enumerate(zip(size, s, periodic, strict=True), start=2):
+        n0 = x.shape[axis]
+        if n == n0:
+            continue
+        position = torch.arange(n, dtype=torch.float64) / float(si)
+        left = position.floor().long()
+        shape = [1] * x.ndim
+        shape[axis] = n
+        t = (position - left).to(x).view(shape)
+        left = left.to(x.device)
+        left, right = (left % n0, (left + 1) % n0) if wrap else (left.clamp(0, n0 - 1), (left + 1).clamp(0, n0 - 1))
+        x = torch.lerp(x.index_select(axis, left), x.index_select(axis, right), t)
+    return x
+
+
+def token_grid(place: Place, n0: int, n: int | None = None) -> tuple[int, tuple[int, ...], tuple[int, ...]] | None:
+    """How many of `n0` tokens on the base grid are atoms, and the grids of the others, here (`n` in all) and there."""
+    for atoms in range(9):
+        for ratio in range(1, max(place.base) + 1):
+            if any((size - end) % ratio for size, end in zip(place.base, place.ends, strict=True)):
+                continue
+            base = [(size - end) // ratio + end for size, end in zip(place.base, place.ends, strict=True)]
+            fine = [s * (t - e) + e for t, s, e in zip(base, place.scale, place.ends, strict=True)]
+            if math.prod(base) != n0 - atoms or any(f.denominator != 1 for f in fine):
+                continue
+            if n is None or math.prod(fine) == n - atoms:
+                return atoms, tuple(int(f) for f in fine), tuple(base)
+    return None
