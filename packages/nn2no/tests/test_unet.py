@@ -74,6 +74,17 @@ def test_as_an_operator_it_is_the_network_on_the_base_grid_and_converges_elsewhe
     assert converted.base_mismatch < 0.7 * raw.base_mismatch
 
 
+def test_as_an_operator_it_stands_coarser_grids():
+    """With borders of half a node around what is doubled: no shift against the other branch."""
+    torch.manual_seed(0)
+    operator = UNetNO(width=4, multipliers=(1, 1), blocks=1, embedding="none", dtype="float64")
+    raw = UNet(width=4, multipliers=(1, 1), blocks=1, embedding="none", dtype="float64")
+    raw.load_state_dict(operator.operator.state_dict())
+    fine = operator(smooth(32))[..., ::2, ::2].detach()
+    mismatch = [float((op(smooth(16)).detach() - fine).norm() / fine.norm()) for op in (operator, raw)]
+    assert mismatch[0] < 0.5 * mismatch[1]
+
+
 @pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("call", "error", "message"),
