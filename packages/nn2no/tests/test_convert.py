@@ -367,6 +367,18 @@ def test_vmap():
     torch.testing.assert_close(torch.vmap(op)(x)[1], op(x[1]))
 
 
+@pytest.mark.unchecked
+def test_exports_to_one_graph_that_compiles_and_compiling_it_directly_does_no_harm():
+    op, x = convert(net(UNet()), square(16)), waves(32, 32)
+    expected = op(x)
+    graph = torch.export.export(op, (x,), strict=False).module()
+    compiled = torch.compile(graph, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), expected)
+    eager = torch.compile(op, backend="aot_eager")
+    torch.testing.assert_close(eager(x), expected)
+    torch.testing.assert_close(eager(waves(16, 16)), op(waves(16, 16)))
+
+
 def test_explain_says_what_would_happen_and_changes_nothing():
     module = net(UNet())
     report = explain(module, square(16))

@@ -29,6 +29,9 @@ class ConvertedOperator(nn.Module):
     It has the modules, parameters and buffers of the network, not copies, under the same names: a `state_dict` of one
     is that of the other, and training one trains the other. Made by `convert`.
 
+    `torch.compile` leaves it eager on other grids than the base grid. For a fixed shape,
+    `torch.export.export(op, (x,), strict=False).module()` is the operator as one graph, which can be compiled.
+
     Attributes
     ----------
     base_grid
@@ -85,15 +88,20 @@ class ConvertedOperator(nn.Module):
         else:
             grid.check(x)
             scale, shape = _scale_of_grids(base, grid)
-        network, plain = self.original(), self.options.activation == "pointwise" and self.options.padding_mode is None
-        if plain and all(s == 1 for s in scale):
-            return network(x, *args, **kwargs)
-        trace = self.trace(x, shape, args, kwargs)
-        _check_sizes(trace, shape, scale, ends)
-        place = Place(shape, scale, ends, base.periodic, self.options, len(x))
-        replaced = {name: self.refine_table(name, place) for name in self.tables}
-        with Conversion(trace, place), _replaced(network, {k: v for k, v in replaced.items() if v is not None}):
-            output = network(x, *args, **kwargs)
+        unchanged = self.options.activation == "pointwise" and self.options.padding_mode is None
+        if unchanged and all(s == 1 for s in scale):
+            return self.original()(x, *args, **kwargs)
+        return self.run(Place(shape, scale, ends, base.periodic, self.options, len(x)), x, args, kwargs)
+
+    @torch.compiler.disable
+    def run(self, place: Place, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the network at another place than its base grid; `x` is not checked."""
+        trace = self.trace(x, place.base, args, kwargs)
+        _check_sizes(trace, place.base, place.scale, place.ends)
+        tables = {name: self.refine_table(name, place) for name in self.tables}
+        refined = {name: table for name, table in tables.items() if table is not None}
+        with Conversion(trace, place), _replaced(self.original(), refined):
+            output = self.original()(x, *args, **kwargs)
         return self.finish(output, trace.output, place)
 
     def remember(self, trace: Trace, x: Tensor) -> None:
