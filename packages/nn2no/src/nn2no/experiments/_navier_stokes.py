@@ -14,6 +14,7 @@ from sciml.experiment import Metric, RunDirectory
 from sciml.grids import Grid
 from sciml.losses import LpLoss, Supervised
 from sciml.model import Model
+from sciml.plotting import curves
 from sciml.training import Loader, TrainerOptions
 from torch import Tensor, nn
 
@@ -330,3 +331,9 @@ def error_metrics(errors: Mapping[str, Mapping[str, float]]) -> list[Metric]:
         metrics += [Metric(f"relative_l2_at_{n}", label, value) for n, value in values.items()]
         metrics.append(Metric("largest_over_smallest_error", label, max(values.values()) / min(values.values())))
     return metrics
+
+
+def draw(run: RunDirectory, data: Data, errors: Mapping[str, Mapping[str, float]]) -> None:
+    """The figure `errors`: those of every label over the resolution."""
+    lines = {label: list(values.values()) for label, values in errors.items()}
+    run.figure("errors", curves(list(data.test_resolutions), {"relative L2 error": lines}, xlabel="nodes an axis"))

@@ -5,7 +5,6 @@ from pydantic import NonNegativeInt
 from sciml.config import config
 from sciml.data import BatchLoader
 from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
-from sciml.plotting import curves
 
 from nn2no.experiments import _navier_stokes as ns
 
@@ -35,8 +34,7 @@ def run(config: Config, run: RunDirectory) -> Report:
         loader = BatchLoader(fields.train[base], training.batch_size, seed=run.seed("batches"), drop_last=True)
         metrics += ns.train(run, kind, model, loader, training, config.loss)
         errors |= ns.evaluate(run, kind, lambda k=kind, m=model: {k: m, **ns.with_io(k, m, base)}, fields)
-    lines = {label: list(values.values()) for label, values in errors.items()}
-    run.figure("errors", curves(config.data.test_resolutions, {"relative L2 error": lines}, xlabel="nodes"))
+    ns.draw(run, config.data, errors)
     fine, bars = str(2 * base), []
     for kind in config.kinds:
         fourier = errors[f"{kind}, Fourier I/O"]

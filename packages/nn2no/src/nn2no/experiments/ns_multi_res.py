@@ -9,7 +9,6 @@ from sciml.config import config
 from sciml.data import BatchLoader
 from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
 from sciml.model import Model
-from sciml.plotting import curves
 
 from nn2no.experiments import _navier_stokes as ns
 from nn2no.models.unet import UNetNO
@@ -68,8 +67,7 @@ def run(config: Config, run: RunDirectory) -> Report:
         loader = loaders[base] if subject == ALONE else together
         metrics += ns.train(run, subject, model, loader, training, config.loss)
         errors |= ns.evaluate(run, subject, lambda s=subject, m=model: {s: m}, fields)
-    lines = {label: list(values.values()) for label, values in errors.items()}
-    run.figure("errors", curves(config.data.test_resolutions, {"relative L2 error": lines}, xlabel="nodes"))
+    ns.draw(run, config.data, errors)
     notes = [
         f"Seed {config.seed}. Trained on {', '.join(f'{n}²' for n in config.train_resolutions)} nodes with the same "
         f"{config.data.train} functions, Re = {config.data.reynolds:g}.",

@@ -7,7 +7,6 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from sciml.config import config
 from sciml.data import BatchLoader
 from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
-from sciml.plotting import curves
 
 from nn2no.experiments import _navier_stokes as ns
 
@@ -47,9 +46,9 @@ def run(config: Config, run: RunDirectory) -> Report:
         training = config.training.of(kind)
         loader = BatchLoader(fields.train[base], training.batch_size, seed=run.seed("batches"), drop_last=True)
         metrics += ns.train(run, kind, model, loader, training, config.loss)
-        metrics.append(Metric("parameters", kind, sum(p.numel() for p in model.parameters())))
+        metrics.append(Metric("parameters", kind, float(sum(p.numel() for p in model.parameters()))))
         errors |= ns.evaluate(run, kind, lambda k=kind, m=model: ns.zero_shot(k, m, config.models, base), fields)
-    run.figure("errors", curves(config.data.test_resolutions, {"relative L2 error": table(errors)}, xlabel="nodes"))
+    ns.draw(run, config.data, errors)
     notes = [
         f"Seed {config.seed}. Trained with {config.data.train} samples on {base}² nodes, Re {config.data.reynolds:g}.",
         ns.STRIDED,
@@ -57,11 +56,6 @@ def run(config: Config, run: RunDirectory) -> Report:
         ns.UNPUBLISHED,
     ]
     return Report([*ns.error_metrics(errors), *metrics], notes, bars(config, errors))
-
-
-def table(errors: Mapping[str, Mapping[str, float]]) -> dict[str, list[float]]:
-    """Errors in the order of the resolutions, by label."""
-    return {label: list(values.values()) for label, values in errors.items()}
 
 
 def bars(config: Config, errors: Mapping[str, Mapping[str, float]]) -> list[Bar]:
