@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from nn2no.convert import convert, explain
+from nn2no.conversion import convert, explain
 from nn2no.errors import ConversionError
 from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid

@@ -18,7 +18,7 @@ from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import Tensor, nn
 
-from nn2no.convert import ConvertedOperator
+from nn2no.conversion import ConvertedOperator
 from nn2no.refinement import Norm, Probe, difference, intervals, random_fields, refined, spectrum_tail
 
 if TYPE_CHECKING:

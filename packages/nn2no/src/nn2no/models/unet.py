@@ -11,7 +11,7 @@ from sciml.grids import Grid
 from sciml.model import Example, Model
 from torch import Tensor, nn
 
-from nn2no.convert import convert
+from nn2no.conversion import convert
 from nn2no.embedding import CoordinateEmbedding, EmbeddingKind
 from nn2no.models._fields import real_type, sample_field
 
@@ -230,9 +230,4 @@ class Doubling(nn.ConvTranspose2d):
 def _surround(x: Tensor, like: Tensor) -> Tensor:
     """Zeros around `x` up to the size of `like`; where one is missing, before it: `Doubling` has cut off that end."""
     rows, columns = like.shape[2] - x.shape[2], like.shape[3] - x.shape[3]
-    y = F.pad(x, [columns - columns // 2, columns // 2, rows - rows // 2, rows // 2])
-    for axis in (2, 3):  # an operator on a grid half as fine has borders of half a node, and rounds them up
-        n = y.shape[axis] - 1
-        if n == like.shape[axis]:
-            y = (y.narrow(axis, 0, n) + y.narrow(axis, 1, n)) / 2
-    return y
+    return F.pad(x, [columns - columns // 2, columns // 2, rows - rows // 2, rows // 2])

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from nn2no.convert import local_rules, norm_rules, token_rules
-from nn2no.convert.place import Place
-from nn2no.convert.trace import FUNCTIONS, Call, Trace, bind
+from nn2no.conversion import local_rules, norm_rules, token_rules
+from nn2no.conversion.place import Place
+from nn2no.conversion.trace import FUNCTIONS, Call, Trace, bind
 from nn2no.errors import ConversionError
 from nn2no.local import per_axis
 from nn2no.pool import adaptive_average, adaptive_supremum

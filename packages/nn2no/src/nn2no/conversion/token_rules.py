@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nn2no.attention import attention_bias, with_atoms
-from nn2no.convert.norm_rules import node_weights
-from nn2no.convert.place import Place, token_grid
-from nn2no.convert.trace import Call
+from nn2no.conversion.norm_rules import node_weights
+from nn2no.conversion.place import Place, token_grid
+from nn2no.conversion.trace import Call
 from nn2no.errors import ConversionError
 
 

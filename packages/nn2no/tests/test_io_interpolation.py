@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from nn2no.interpolate_io import interpolate_io
+from nn2no.io_interpolation import interpolate_io
 from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import Tensor, nn

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nn2no.convert.place import Options
-from nn2no.convert.trace import Call, Trace
+from nn2no.conversion.place import Options
+from nn2no.conversion.trace import Call, Trace
 
 REASONS = {
     "convolution": "a kernel of fixed physical size, by quadrature",

@@ -9,10 +9,10 @@ from sciml.errors import ConfigError, SciMLError
 from sciml.grids import Grid
 from torch import nn
 
-from nn2no.convert.operator import ConvertedOperator, check_grid, ends_of
-from nn2no.convert.place import Options
-from nn2no.convert.report import ConversionReport, Row, describe
-from nn2no.convert.trace import Trace, paths, record
+from nn2no.conversion.operator import ConvertedOperator, check_grid, ends_of
+from nn2no.conversion.place import Options
+from nn2no.conversion.report import ConversionReport, Row, describe
+from nn2no.conversion.trace import Trace, paths, record
 from nn2no.errors import ConversionError
 
 CHOICES = {

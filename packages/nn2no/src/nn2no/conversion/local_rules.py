@@ -15,8 +15,8 @@ from nn2no.alternatives import (
     moment_conv,
     resized_conv,
 )
-from nn2no.convert.place import Place, from_base, to_base
-from nn2no.convert.trace import Call
+from nn2no.conversion.place import Place, from_base, to_base
+from nn2no.conversion.trace import Call
 from nn2no.errors import ConversionError
 from nn2no.local import CONV, PaddingMode, extend, integral_conv, integral_conv_transpose, per_axis
 from nn2no.pool import adaptive_average, average_pool, supremum_pool
@@ -137,17 +137,29 @@ def padding(place: Place, call: Call, a: dict[str, Any], original: Callable[[], 
         return original()
     pairs = [(0, 0)] * (place.dim - len(inner) // 2)
     pairs += [(inner[i], inner[i + 1]) for i in range(len(inner) - 2, -1, -2)]
-    # a width that is no whole number is rounded up: only a convolution, which continues the field itself, can follow
-    left, right = ([math.ceil(p[side] * si) for p, si in zip(pairs, s, strict=True)] for side in (0, 1))
     value = a.get("value") or 0.0
     kind: PaddingMode = "zeros" if mode == "constant" else mode
-    if value:
-        return F.pad(x, [w for ends in zip(reversed(left), reversed(right), strict=True) for w in ends], value=value)
-    y = extend(x, left, right, kind)
+    y = x - value if value else x
+    for axis, ((before, after), si) in enumerate(zip(pairs, s, strict=True)):
+        y = _bordered(y, axis, before * si, after * si, kind)
+    y = y + value if value else y
     if any(outer):  # channels, for instance
         return F.pad(y, [0] * len(inner) + list(outer))
-    place.padded[id(y)] = (y, x, s, pairs, kind)  # a convolution that follows continues the field itself
+    if not value:
+        place.padded[id(y)] = (y, x, s, pairs, kind)  # a convolution that follows continues the field itself
     return y
+
+
+def _bordered(x: Tensor, axis: int, left: Fraction, right: Fraction, mode: PaddingMode) -> Tensor:
+    """The field continued by these widths; where they end between nodes, what is there is interpolated."""
+    whole, part = math.floor(left), float(left % 1)
+    total, dim = math.ceil(left + right), x.ndim - 2
+
+    def bordered(before: int) -> Tensor:
+        sides = [[w if i == axis else 0 for i in range(dim)] for w in (before, total - before)]
+        return extend(x, *sides, mode)
+
+    return bordered(whole) if part == 0 else torch.lerp(bordered(whole), bordered(whole + 1), part)
 
 
 def average_pooling(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:

@@ -12,10 +12,10 @@ from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import Tensor, nn
 
-from nn2no.convert.place import Options, Place, from_base, token_grid
-from nn2no.convert.report import ConversionReport
-from nn2no.convert.rules import RULES, Conversion
-from nn2no.convert.trace import Trace, record
+from nn2no.conversion.place import Options, Place, from_base, token_grid
+from nn2no.conversion.report import ConversionReport
+from nn2no.conversion.rules import RULES, Conversion
+from nn2no.conversion.trace import Trace, record
 from nn2no.errors import ConversionError
 from nn2no.scale import Ends, Scale, scale_between
 
@@ -93,7 +93,7 @@ class ConvertedOperator(nn.Module):
             return self.original()(x, *args, **kwargs)
         return self.run(Place(shape, scale, ends, base.periodic, self.options, len(x)), x, args, kwargs)
 
-    @torch.compiler.disable
+    @torch._disable_dynamo  # as torch.compiler.disable, which would import the compiler now
     def run(self, place: Place, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the network at another place than its base grid; `x` is not checked."""
         trace = self.trace(x, place.base, args, kwargs)

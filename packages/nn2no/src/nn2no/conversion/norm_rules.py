@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nn2no.convert.place import Place, from_base
-from nn2no.convert.trace import Call
+from nn2no.conversion.place import Place, from_base
+from nn2no.conversion.trace import Call
 from nn2no.errors import ConversionError
 from nn2no.norms import quadrature_batch_norm, quadrature_norm
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nn2no.convert.trace import Call
+from nn2no.conversion.trace import Call
 from nn2no.errors import ConversionError
 from nn2no.local import PaddingMode, along, tap_matrix
 from nn2no.scale import Ends, Scale, refined_size
