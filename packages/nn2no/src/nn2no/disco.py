@@ -101,7 +101,6 @@ class DiscoConv2d(nn.Module):
 
 
 @functools.lru_cache(maxsize=64)
-@torch.compiler.assume_constant_result  # below the cache, which is traced through
 def disco_filters(
     radius: float,
     kernel_shape: tuple[int, int],
