@@ -7,6 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 import torch.nn.functional as F
+from nn2no.errors import ResolutionWarning
 from nn2no.local import (
     IntegralConv1d,
     IntegralConv2d,
@@ -176,6 +177,11 @@ def test_refined_kernels_and_kernels_of_one_tap():
     torch.testing.assert_close(integral_conv(x, only, scale=(2, 3)), F.conv2d(x, only))
     strided = integral_conv(x[..., :8], only, scale=(2, 2), stride=2)
     torch.testing.assert_close(strided, F.conv2d(x[..., :8], only, stride=2))
+
+
+def test_grids_too_coarse_for_the_kernel_are_warned_about():
+    with pytest.warns(ResolutionWarning, match="5 times as coarse"):
+        integral_conv(random(1, 1, 8), random(1, 1, 3), scale=(Fraction(1, 5),), padding="same")
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])

@@ -10,6 +10,7 @@ which is w itself for s = 1. For whole s this is a smoothing of the field by hat
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, Literal
@@ -96,6 +97,8 @@ def integral_conv(
     dim = x.ndim - 2
     s = as_scale(scale)
     strides, dilations = per_axis(stride, dim), per_axis(dilation, dim)
+    if min(s) < Fraction(1, 4) and not torch.compiler.is_compiling():
+        _warn_of_aliasing(min(s))
     pads = _pads(padding, weight.shape[2:], dilations)
     flags = per_axis(ends, dim) if not isinstance(ends, bool) else (ends,) * dim
     left, right, steps, smooth = [], [], [], []
@@ -322,6 +325,17 @@ def extend(x: Tensor, left: Sequence[int], right: Sequence[int], mode: PaddingMo
             raise ConfigError(f"padding_mode={m!r}; choose 'zeros', 'circular', 'reflect' or 'replicate'.")
         x = x.index_select(axis, i)
     return x
+
+
+@functools.lru_cache(maxsize=64)
+def _warn_of_aliasing(s: Fraction) -> None:
+    """Once for each scale."""
+    warnings.warn(
+        f"The grid is {float(1 / s):g} times as coarse as the kernel was made for, so that its taps fall on the same few "
+        "nodes. Use a finer grid, or interpolate the field.",
+        ResolutionWarning,
+        stacklevel=3,
+    )
 
 
 def along(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
