@@ -1,6 +1,8 @@
 """Shapes in annotations are checked while testing; tests marked `unchecked` do without."""
 
 import os
+import sys
+from collections.abc import Iterator
 
 import jaxtyping
 import pytest
@@ -10,6 +12,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
-def _unchecked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.node.get_closest_marker("unchecked"):
+def _unchecked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    unchecked = request.node.get_closest_marker("unchecked")
+    if unchecked:
         monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    yield
+    if unchecked and "torch._dynamo" in sys.modules:
+        sys.modules["torch"].compiler.reset()  # what is compiled shares the checks' code, which has a limit of graphs

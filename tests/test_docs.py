@@ -70,7 +70,7 @@ def test_example_plugin_passes_the_conformance_suite_as_the_page_says(example, t
     page = (DOCS / "write-a-plugin.md").read_text()
     (line,) = re.findall(r"^from sciml_testkit import conformance\n\n.*$", page, re.MULTILINE)
     (tmp_path / "test_conformance.py").write_text(line + "\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path]
+    command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-p", "no:cacheprovider", tmp_path]
     ran = subprocess.run(command, capture_output=True, text=True, env=example, cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout
     assert "14 passed, 1 skipped" in ran.stdout

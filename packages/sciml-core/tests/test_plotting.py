@@ -45,3 +45,23 @@ def test_convergence_lines_have_the_asked_slope():
 def test_saved_figures_leave_no_temporary_file(tmp_path):
     plotting.save_figure(plotting.curves([0, 1], {"a": {"b": [1, 2]}}), tmp_path / "new" / "figure.png")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["figure.png"]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plotting.curves([0], {}),
+        lambda: plotting.fields({}),
+        lambda: plotting.distributions({}, xlabel="x"),
+        lambda: plotting.convergence([1.0], {}),
+    ],
+)
+def test_nothing_to_draw_is_said(draw):
+    with pytest.raises(ShapeError, match="nothing to draw"):
+        draw()
+
+
+@pytest.mark.filterwarnings("error")
+def test_samples_that_all_diverged_are_left_out():
+    (axis,) = plotting.distributions({"a": [0.0, 1.0], "b": [np.nan, np.inf]}, xlabel="x").axes
+    assert len(axis.patches) == 1

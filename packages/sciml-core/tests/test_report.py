@@ -1,11 +1,12 @@
 """Reports survive the round trip, put published numbers beside measured ones, and escape what they show."""
 
+import json
 import math
 
 import pytest
 from sciml.config import config, override, parse_settings
 from sciml.errors import ConfigError, DataError
-from sciml.report import Metric, Published, Report
+from sciml.report import Bar, Metric, Published, Report
 
 
 @config
@@ -37,6 +38,35 @@ def test_published_numbers_stand_beside_measured_ones(tmp_path):
 def test_no_report_is_a_clear_error(tmp_path):
     with pytest.raises(DataError, match="is not a report"):
         Report.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 200_000, '{"metrics": [], "wall_time": "x"}', '{"metrics": [], "notes": [1]}', '{"metrics": 3}', "[]"],
+)
+def test_damaged_reports_are_refused(tmp_path, text):
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(DataError, match="is not a report"):
+        Report.load(tmp_path)
+
+
+def test_reports_are_valid_json_whatever_was_measured(tmp_path):
+    def refuse(constant):
+        raise ValueError(constant)
+
+    report = Report([Metric("a", "b", math.inf), Metric("c", "b", math.nan)], bars=[Bar("c", math.nan, 1.0)])
+    back = json.loads(report.to_json(), parse_constant=refuse)
+    assert [m["value"] for m in back["metrics"]] == ["inf", "nan"]
+
+
+def test_bars_are_met_from_their_side_and_never_by_nan():
+    assert Bar("at most", 1.0, 1.0).met
+    assert not Bar("at most", 1.1, 1.0).met
+    assert Bar("at least", 1.1, 1.0, at_least=True).met
+    assert not Bar("at least", 0.9, 1.0, at_least=True).met
+    assert not Bar("at most", math.nan, 1.0).met
+    assert not Bar("at least", math.nan, 1.0, at_least=True).met
+    assert str(Bar("error", 2.0, 1.0)) == "MISSED: error ≤ 1 (measured 2)"
 
 
 def test_overrides_are_validated_and_typos_named():

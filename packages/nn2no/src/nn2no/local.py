@@ -23,6 +23,7 @@ from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import Tensor, nn
 
+from nn2no.errors import ResolutionWarning
 from nn2no.scale import Scale, as_scale, base_size, refined_size
 
 PaddingMode = Literal["zeros", "circular", "reflect", "replicate"]
@@ -97,7 +98,7 @@ def integral_conv(
     dim = x.ndim - 2
     s = as_scale(scale)
     strides, dilations = per_axis(stride, dim), per_axis(dilation, dim)
-    if min(s) < Fraction(1, 4) and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and min(s) < Fraction(1, 4):
         _warn_of_aliasing(min(s))
     pads = _pads(padding, weight.shape[2:], dilations)
     flags = per_axis(ends, dim) if not isinstance(ends, bool) else (ends,) * dim
@@ -331,7 +332,7 @@ def extend(x: Tensor, left: Sequence[int], right: Sequence[int], mode: PaddingMo
 def _warn_of_aliasing(s: Fraction) -> None:
     """Once for each scale."""
     warnings.warn(
-        f"The grid is {float(1 / s):g} times as coarse as the kernel was made for, so that its taps fall on the same few "
+        f"The grid is {float(1 / s):g} times as coarse as the kernel was made for: its taps fall on the same few "
         "nodes. Use a finer grid, or interpolate the field.",
         ResolutionWarning,
         stacklevel=3,

@@ -142,6 +142,7 @@ def report_command(directory: Annotated[str, typer.Argument(help="Directory of a
     report = Report.load(directory)
     report.save(directory)
     _show(report)
+    print(f"Report: {Path(directory) / 'report.html'}")
 
 
 def _show(report: Any) -> None:

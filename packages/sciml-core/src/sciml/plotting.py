@@ -1,5 +1,6 @@
 """The figures that several experiments draw. They return `matplotlib.figure.Figure`s and touch no global state."""
 
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from sciml.errors import ShapeError
+from sciml.files import write_atomically
 
 Scale = Literal["linear", "log"]
 
@@ -22,6 +24,7 @@ def curves(
     scale: Scale = "log",
 ) -> Figure:
     """One panel a title, in it one curve a label over `x`, shape (n,); on a log scale zeros are left out."""
+    _some(panels, "panels")
     figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
     for axis, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
         for label, values in lines.items():
@@ -61,6 +64,7 @@ def fields(panels: Mapping[str, ArrayLike], *, extent: Sequence[float] | None = 
     ShapeError
         If a field is not two-dimensional.
     """
+    _some(panels, "panels")
     arrays = {title: np.asarray(value) for title, value in panels.items()}
     for title, array in arrays.items():
         if array.ndim != 2:
@@ -76,6 +80,7 @@ def fields(panels: Mapping[str, ArrayLike], *, extent: Sequence[float] | None = 
 
 def distributions(samples: Mapping[str, ArrayLike], *, xlabel: str, bins: int = 40) -> Figure:
     """Histograms of several samples on common bins, as densities; values that are not finite are left out."""
+    _some(samples, "samples")
     finite = {
         label: (v := np.asarray(values, dtype=float).ravel())[np.isfinite(v)] for label, values in samples.items()
     }
@@ -83,6 +88,8 @@ def distributions(samples: Mapping[str, ArrayLike], *, xlabel: str, bins: int = 
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axis = figure.subplots()
     for label, values in finite.items():
+        if len(values) == 0:  # all diverged
+            continue
         axis.hist(values, bins=list(edges), density=True, histtype="step", label=label)
     axis.set(xlabel=xlabel, ylabel="density")
     axis.legend(fontsize="small")
@@ -93,6 +100,7 @@ def convergence(
     h: ArrayLike, errors: Mapping[str, ArrayLike], *, xlabel: str = "h", orders: Sequence[float] = ()
 ) -> Figure:
     """Errors against `h` on log axes, with dotted lines of the given orders through the first error."""
+    _some(errors, "errors")
     steps = np.asarray(h, dtype=float)
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axis = figure.subplots()
@@ -108,8 +116,12 @@ def convergence(
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 100) -> None:
     """Write the figure atomically, as what the suffix of `path` says; its folder is made."""
-    target = Path(path)
+    target, image = Path(path), io.BytesIO()
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
-    figure.savefig(temporary, dpi=dpi, bbox_inches="tight")
-    os.replace(temporary, target)
+    figure.savefig(image, format=target.suffix.removeprefix(".") or "png", dpi=dpi, bbox_inches="tight")
+    write_atomically(target, image.getvalue())
+
+
+def _some(values: Mapping[str, Any], what: str) -> None:
+    if not values:
+        raise ShapeError(f"There is nothing to draw: give at least one of {what}.")

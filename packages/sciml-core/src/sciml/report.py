@@ -126,8 +126,12 @@ class Report:
             bars = [
                 Bar(b["claim"], float(b["value"]), float(b["limit"]), b["at_least"]) for b in content.pop("bars", [])
             ]
-            return cls(metrics=metrics, bars=bars, **content)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            report = cls(metrics=metrics, bars=bars, **content)
+            texts = (report.experiment, report.preset, report.paper, report.command, report.directory, *report.notes)
+            if not all(isinstance(text, str) for text in texts) or not isinstance(report.config, dict):
+                raise ValueError("its texts must be strings and its configuration an object")
+            return replace(report, wall_time=float(report.wall_time))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{path} is not a report ({type(error).__name__}: {error}); "
                 "give the directory of a finished run, or finish it with sciml run … --resume"

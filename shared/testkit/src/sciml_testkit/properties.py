@@ -127,6 +127,7 @@ def transformable(model: Model, inputs: tuple[Any, ...]) -> None:
 @measures("torch.compile")
 def compilable(model: Model, inputs: tuple[Any, ...]) -> None:
     """One graph without breaks, and the same output."""
+    torch.compiler.reset()  # earlier models share the code of wrappers, of which there is a limited number of graphs
     compiled: Any = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
     try:
         output = compiled(*inputs)
