@@ -6,10 +6,12 @@ same function on periodic grids with more than 2|k| nodes an axis, with one exce
 belongs to the wave number k of an axis at k - 1 if that axis has an odd number of nodes and is not the last.
 """
 
+import importlib
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from sciml.registry import own_version
 from torch import Tensor, nn
 
 from nn2no.errors import ConversionError
@@ -139,12 +141,13 @@ def to_neuralop(model: FNO) -> nn.Module:
 
 def _peer() -> Any:
     try:
-        from neuralop.models import FNO as peer  # pyright: ignore[reportMissingImports]
+        # the distribution and what is imported have different names, which only metadata that is there can connect
+        return importlib.import_module("neuralop.models").FNO
     except ImportError as error:
         raise ImportError(
-            f"neuraloperator cannot be imported ({error}). Install it with: pip install neuraloperator==2.0.0"
+            f"neuraloperator cannot be imported ({error}). Install it with: "
+            f'pip install "nn2no[interop]=={own_version()}"'
         ) from error
-    return peer
 
 
 def _refuse(parts: dict[str, bool]) -> None:
