@@ -154,5 +154,5 @@ def test_the_package_to_install_is_named(monkeypatch) -> None:
     for name in itertools.chain(["neuralop"], [m for m in sys.modules if m.startswith("neuralop.")]):
         monkeypatch.setitem(sys.modules, name, None)
     for call, argument in ((from_neuralop, nn.Identity()), (to_neuralop, ours())):
-        with pytest.raises(ImportError, match=r"pip install neuraloperator==2\.0\.0"):
+        with pytest.raises(ImportError, match=r"nn2no\[interop\]=="):
             call(argument)
