@@ -221,3 +221,11 @@ def test_errors_say_what_to_do():
         curl(u, grid, method="finite-difference")
     with pytest.raises(ConfigError, match="give 1 numbers"):
         partial(u, grid, [1, 0], method="spectral")
+
+
+@pytest.mark.parametrize("n", [64, 256, 1024])
+def test_fourier_continuation_in_single_precision_is_limited_by_the_rounding_of_the_data(n):
+    grid = Grid.uniform(n, dtype=torch.float32)
+    x = grid.coords[:, 0]
+    error = (partial(torch.exp(x)[None, None], grid, [1], method="spectral")[0, 0] - torch.exp(x)).abs().max()
+    assert error <= 100 * torch.finfo(torch.float32).eps * n

@@ -403,3 +403,44 @@ def test_cloud_errors_say_what_to_do():
         PointCloud(points, "simpson")  # type: ignore[arg-type]
     with pytest.raises(ShapeError, match=r"\(batch, 10, channel\)"):
         PointCloud(points).integrate(torch.zeros(1, 3, 10))
+
+
+@pytest.mark.parametrize(("offset", "scale"), [(1e6, 1.0), (0.0, 1e-140), (-3e5, 1e3)])
+def test_clouds_may_lie_anywhere_and_have_any_size(offset, scale):
+    torch.manual_seed(0)
+    points = torch.rand(200, 2, dtype=torch.float64)
+    cloud, moved = PointCloud(points), PointCloud(points * scale + offset)
+    tolerance = 1e-13 + 1e-14 * abs(offset) / scale
+    torch.testing.assert_close(moved.weights / scale**2, cloud.weights, rtol=0, atol=tolerance)
+    u = points.sum(-1)[None, :, None]
+    inside = torch.rand(20, 2, dtype=torch.float64) / 2 + 0.25
+    torch.testing.assert_close(
+        moved.interpolate(u, inside * scale + offset), cloud.interpolate(u, inside), rtol=0, atol=tolerance
+    )
+
+
+@pytest.mark.parametrize("angle", [0.3, 1.0])
+def test_points_that_rounding_puts_outside_the_hull_are_on_its_edge(angle):
+    c, s = math.cos(angle), math.sin(angle)
+    rotation = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
+    torch.manual_seed(0)
+    square = torch.cat([torch.rand(200, 2), torch.tensor([[0.0, 0.0], [1, 0], [0, 1], [1, 1]])]).double()
+    edge = torch.stack([torch.rand(1000, dtype=torch.float64), torch.zeros(1000, dtype=torch.float64)], 1)
+    cloud, points = PointCloud(square @ rotation.T), edge @ rotation.T
+    linear = lambda x: (2 * x[:, 0] - x[:, 1])[None, :, None]  # noqa: E731
+    torch.testing.assert_close(cloud.interpolate(linear(cloud.coords), points), linear(points), rtol=0, atol=1e-12)
+
+
+@pytest.mark.unchecked
+def test_sizes_and_points_of_odd_types():
+    assert Grid.uniform(np.int64(5)).shape == (5,)
+    assert Grid.uniform((np.int32(5), 4), lengths=np.array([1.0, 2.0])).lengths == (1.0, 2.0)
+    with pytest.raises(ConfigError, match="whole number of nodes"):
+        Grid.uniform((5.9,))
+    cloud = PointCloud(torch.rand(9, 2, dtype=torch.float64))
+    u = torch.ones(1, 9, 1, dtype=torch.float64)
+    for points in (torch.rand(4, 5, 2), torch.rand(2)):
+        with pytest.raises(ShapeError, match=r"\(point, dim\)"):
+            cloud.interpolate(u, points)
+    with pytest.raises(ValueError, match="not finite"):
+        cloud.interpolate(u, torch.full((1, 2), math.nan))

@@ -14,7 +14,9 @@ class Triangulation:
     """Simplices over points (point, dim); in one dimension the intervals between sorted points."""
 
     def __init__(self, points: np.ndarray) -> None:
-        self.points = points
+        # rounding inside is relative to the extent, wherever the points are and however far apart
+        self.low, self.scale = points.min(0), float(np.ptp(points, axis=0).max()) or 1.0
+        self.points, self.unit = points, (points - points.min(0)) / self.scale
         n, self.dim = points.shape
         repeated = n - len(np.unique(points, axis=0))
         if repeated:
@@ -28,7 +30,7 @@ class Triangulation:
             self.simplices = np.stack([order[:-1], order[1:]], axis=1)
             return
         try:
-            self.qhull = Delaunay(points)
+            self.qhull = Delaunay(self.unit)
         except QhullError:
             raise ValueError(f"The {n} points lie on a line or plane and span no volume. {_ADVICE}") from None
         lost = len(self.qhull.coplanar)
@@ -38,18 +40,19 @@ class Triangulation:
 
     @cached_property
     def volumes(self) -> np.ndarray:
-        corners = self.points[self.simplices]
-        return np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1])) / math.factorial(self.dim)
+        corners = self.unit[self.simplices]
+        unit = np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1])) / math.factorial(self.dim)
+        return unit * self.scale**self.dim
 
     @cached_property
     def elements(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Vertices (simplex, dim + 1), gradients of their hat functions (simplex, dim + 1, dim), volumes."""
         # slivers that cocircular points on the hull leave have no volume and no gradient
         keep = self.volumes > 1e-12 * self.volumes.max()
-        corners = self.points[self.simplices[keep]]
+        corners = self.unit[self.simplices[keep]]
         rest = np.swapaxes(np.linalg.inv(corners[:, 1:] - corners[:, :1]), 1, 2)
         gradients = np.concatenate([-rest.sum(1, keepdims=True), rest], axis=1)
-        return self.simplices[keep], gradients, self.volumes[keep]
+        return self.simplices[keep], gradients / self.scale, self.volumes[keep]
 
     def node_weights(self) -> np.ndarray:
         """The integrals of the hat functions: every vertex has an equal share of a simplex."""
@@ -58,22 +61,27 @@ class Triangulation:
 
     def locate(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vertices and barycentric coordinates (point, dim + 1) of `x`; outside, the nearest node alone."""
+        x = (x - self.low) / self.scale
         if self.dim == 1:
-            starts = self.points[self.simplices[:, 0], 0]
+            starts = self.unit[self.simplices[:, 0], 0]
             index = np.clip(np.searchsorted(starts, x[:, 0], side="right") - 1, 0, len(starts) - 1)
-            left, right = self.points[self.simplices[index], 0].T
+            left, right = self.unit[self.simplices[index], 0].T
             t = (x[:, 0] - left) / (right - left)
             shares = np.stack([1 - t, t], axis=1)
             outside = (t < 0) | (t > 1)
         else:
             index = self.qhull.find_simplex(x)
+            beyond = index < 0  # by rounding only, if a simplex is found with some tolerance
+            index[beyond] = self.qhull.find_simplex(x[beyond], tol=1e5 * np.finfo(float).eps)
             outside = index < 0
             transform = self.qhull.transform[index]
             partial = np.einsum("mij,mj->mi", transform[:, : self.dim], x - transform[:, self.dim])
             shares = np.concatenate([partial, 1 - partial.sum(1, keepdims=True)], axis=1)
+            shares[beyond] = np.maximum(shares[beyond], 0)
+            shares[beyond] /= shares[beyond].sum(1, keepdims=True)
         vertices = self.simplices[index].copy()
         if outside.any():
-            vertices[outside] = np.reshape(KDTree(self.points).query(x[outside])[1], (-1, 1))
+            vertices[outside] = np.reshape(KDTree(self.unit).query(x[outside])[1], (-1, 1))
             shares[outside] = np.eye(self.dim + 1)[0]
         return vertices, shares
 

@@ -2,7 +2,8 @@
 
 import abc
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -83,7 +84,16 @@ def lp_norm(u: Inexact[Tensor, "batch *field"], p: Real, total: Callable[[Tensor
     return scale * torch.where(zero, 0.0, torch.where(zero, 1.0, x) ** (1 / p))  # whose slope at 0 is infinite
 
 
+def _sizes(shape: Any) -> list[int]:
+    """Whole numbers of nodes, one for each axis."""
+    try:
+        return [operator.index(n) for n in (shape if isinstance(shape, Iterable) else [shape])]
+    except TypeError:
+        raise ConfigError(f"shape={shape!r}: give a whole number of nodes for each axis.") from None
+
+
 def _per_axis(value: Any, dim: int, name: str) -> list[Any]:
+    value = value.tolist() if isinstance(value, np.ndarray | Tensor) else value
     if isinstance(value, str) or not isinstance(value, Sequence):
         return [value] * dim
     if len(value) != dim:
@@ -122,7 +132,7 @@ class Grid(Domain):
         ConfigError
             An argument has the wrong number of entries, or an axis too few nodes or no positive length.
         """
-        sizes = [shape] if isinstance(shape, int) else list(shape)
+        sizes = _sizes(shape)
         columns = [
             _per_axis(value, len(sizes), name)
             for value, name in (
@@ -321,7 +331,7 @@ def _matrix_between(source: Axis, target: Axis, eps: float, dtype: torch.dtype, 
 
 
 def _polynomial_grid(kind: Kind, shape: Any, lengths: Any, origin: Any, dtype: torch.dtype) -> Grid:
-    sizes = [shape] if isinstance(shape, int) else list(shape)
+    sizes = _sizes(shape)
     extents, starts = _per_axis(lengths, len(sizes), "lengths"), _per_axis(origin, len(sizes), "origin")
     rows = zip(sizes, extents, starts, strict=True)
     return Grid(tuple(Axis(kind, int(n), float(length), float(start)) for n, length, start in rows), dtype)
@@ -437,7 +447,11 @@ class PointCloud(Domain):
         """Piecewise linear on the triangulation, nearest node outside; differentiable in `u`."""
         self.check(u)
         points = to.coords if isinstance(to, Domain) else to
+        if points.ndim != 2 and not isinstance(to, Grid):
+            raise ShapeError(f"The points have shape {tuple(points.shape)}; give (point, dim).")
         _check_dim(points.shape[-1], self.dim)
+        if not bool(torch.isfinite(points).all()):
+            raise ValueError("Points to interpolate at have coordinates that are not finite; drop them.")
         vertices, shares = self.triangulation.locate(points.detach().cpu().double().numpy().reshape(-1, self.dim))
         index, share = torch.as_tensor(vertices, device=u.device), torch.as_tensor(shares).to(u)
         values = torch.einsum("bmvc,mv->bmc", u[:, index], share)
