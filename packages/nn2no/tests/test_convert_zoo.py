@@ -71,6 +71,20 @@ def test_refused_networks_and_sizes_are_reported_with_their_reasons(directory, m
     assert "no_such_package is not installed: x left out" in notes
 
 
+def test_all_grids_share_what_is_compared():
+    base, fine = torch.arange(8.0)[None, None], torch.arange(0, 8, 0.25)[None, None]
+    assert convert_zoo.up_to_last_node(base, (8,))[0, 0, -1] == 7
+    assert convert_zoo.up_to_last_node(fine, (8,))[0, 0, -1] == 7
+    vector = torch.zeros(1, 5)
+    assert convert_zoo.up_to_last_node(vector, ()) is vector
+
+
+def test_jump_between_the_sides_does_not_lower_the_order():
+    torch.manual_seed(0)
+    network = Network(lambda n: nn.Conv2d(1, 1, 5, padding=2), 32, 1, channels=1)
+    assert convert_zoo.examine(network, Config(), 0)["order"] > 0.9
+
+
 def test_last_or_main_output_is_compared():
     a, b = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
     assert convert_zoo.field({"aux": a, "out": b}) is b

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib import metadata
@@ -24,7 +24,7 @@ from nn2no.conversion import convert
 from nn2no.errors import ConversionError
 from nn2no.models.unet import UNet
 from nn2no.models.vit import ViT
-from nn2no.refinement import difference, random_fields
+from nn2no.refinement import difference, intervals, random_fields, refined
 
 REFINEMENTS = (1, 2, 4, 8)
 TOLERANCE = 0.3  # beyond it a network is not the operator that it is on its base grid
@@ -49,7 +49,8 @@ class Config:
 class Network:
     """How to make a network for a base grid of n nodes along each axis, and what must be known of it.
 
-    `base` is the least such n that is worth while, `stride` the ratio of its finest and its coarsest level.
+    `base` is the least such n that is worth while, `stride` the ratio of its finest and its coarsest level; `periodic`
+    networks join the sides of the domain, others fill up with zeros.
     """
 
     make: Callable[[int], nn.Module]
@@ -58,6 +59,7 @@ class Network:
     upsampling: Upsampling = "none"
     channels: int = 3
     dim: int = 2
+    periodic: bool = False
 
 
 class ResidualBlock(nn.Module):
@@ -123,9 +125,11 @@ SMALLER = {"encoder_depth": 3, "decoder_channels": (64, 32, 16)}
 # by the module that a network comes from
 ZOO: Mapping[str, Mapping[str, Network]] = {
     "nn2no": {
-        "cnn": Network(lambda n: cnn(), 32, 1, channels=1),
+        "cnn": Network(lambda n: cnn(), 32, 1, channels=1, periodic=True),
         "resnet": Network(lambda n: resnet(), 64, 8),
-        "unet": Network(lambda n: UNet(padding_mode="circular", embedding="none"), 32, 4, "transposed", channels=1),
+        "unet": Network(
+            lambda n: UNet(padding_mode="circular", embedding="none"), 32, 4, "transposed", channels=1, periodic=True
+        ),
         "vit": Network(lambda n: ViT(base_resolution=(n, n)), 32, 4, "transposed", channels=1),
     },
     "torchvision": {
@@ -160,7 +164,7 @@ ZOO: Mapping[str, Mapping[str, Network]] = {
         "SegResNet": Network(monai("SegResNet", 2, 8, 1, 1), 64, 8, "linear", 1),
         "AttentionUnet": Network(monai("AttentionUnet", 2, 1, 1, (8, 16, 32), (2, 2)), 32, 4, "transposed", 1),
         "DenseNet121": Network(monai("DenseNet121", 2, 1, 3), 128, 32, channels=1),
-        "VNet": Network(monai("VNet", 2, 1, 1), 128, 16, "transposed", 1),
+        "VNet": Network(monai("VNet", 2, 1, 1), 64, 16, "transposed", 1),
         "HighResNet": Network(monai("HighResNet", 2, 1, 1), 32, 1, channels=1),
     },
     "segmentation_models_pytorch": {
@@ -190,9 +194,10 @@ def run(config: Config, run: RunDirectory) -> Report:
         f"Seed {config.seed}: networks as they are made, with random weights, in float32 and evaluation mode. Inputs "
         f"are periodic waves |k| <= `modes` on grids of {', '.join(map(str, REFINEMENTS))} times the base size; "
         "outputs are compared as functions on the finer grid, and the order is the slope without the first step.",
-        "Most networks fill up with zeros and keep on every grid what that does along the sides of the domain: their "
-        "outputs have a jump from one side to the other, whose interpolation is of order 1/2, and differ the more from "
-        "the limit, the fewer nodes the coarsest level has.",
+        "Networks of others fill up with zeros, and keep on every grid what that does along the sides of the domain: "
+        "they differ the more from the limit, the fewer nodes their coarsest level has.",
+        "Random classifiers average nearly everything away: what is left depends little on the input, and so on the "
+        "grid.",
     ]
     metrics, bars = [], []
     for package, networks in chosen.items():
@@ -214,7 +219,7 @@ def run(config: Config, run: RunDirectory) -> Report:
                 errors[name] = [found[f"error_{a}_{b}"] for a, b in STEPS]
         if errors:
             run.figure(package, convergence([1 / s for s, _ in STEPS], errors, xlabel="h / h0", orders=(1.0, 2.0)))
-        if networks:
+        if networks and package != "nn2no":
             notes.append(f"{package} {metadata.version(package.replace('_', '-'))}.")
     return Report(metrics, notes, bars)
 
@@ -226,33 +231,50 @@ STEPS = tuple(pairwise(REFINEMENTS))
 def examine(network: Network, config: Config, seed: int) -> dict[str, Any]:
     """The numbers of one network; `reason` where it is refused, `raw_reason` where it takes no other size itself."""
     n = network.base * config.enlarged
-    sizes = [s * n for s in REFINEMENTS]
-    domain = Grid.uniform((n,) * network.dim, periodic=True)
-    fine = Grid.uniform((sizes[-1],) * network.dim, periodic=True)
+    base = Grid.uniform((n,) * network.dim, periodic=True)
     modes = max(1, min(config.modes, n // network.stride // 8))
-    probe = random_fields(domain, network.channels, modes, 1, seed)
+    waves = random_fields(base, network.channels, modes, 1, seed)
+    # networks that fill up with zeros have outputs on an open domain: interpolation must not join its sides
+    domain = base if network.periodic else Grid.uniform((n + 1,) * network.dim)
+
+    def inputs(grid: Grid) -> Tensor:
+        return waves(Grid.uniform((intervals(grid)[0],) * network.dim, periodic=True)).float()
+
     module = network.make(n).float().eval()
-    x = probe(domain).float()
+    x = inputs(base)
     found: dict[str, Any] = {"base_size": n, "nodes_of_coarsest_level": n // network.stride, "modes": modes}
     try:
-        op = convert(module, domain, example_input=torch.zeros_like(x))
+        op = convert(module, base, example_input=torch.zeros_like(x))
     except ConversionError as error:
         return {**found, "refused": 1, "reason": " ".join(str(error).split())}
     raw = field(module(x))
     found["refused"] = 0
     found["base_difference"] = float((field(op(x)) - raw).norm() / raw.norm())
+
+    def compared(y: Tensor) -> Tensor:
+        return y if network.periodic else up_to_last_node(y, raw.shape[2:])
+
+    sizes = [s * n for s in REFINEMENTS]
     report = check_discretization_convergence(
-        lambda f: field(op(f)), sizes, domain=domain, probe=probe, base=n, tolerance=TOLERANCE
+        lambda f: compared(field(op(f))), sizes, domain=domain, probe=inputs, base=n, tolerance=TOLERANCE
     )
     for (a, b), error in zip(STEPS, report.errors.values(), strict=True):
         found[f"error_{a}_{b}"] = error
     # below the floor there is nothing left to converge
     found |= {"order": min(report.order, 99.0), "mismatch": report.base_mismatch, "floor": report.floor}
     try:
-        found["raw_mismatch"] = difference(raw, field(module(probe(fine).float())), domain)
+        fine = field(module(inputs(refined(base, sizes[-1]))))
+        found["raw_mismatch"] = difference(compared(raw), compared(fine), domain)
     except (RuntimeError, ValueError, AssertionError) as error:
         found["raw_reason"] = " ".join(str(error).split())
     return found
+
+
+def up_to_last_node(y: Tensor, base: Sequence[int]) -> Tensor:
+    """The part of a field between the first and the last of the `base` nodes of each axis, which all grids share."""
+    for axis, n in enumerate(base, start=2):
+        y = y.narrow(axis, 0, y.shape[axis] // n * (n - 1) + 1)
+    return y
 
 
 def field(output: Any) -> Tensor:
