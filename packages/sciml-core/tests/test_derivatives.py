@@ -148,6 +148,29 @@ def test_finite_differences_converge_with_their_accuracy(order, accuracy, period
     assert measured > accuracy - 0.5
 
 
+@pytest.mark.parametrize(
+    ("order", "accuracy", "stencil"),
+    [(1, 1, (0, -0.5, 0, 0.5, 0)), (2, 2, (0, 1, -2, 1, 0)), (2, 4, (-1 / 12, 4 / 3, -5 / 2, 4 / 3, -1 / 12))],
+)
+def test_stencils_are_centred_inside_a_uniform_axis(order, accuracy, stencil):
+    grid = Grid.uniform(9, 2.0)
+    impulses = torch.eye(9, dtype=torch.float64)[:, None]
+    matrix = partial(impulses, grid, [order], method="finite-difference", accuracy=accuracy)[:, 0].mT
+    expected = torch.tensor(stencil, dtype=torch.float64) / 0.25**order
+    for i in range(2, 7):
+        close(matrix[i, i - 2 : i + 3], expected, 1e2 * EPS / 0.25**order)
+        assert torch.count_nonzero(matrix[i]) == np.count_nonzero(stencil)
+
+
+def test_two_point_differences_take_the_nearer_neighbour():
+    grid = Grid.from_coordinates([0.0, 1.0, 1.25, 2.25, 2.5])
+    impulses = torch.eye(5, dtype=torch.float64)[:, None]
+    matrix = partial(impulses, grid, [1], method="finite-difference", accuracy=1)[:, 0].mT
+    assert torch.equal(matrix[1], matrix[2])
+    assert torch.equal(matrix[2], torch.tensor([0.0, -4, 4, 0, 0], dtype=torch.float64))
+    assert torch.equal(matrix[3], torch.tensor([0.0, 0, 0, -4, 4], dtype=torch.float64))
+
+
 @settings(deadline=None, max_examples=40)
 @given(order=st.integers(0, 4), extra=st.integers(1, 4), seed=st.integers(0, 10**6))
 def test_fornberg_weights_satisfy_the_moment_conditions(order, extra, seed):
@@ -229,3 +252,34 @@ def test_fourier_continuation_in_single_precision_is_limited_by_the_rounding_of_
     x = grid.coords[:, 0]
     error = (partial(torch.exp(x)[None, None], grid, [1], method="spectral")[0, 0] - torch.exp(x)).abs().max()
     assert error <= 100 * torch.finfo(torch.float32).eps * n
+
+
+def test_high_spectral_derivatives_lose_digits_to_rounding():
+    def error(grid, order):
+        exact = grid.coords[:, 0].exp()
+        return (partial(exact[None, None], grid, [order], method="spectral")[0, 0] - exact).abs().max().item()
+
+    assert all(1e-6 < error(Grid.uniform(n), 2) < 1e-4 for n in (64, 128, 256))
+    assert error(Grid.uniform(64), 3) < error(Grid.uniform(256), 3) < error(Grid.uniform(1024), 3)
+    assert error(Grid.chebyshev(256), 4) > 1
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("grid", "method", "fullgraph"),
+    [
+        (Grid.uniform(16), "spectral", False),
+        (Grid.uniform(16), "finite-difference", False),
+        (Grid.chebyshev(16), "spectral", False),
+        (Grid.uniform(16, periodic=True), "spectral", True),
+    ],
+)
+def test_field_derivatives_compile_in_one_graph_where_they_need_no_table(grid, method, fullgraph):
+    u = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(0))
+
+    def slope(v):
+        return gradient(v, grid, method=method)
+
+    assert (torch._dynamo.explain(slope)(u).graph_break_count == 0) == fullgraph
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(slope, backend="aot_eager", fullgraph=fullgraph)(u), slope(u))

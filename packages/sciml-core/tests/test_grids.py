@@ -420,15 +420,41 @@ def test_clouds_may_lie_anywhere_and_have_any_size(offset, scale):
 
 
 @pytest.mark.parametrize("angle", [0.3, 1.0])
-def test_points_that_rounding_puts_outside_the_hull_are_on_its_edge(angle):
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_points_that_rounding_puts_outside_the_hull_are_on_its_edge(angle, offset, dtype):
     c, s = math.cos(angle), math.sin(angle)
     rotation = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
     torch.manual_seed(0)
     square = torch.cat([torch.rand(200, 2), torch.tensor([[0.0, 0.0], [1, 0], [0, 1], [1, 1]])]).double()
     edge = torch.stack([torch.rand(1000, dtype=torch.float64), torch.zeros(1000, dtype=torch.float64)], 1)
-    cloud, points = PointCloud(square @ rotation.T), edge @ rotation.T
-    linear = lambda x: (2 * x[:, 0] - x[:, 1])[None, :, None]  # noqa: E731
-    torch.testing.assert_close(cloud.interpolate(linear(cloud.coords), points), linear(points), rtol=0, atol=1e-12)
+    cloud, points = (PointCloud((square @ rotation.T + offset).to(dtype)), (edge @ rotation.T + offset).to(dtype))
+    linear = lambda x: (2 * x[:, 0] - x[:, 1]).double()[None, :, None]  # noqa: E731
+    # rounding of the coordinates over the height, 1/200, of simplices at the edge
+    error = (cloud.interpolate(linear(cloud.coords), points) - linear(points)).abs().max()
+    assert error <= 200 * 4 * torch.finfo(dtype).eps * (1 + offset)
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+def test_slivers_between_cospherical_points_carry_no_gradient(rotate):
+    generator = torch.Generator().manual_seed(0)
+    lattice = Grid.uniform((9, 9, 9)).coords.reshape(-1, 3)
+    rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=generator))[0]
+    cloud = PointCloud(lattice @ rotation if rotate else lattice)
+    assert cloud.triangulation.volumes.min() < 1e-12 * cloud.triangulation.volumes.max()
+    u = (lattice[:, 0] ** 2 * lattice[:, 1])[None, :, None]
+    slope = cloud.sobolev_norm(u) ** 2 - cloud.norm(u) ** 2
+    exact = 4 / 9 + 1 / 5  # of |∇(x²y)|² = 4x²y² + x⁴
+    assert slope.item() == pytest.approx(exact, abs=1 / 8**2)  # order h²
+
+
+def test_voronoi_cells_of_a_rotated_cube_tile_it():
+    generator = torch.Generator().manual_seed(0)
+    points = torch.cat([Grid.uniform((3, 3, 3)).coords.reshape(-1, 3), cloud_points(40, 3)[8:]])
+    rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=generator))[0]
+    cloud, rotated = PointCloud(points, "voronoi"), PointCloud(points @ rotation, "voronoi")
+    torch.testing.assert_close(rotated.weights, cloud.weights, rtol=0, atol=1e-12)
+    assert rotated.weights.sum().item() == pytest.approx(1, rel=1e-12)
 
 
 @pytest.mark.unchecked

@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
+import torch
 
 from sciml._axes import Axis
 from sciml.errors import ConfigError
@@ -11,6 +12,9 @@ CONTINUATION_POINTS = 5  # boundary samples fitted by a polynomial of degree 4: 
 _GAP = 25  # samples over which it fades to zero
 _ZEROS = 12  # samples over which it then has to vanish
 _BAND = 0.5  # share of the sampled frequencies that the fading may use
+
+# cached tables of constants, which a traced graph would compute anew; torch.compiler.disable imports the compiler now
+_opaque = torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
 
 
 def fornberg_weights(offsets: np.ndarray, order: int) -> np.ndarray:
@@ -37,6 +41,7 @@ def fornberg_weights(offsets: np.ndarray, order: int) -> np.ndarray:
     return delta[:, :, order]
 
 
+@_opaque
 @lru_cache(maxsize=64)
 def finite_difference_stencils(axis: Axis, order: int, accuracy: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices and weights (node, point); centred where possible, one-sided at walls, wrapped on periodic axes."""
@@ -59,7 +64,7 @@ def finite_difference_stencils(axis: Axis, order: int, accuracy: int) -> tuple[n
     index = start[:, None] + np.arange(size)
     weights = fornberg_weights(x[index] - x[:, None], order)
     inner = (node >= symmetric // 2) & (node < n - symmetric // 2)
-    if axis.kind != "uniform" or not inner.any():
+    if axis.kind != "uniform":
         return index, weights
     width = max(size, symmetric)
     index = np.pad(index, ((0, 0), (0, width - size)))  # padded with weight zero
@@ -71,6 +76,7 @@ def finite_difference_stencils(axis: Axis, order: int, accuracy: int) -> tuple[n
     return index, weights
 
 
+@_opaque
 @lru_cache(maxsize=64)
 def differentiation_matrix(axis: Axis, order: int) -> np.ndarray:
     """The matrix (node, node) that differentiates the polynomial interpolant `order` times.
@@ -89,6 +95,7 @@ def differentiation_matrix(axis: Axis, order: int) -> np.ndarray:
     return matrix
 
 
+@_opaque
 @lru_cache(maxsize=1)
 def continuation_matrix() -> np.ndarray:
     """FC(Gram): the matrix (gap, points) that continues boundary samples smoothly to zero.

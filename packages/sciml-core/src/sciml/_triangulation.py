@@ -59,8 +59,11 @@ class Triangulation:
         share = np.repeat(self.volumes / (self.dim + 1), self.dim + 1)
         return np.bincount(self.simplices.ravel(), share, minlength=len(self.points))
 
-    def locate(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Vertices and barycentric coordinates (point, dim + 1) of `x`; outside, the nearest node alone."""
+    def locate(self, x: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices and barycentric coordinates (point, dim + 1) of `x`; outside, the nearest node alone.
+
+        `eps` is the relative rounding of `x` and of the points, by which points on the hull may lie beyond it.
+        """
         x = (x - self.low) / self.scale
         if self.dim == 1:
             starts = self.unit[self.simplices[:, 0], 0]
@@ -71,14 +74,14 @@ class Triangulation:
             outside = (t < 0) | (t > 1)
         else:
             index = self.qhull.find_simplex(x)
-            beyond = index < 0  # by rounding only, if a simplex is found with some tolerance
-            index[beyond] = self.qhull.find_simplex(x[beyond], tol=1e5 * np.finfo(float).eps)
+            beyond = index < 0  # by rounding only, if a small pull towards the centre brings the point inside
+            pull = 32 * eps * max(1.0, float(np.abs(self.points).max()) / self.scale)
+            x[beyond] += pull * (self.unit.mean(0) - x[beyond])
+            index[beyond] = self.qhull.find_simplex(x[beyond])
             outside = index < 0
             transform = self.qhull.transform[index]
             partial = np.einsum("mij,mj->mi", transform[:, : self.dim], x - transform[:, self.dim])
             shares = np.concatenate([partial, 1 - partial.sum(1, keepdims=True)], axis=1)
-            shares[beyond] = np.maximum(shares[beyond], 0)
-            shares[beyond] /= shares[beyond].sum(1, keepdims=True)
         vertices = self.simplices[index].copy()
         if outside.any():
             vertices[outside] = np.reshape(KDTree(self.unit).query(x[outside])[1], (-1, 1))
@@ -106,7 +109,7 @@ def voronoi_weights(mesh: Triangulation, bounds: Any = None) -> np.ndarray:
     scale = (high - low).max()  # rounding below is then relative
     points, low, high = (points - low) / scale, 0 * low, (high - low) / scale
     if bounds is None:
-        facets = np.unique(np.round(ConvexHull(points).equations, 14), axis=0)  # a x + b <= 0
+        facets = ConvexHull(points).equations  # a x + b <= 0
         center = points.mean(0)
     else:
         facets = np.vstack([np.column_stack([np.eye(dim), -high]), np.column_stack([-np.eye(dim), low])])

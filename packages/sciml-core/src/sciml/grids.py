@@ -444,7 +444,15 @@ class PointCloud(Domain):
         return lp_norm(torch.stack([size, slope], dim=1), 2, lambda squares: squares.sum(1))
 
     def interpolate(self, u: Float[Tensor, "batch point channel"], to: Domain | Tensor) -> Tensor:
-        """Piecewise linear on the triangulation, nearest node outside; differentiable in `u`."""
+        """Piecewise linear on the triangulation, nearest node outside; differentiable in `u`.
+
+        Raises
+        ------
+        ValueError
+            Points with a coordinate that is not finite.
+        ShapeError
+            Field or points of another dimension.
+        """
         self.check(u)
         points = to.coords if isinstance(to, Domain) else to
         if points.ndim != 2 and not isinstance(to, Grid):
@@ -452,7 +460,9 @@ class PointCloud(Domain):
         _check_dim(points.shape[-1], self.dim)
         if not bool(torch.isfinite(points).all()):
             raise ValueError("Points to interpolate at have coordinates that are not finite; drop them.")
-        vertices, shares = self.triangulation.locate(points.detach().cpu().double().numpy().reshape(-1, self.dim))
+        eps = max(torch.finfo(x.dtype).eps for x in (self.coords, points) if x.is_floating_point())
+        x = points.detach().cpu().double().numpy().reshape(-1, self.dim)
+        vertices, shares = self.triangulation.locate(x, eps)
         index, share = torch.as_tensor(vertices, device=u.device), torch.as_tensor(shares).to(u)
         values = torch.einsum("bmvc,mv->bmc", u[:, index], share)
         return values.transpose(1, 2).unflatten(2, to.shape) if isinstance(to, Grid) else values
