@@ -260,14 +260,21 @@ def _fourier(u: Tensor, dim: int, period: float, order: int) -> Tensor:
     return torch.fft.irfft(spectrum, n=n, dim=dim)
 
 
+def _widened(u: Tensor) -> Tensor:
+    """The values in float64, where their device has that."""
+    try:
+        return u.to(torch.promote_types(u.dtype, torch.float64))
+    except TypeError:
+        return u
+
+
 def _continued(u: Tensor, axis: Axis, dim: int, order: int) -> Tensor:
     """Extend the last samples smoothly into the first ones over a gap, and differentiate the periodic result."""
     v = u.movedim(dim, -1)
     # large entries cancel to a smooth fade, whose rounding in float32 the derivative would multiply by n
-    exact = u.dtype if u.device.type == "mps" else torch.promote_types(u.dtype, torch.float64)
-    matrix = torch.as_tensor(continuation_matrix()).to(u.device, exact)
-    fade_out = v[..., -CONTINUATION_POINTS:].to(exact) @ matrix.T
-    fade_in = (v[..., :CONTINUATION_POINTS].to(exact).flip(-1) @ matrix.T).flip(-1)
+    first, last = _widened(v[..., :CONTINUATION_POINTS]), _widened(v[..., -CONTINUATION_POINTS:])
+    matrix = torch.as_tensor(continuation_matrix()).to(first)
+    fade_out, fade_in = last @ matrix.T, (first.flip(-1) @ matrix.T).flip(-1)
     extended = torch.cat([v, (fade_out + fade_in).to(u)], dim=-1)
     period = extended.shape[-1] * axis.spacing
     return _fourier(extended, extended.ndim - 1, period, order)[..., : axis.n].movedim(-1, dim)

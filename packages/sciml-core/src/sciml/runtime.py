@@ -93,6 +93,11 @@ class Runtime:
         return self.fabric.device
 
     @property
+    def float64_device(self) -> torch.device:
+        """Where this process computes in float64: its device, or the CPU where that has none."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device
+
+    @property
     def rank(self) -> int:
         """Index of this process."""
         return self.fabric.global_rank

@@ -1,6 +1,5 @@
 """What the experiments on the Navier-Stokes equation share: data, models, training and errors at each resolution."""
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -186,7 +185,7 @@ def load(data: Data, run: RunDirectory, resolutions: Sequence[int]) -> Fields:
         ("test", data.test, data.test_truth, data.test_resolutions),
     ):
         problem = NavierStokes(resolution=truth, reynolds=data.reynolds)
-        with run.runtime.device if run.runtime.device.type == "cuda" else contextlib.nullcontext():
+        with run.runtime.float64_device:
             dataset = run.generate(part, problem, n)
         found[part] = {
             size: {
