@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from nn2no.resample import Antialiased, FourierResize, LinearResize, fourier_resize, linear_resize
+from nn2no.resample import Antialiased, FourierResize, LinearResize, fourier_resize, interpolate_along, linear_resize
 from sciml.errors import ConfigError, ShapeError
 from torch import Tensor
 
@@ -125,3 +125,14 @@ def test_antialiased_activation_is_the_operator_that_the_plain_one_only_approach
 def test_bad_input(call, error):
     with pytest.raises(error):
         call()
+
+
+def test_linear_interpolation_along_an_axis_wraps_around_or_continues_the_outer_segments():
+    x = torch.tensor([0.0, 1.0, 4.0], dtype=torch.float64).view(1, 1, 3, 1).expand(1, 1, 3, 2)
+    at = torch.tensor([-0.5, 0.25, 2.0, 2.5], dtype=torch.float64)
+    for periodic, expected in ((True, [2.0, 0.25, 4.0, 2.0]), (False, [-0.5, 0.25, 4.0, 5.5])):
+        y = interpolate_along(x, 2, at, periodic)
+        assert y.shape == (1, 1, 4, 2)
+        assert y[0, 0, :, 1].tolist() == expected
+    assert torch.equal(interpolate_along(x, 2, at.numpy(), False), y)
+    assert torch.equal(interpolate_along(x[:, :, :1], 2, at, False), x[:, :, :1].expand(1, 1, 4, 2))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from sciml.errors import ConfigError, ShapeError
@@ -55,20 +56,31 @@ def linear_resize(
         old = x.shape[dim]
         if n == old:
             continue
-        i = torch.arange(n, dtype=torch.float64, device=x.device)
+        i = torch.arange(n, dtype=torch.float64)
         if centering == "cell":
             position = (i + 0.5) * (old / n) - 0.5
         else:
             position = i * (old / n if wrap else (old - 1) / max(n - 1, 1))
-        left = position.floor().long()
-        if not wrap:
-            left = left.clamp(0, max(old - 2, 0))
-        shape = [1] * x.ndim
-        shape[dim] = n
-        t = (position - left).to(x.dtype).view(shape)
-        right = (left + 1) % old if wrap else (left + 1).clamp_max(old - 1)
-        x = torch.lerp(x.index_select(dim, left % old), x.index_select(dim, right), t)
+        x = interpolate_along(x, dim, position, wrap)
     return x
+
+
+def interpolate_along(x: Tensor, axis: int, positions: np.ndarray | Tensor, periodic: bool) -> Tensor:
+    """The piecewise linear interpolant along one axis at `positions` in float64, in spacings from the first node.
+
+    Periodic axes wrap around; on others the first and the last segment are continued beyond the ends.
+    """
+    n = x.shape[axis]
+    at = torch.as_tensor(positions)
+    left = at.floor().long()
+    if not periodic:
+        left = left.clamp(0, max(n - 2, 0))
+    shape = [1] * x.ndim
+    shape[axis] = len(left)
+    t = (at - left).to(x).view(shape)
+    left = left.to(x.device)
+    right = (left + 1) % n if periodic else (left + 1).clamp_max(n - 1)
+    return torch.lerp(x.index_select(axis, left % n), x.index_select(axis, right), t)
 
 
 def _check(x: Tensor, size: Sequence[int]) -> None:

@@ -8,7 +8,6 @@ import functools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from sciml.errors import ConfigError
 from torch import Tensor
 
 from nn2no.local import PaddingMode, extend, integral_conv, integral_conv_transpose, per_axis
+from nn2no.resample import interpolate_along
 from nn2no.scale import as_scale, base_size
 
 _CUBIC = -0.75  # torch's coefficient of cubic convolution
@@ -48,9 +48,9 @@ def upsample(
     if mode in ("linear", "bilinear", "trilinear"):
         for i in range(dim):
             n0, m0 = base_size(x.shape[2 + i], s[i], flags[i]), base_size(size[i], s[i], flags[i])
-            matrix = _linear_matrix(x.shape[2 + i], size[i], n0, m0, s[i], bool(align_corners))
-            if matrix is not None:
-                x = _interpolate(x, 2 + i, *matrix)
+            if x.shape[2 + i] != size[i]:
+                at = _positions(x.shape[2 + i], size[i], n0, m0, s[i], bool(align_corners))
+                x = interpolate_along(x, 2 + i, at, periodic=False)
         return x
     if mode not in ("nearest", "nearest-exact", "bicubic") or align_corners:
         raise ConfigError(f"Interpolation by mode={mode!r} with align_corners={align_corners} has no counterpart.")
@@ -105,30 +105,15 @@ def _by_taps(x: Tensor, axis: int, factor: int, mode: str, s: Fraction, end: boo
 
 
 @functools.lru_cache(maxsize=256)
-def _linear_matrix(
-    n: int, m: int, n0: int, m0: int, s: Fraction, aligned: bool
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Left neighbours and fractions of the positions of m nodes among n, or None if they are the same nodes."""
-    if n == m:
-        return None
+def _positions(n: int, m: int, n0: int, m0: int, s: Fraction, aligned: bool) -> np.ndarray:
+    """Where m nodes are among n, clamped at the ends; n0 and m0 of the base grid."""
     out = np.arange(m)
     if aligned:
         position = out * ((n - 1) / (m - 1)) if m > 1 else np.zeros(1)
     else:
         ratio = n0 / m0  # spacing of the output in spacings of the input
         position = out * ratio + (ratio - 1) / 2 * float(s)
-    position = np.clip(position, 0, n - 1)
-    left = np.minimum(np.floor(position).astype(np.int64), max(n - 2, 0))
-    return left, position - left
-
-
-def _interpolate(x: Tensor, axis: int, left: np.ndarray, fraction: np.ndarray) -> Tensor:
-    i = torch.as_tensor(left, device=x.device)
-    shape: list[Any] = [1] * x.ndim
-    shape[axis] = len(left)
-    t = torch.as_tensor(fraction).to(x).view(shape)
-    right = (i + 1).clamp_max(x.shape[axis] - 1)
-    return torch.lerp(x.index_select(axis, i), x.index_select(axis, right), t)
+    return np.clip(position, 0, n - 1)
 
 
 def pixel_shuffle(

@@ -11,6 +11,7 @@ from torch import Tensor
 from nn2no.conversion.trace import Call
 from nn2no.errors import ConversionError
 from nn2no.local import PaddingMode, along, tap_matrix
+from nn2no.resample import interpolate_along
 from nn2no.scale import Ends, Scale, refined_size
 
 
@@ -110,13 +111,7 @@ def from_base(x: Tensor, size: list[int], s: Scale, periodic: tuple[bool, ...]) 
         if n == n0:
             continue
         position = torch.arange(n, dtype=torch.float64) / float(si)
-        left = position.floor().long()
-        shape = [1] * x.ndim
-        shape[axis] = n
-        t = (position - left).to(x).view(shape)
-        left = left.to(x.device)
-        left, right = (left % n0, (left + 1) % n0) if wrap else (left.clamp(0, n0 - 1), (left + 1).clamp(0, n0 - 1))
-        x = torch.lerp(x.index_select(axis, left), x.index_select(axis, right), t)
+        x = interpolate_along(x, axis, position if wrap else position.clamp_max(n0 - 1), wrap)
     return x
 
 
