@@ -12,7 +12,7 @@ from torch import nn
 from nn2no.conversion.operator import ConvertedOperator, check_grid, ends_of
 from nn2no.conversion.place import Options
 from nn2no.conversion.report import ConversionReport, Row, describe
-from nn2no.conversion.trace import Trace, paths, record
+from nn2no.conversion.trace import Trace, paths, record, untouched
 from nn2no.errors import ConversionError
 
 CHOICES = {
@@ -97,7 +97,8 @@ def convert(
     if unknown := [name for name in position_params if name not in names]:
         raise ConversionError(f"position_params: there is no parameter {unknown[0]}; write names as in state_dict().")
     options = Options(**chosen, patch=patch if isinstance(patch, str) else tuple(patch))
-    operator, report = _try(module, base_grid, options, tuple(position_params), example_input)
+    operator = _try(module, base_grid, options, tuple(position_params), example_input)
+    report = operator.report
     if strict and report.problems:
         lines = "\n".join(f"  {row.name or '(network)'} ({row.kind}): {row.rule}" for row in report.problems)
         raise ConversionError(
@@ -134,7 +135,7 @@ def _example(module: nn.Module, grid: Grid, given: Any) -> tuple[Any, ...]:
 
 def _try(
     module: nn.Module, grid: Grid, options: Options, tables: tuple[str, ...], example_input: Any
-) -> tuple[ConvertedOperator, ConversionReport]:
+) -> ConvertedOperator:
     """Run on the base grid, then on a finer one: with its tables of positions as they are, else with them refined.
 
     What fails both times cannot be converted.
@@ -157,7 +158,7 @@ def _try(
     report = ConversionReport((*rows, failure) if failure else tuple(rows))
     operator = ConvertedOperator(module, grid, options, tables, report)
     operator.remember(trace, example[0])
-    return operator, report
+    return operator
 
 
 def _failure(
@@ -173,10 +174,9 @@ def _failure(
     trial.remember(trace, example[0])
     fine = [2 * (n - e) + e for n, e in zip(grid.shape, ends_of(grid), strict=True)]
     larger = example[0].new_zeros((*example[0].shape[:2], *fine))
-    kept = {name: b.detach().clone() for name, b in module.named_buffers()}
     stack: list[str] = []
     try:
-        with torch.no_grad(), torch.random.fork_rng([]), paths(module) as stack:
+        with untouched(module, larger), paths(module) as stack:
             trial(larger, None, *example[1:])
     except SciMLError as error:
         name, _, rest = str(error).partition(": ")
@@ -191,7 +191,4 @@ def _failure(
             "positions? see position_params)",
             False,
         )
-    finally:
-        for name, buffer in module.named_buffers():
-            buffer.data.copy_(kept[name])
     return None

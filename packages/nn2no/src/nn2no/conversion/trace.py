@@ -93,11 +93,11 @@ class Call:
 
 @dataclass
 class Trace:
-    """All calls of one pass, the parameters that were added to fields, and the output."""
+    """All calls of one pass, the names of the parameters that were added to fields, and the shape of the output."""
 
     calls: list[Call] = field(default_factory=list)
-    tables: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    output: Any = None
+    tables: list[str] = field(default_factory=list)
+    output: tuple[int, ...] | None = None
     batch: int = 1
 
 
@@ -166,8 +166,9 @@ class Recorder(TorchFunctionMode):
             self.trace.calls.append(call)
         elif getattr(func, "__name__", "") in _SUMS:
             for table in args[:2]:
-                if id(table) in self.names and table.ndim > 1:
-                    self.trace.tables[self.names[id(table)]] = tuple(table.shape)
+                name = self.names.get(id(table))
+                if name is not None and table.ndim > 1 and name not in self.trace.tables:
+                    self.trace.tables.append(name)
         return output
 
 
@@ -176,25 +177,29 @@ def _shape(output: Any) -> tuple[int, ...]:
     return tuple(first.shape) if isinstance(first, Tensor) else ()
 
 
+@contextlib.contextmanager
+def untouched(module: nn.Module, like: Tensor) -> Iterator[None]:
+    """Passes of `module` on the device of `like` leave no gradients, and random numbers and buffers as they were."""
+    kept = [
+        (owner._buffers, name, buffer, buffer.detach().clone())
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+        if buffer is not None
+    ]
+    devices = [] if like.is_cpu else [like.get_device()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices, device_type=like.device.type):
+            yield
+    finally:
+        for buffers, name, buffer, value in kept:
+            buffer.data.copy_(value)
+            buffers[name] = buffer
+
+
 def record(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
-    """The trace of `module(*inputs, **kwargs)`; random numbers and buffers are left as they were."""
-    kept = {name: b.detach().clone() for name, b in module.named_buffers()}
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.no_grad(), torch.random.fork_rng(devices), paths(module) as stack, Recorder(module, stack) as recorder:
-        recorder.trace.output = _tree(module(*inputs, **kwargs))
+    """The trace of `module(*inputs, **kwargs)`, which leaves it `untouched`."""
+    with untouched(module, inputs[0]), paths(module) as stack, Recorder(module, stack) as recorder:
+        output = module(*inputs, **kwargs)
+    recorder.trace.output = tuple(output.shape) if isinstance(output, Tensor) else None
     recorder.trace.batch = len(inputs[0])
-    for name, buffer in module.named_buffers():
-        if name in kept:
-            buffer.data.copy_(kept[name])
     return recorder.trace
-
-
-def _tree(output: Any) -> Any:
-    """The shapes of an output."""
-    if isinstance(output, Tensor):
-        return tuple(output.shape)
-    if isinstance(output, dict):
-        return {k: _tree(v) for k, v in output.items()}
-    if isinstance(output, list | tuple):
-        return [_tree(v) for v in output]
-    return None
