@@ -1,8 +1,7 @@
 """Networks as operators: the same modules and weights on any grid (arXiv:2506.10973, §3)."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from nn2no.conversion.place import Options, Place, from_base, token_grid
 from nn2no.conversion.report import ConversionReport
@@ -100,8 +100,9 @@ class ConvertedOperator(nn.Module):
         _check_sizes(trace, place.base, place.scale, place.ends)
         tables = {name: self.refine_table(name, place) for name in self.tables}
         refined = {name: table for name, table in tables.items() if table is not None}
-        with Conversion(trace, place), _replaced(self.original(), refined):
-            output = self.original()(x, *args, **kwargs)
+        network = self.original()
+        with Conversion(trace, place):
+            output = functional_call(network, refined, (x, *args), kwargs) if refined else network(x, *args, **kwargs)
         return self.finish(output, trace.output, place)
 
     def remember(self, trace: Trace, x: Tensor) -> None:
@@ -137,9 +138,9 @@ class ConvertedOperator(nn.Module):
         grid = from_base(grid, list(fine), place.scale, place.periodic).reshape(*lead, -1)
         return torch.cat([points[..., :atoms], grid], -1).movedim(-1, axis)
 
-    def finish(self, output: Any, base: Any, place: Place) -> Any:
+    def finish(self, output: Any, base: tuple[int, ...] | None, place: Place) -> Any:
         """Outputs of fixed patches, which have the size of the base grid, as functions on the grid."""
-        if place.options.patch == "ratio" or not isinstance(base, tuple) or base[2:] != place.base:
+        if place.options.patch == "ratio" or base is None or base[2:] != place.base:
             return output
         if tuple(output.shape[2:]) != place.base:
             return output
@@ -195,20 +196,3 @@ def _check_sizes(trace: Trace, shape: tuple[int, ...], scale: Scale, ends: Ends)
                 f"whole number of them. The nearest size is {nearest * step + end}; multiples of {step}"
                 f"{' plus one' if end else ''} are possible."
             )
-
-
-@contextlib.contextmanager
-def _replaced(module: nn.Module, values: dict[str, Tensor]) -> Iterator[None]:
-    """Inside, the named parameters are these tensors."""
-    kept = []
-    for name, value in values.items():
-        owner, _, leaf = name.rpartition(".")
-        target = module.get_submodule(owner)
-        kept.append((target, leaf, target._parameters.pop(leaf)))
-        target.__dict__[leaf] = value
-    try:
-        yield
-    finally:
-        for target, leaf, parameter in kept:
-            del target.__dict__[leaf]
-            target._parameters[leaf] = parameter
