@@ -104,7 +104,7 @@ class Trainings:
 
     fno: Training = Training(learning_rate=4e-3)
     unet: Training = Training()
-    vit: Training = Training(learning_rate=1e-3)
+    vit: Training = Training(learning_rate=5e-3)
     oformer: Training = Training(epochs=20, learning_rate=1e-3)  # its steps cost ten times those of the FNO
 
     def of(self, kind: Kind) -> Training:

@@ -58,7 +58,8 @@ class ViT(Model):
         self.tokens = (self.base_resolution[0] // patch, self.base_resolution[1] // patch)
         self.embed = nn.Conv2d(in_channels, width, patch, patch, dtype=kind)
         self.cls = nn.Parameter(torch.zeros(1, 1, width, dtype=kind))
-        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + math.prod(self.tokens), width, dtype=kind))
+        # as large as the patches of a field of unit variance: attention to places is hardly learned from small ones
+        self.positions = nn.Parameter(0.5 * torch.randn(1, 1 + math.prod(self.tokens), width, dtype=kind))
         self.layers = nn.Sequential(*(EncoderLayer(width, heads, hidden, kind) for _ in range(n_layers)))
         self.norm = nn.LayerNorm(width, dtype=kind)
         self.head = nn.Conv2d(width, out_channels * patch**2, 1, dtype=kind)

@@ -24,7 +24,7 @@ class NavierStokes(Problem):
 
     `x` is the forcing, `y` the vorticity at T = `duration`; everything is dimensionless. One seed is the same forcing
     on every grid. The default Reynolds number 100 is that of the preset `small`: there 64² nodes resolve the vorticity
-    to 3.4e-4, while at Re = 500, of the preset `paper`, they do to 1.1 % and 128² to 5e-4.
+    to 3e-4, while at Re = 500, of the preset `paper`, they do to 1.1 % and 128² to 4e-4.
 
     Tensors are made on torch's default device: `with torch.device(…): problem.generate(…)` computes elsewhere.
     """
