@@ -12,6 +12,8 @@ from nn2no.local import (
     IntegralConv1d,
     IntegralConv2d,
     IntegralConv3d,
+    extend,
+    extend_axis,
     integral_conv,
     integral_conv_transpose,
     refine_kernel,
@@ -225,6 +227,49 @@ def test_gradients_and_transforms():
     batch = random(3, 1, 2, 6, 4)
     mapped = torch.vmap(lambda u: integral_conv(u, w, b, scale=(2, 1), padding="same"))(batch)
     torch.testing.assert_close(mapped[1], integral_conv(batch[1], w, b, scale=(2, 1), padding="same"))
+
+
+INDEX = {
+    "zeros": lambda i, n: i if 0 <= i < n else None,
+    "circular": lambda i, n: i % n,
+    "replicate": lambda i, n: min(max(i, 0), n - 1),
+    "reflect": lambda i, n: min(i % (2 * n - 2), -i % (2 * n - 2)) if n > 1 else 0,
+    "symmetric": lambda i, n: min(i % (2 * n), (-1 - i) % (2 * n)),
+}
+
+
+@pytest.mark.parametrize("mode", INDEX)
+@pytest.mark.parametrize("widths", [(1, 2), (0, 4), (4, 5), (9, 11), (-1, 1), (2, -2), (-2, 0), (-6, 12)])
+@pytest.mark.parametrize("n", [1, 4, 5])
+def test_continued_fields_by_index(mode, widths, n):
+    """Cropped, once around or mirrored once, and further than that, as definitions on the integers say."""
+    x = random(2, 3, n, 6)
+    if n + sum(widths) < 1:
+        return
+    sources = [INDEX[mode](i, n) for i in range(-widths[0], n + widths[1])]
+    expected = torch.stack([x[:, :, 0] * 0 if i is None else x[:, :, i] for i in sources], 2)
+    y = extend_axis(x, 2, *widths, mode)
+    assert torch.equal(y, expected)
+    assert torch.equal(extend_axis(x.mT, 3, *widths, mode).mT, y)
+    assert torch.equal(extend(x, (widths[0], 2), (widths[1], 3), (mode, "circular"))[..., 2:-3], y)
+    assert torch.equal(torch.vmap(lambda x: extend_axis(x, 2, *widths, mode))(x[None])[0], y)
+
+
+@pytest.mark.parametrize("mode", INDEX)
+def test_continuation_has_two_derivatives(mode):
+    x = random(1, 1, 4, 5).requires_grad_()
+    call = lambda x: extend(x, (2, 3), (1, 4), mode).square()  # noqa: E731
+    assert torch.autograd.gradcheck(call, x)
+    assert torch.autograd.gradgradcheck(call, x)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("mode", INDEX)
+def test_continuation_compiles_in_one_graph(mode):
+    x = random(1, 2, 8, 8)
+    compiled = torch.compile(extend, fullgraph=True, backend="aot_eager")
+    for widths in ((2, 3), (20, -3)):
+        assert torch.equal(compiled(x, widths, (1, 1), mode), extend(x, widths, (1, 1), mode))
 
 
 @pytest.mark.unchecked

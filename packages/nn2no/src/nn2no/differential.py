@@ -10,6 +10,8 @@ from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import Tensor, nn
 
+from nn2no.local import extend_axis
+
 
 class DifferentialConv2d(nn.Module):
     """g(x) = (h₀/h) [Σ_a w_a f(x + (a - p)h) - (Σ_a w_a) f(x)], p = (k - 1)/2, tends to h₀ Σ_a w_a (a - p)·∇f(x).
@@ -83,7 +85,7 @@ def _continue(f: Tensor, dim: int, width: int, periodic: bool) -> Tensor:
     """`width` more nodes at both ends of the axis: the same function again, or the last segment prolonged."""
     n = f.shape[dim]
     if periodic:
-        return f.index_select(dim, torch.arange(-width, n + width, device=f.device) % n)
+        return extend_axis(f, dim, width, width, "circular")
     first, last = f.narrow(dim, 0, 1), f.narrow(dim, n - 1, 1)
     shape = [1] * f.ndim
     shape[dim] = width

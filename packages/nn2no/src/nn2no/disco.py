@@ -11,6 +11,8 @@ from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import Tensor, nn
 
+from nn2no.local import Continuation, extend
+
 DiscoBasis = Literal["piecewise-linear", "zernike", "morlet"]
 Boundary = Literal["zeros", "reflect"]
 
@@ -85,12 +87,16 @@ class DiscoConv2d(nn.Module):
         hx, hy = (axis.spacing for axis in grid.axes)
         psi = disco_filters(self.radius, self.kernel_shape, hx, hy, self.basis, f.dtype, f.device)
         sizes = tuple(psi.shape[1:])
-        for dim, (axis, size) in enumerate(zip(grid.axes, sizes, strict=True), start=2):
+        modes: list[Continuation] = []
+        for dim, axis in enumerate(grid.axes, start=2):
             half_cells = axis.centering == "node" and not axis.periodic and self.boundary == "zeros"
             if half_cells:  # the trapezoidal rule of f, which is zero from the wall on
                 weights = torch.as_tensor(axis.weights() / axis.spacing, dtype=f.dtype, device=f.device)
                 f = f * (weights[:, None] if dim == 2 else weights)
-            f = _extend(f, dim, size // 2, axis.periodic, self.boundary, axis.centering)
+            beyond = "zeros" if self.boundary == "zeros" else "symmetric" if axis.centering == "cell" else "reflect"
+            modes.append("circular" if axis.periodic else beyond)
+        widths = [size // 2 for size in sizes]
+        f = extend(f, widths, widths, modes)
         if math.prod(sizes) <= _LARGE:
             kernel = torch.einsum("ocb,bxy->ocxy", self.weight, psi)
             return F.conv2d(f, kernel, self.bias)
@@ -173,21 +179,6 @@ def _morlet(rho: Tensor, phi: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 _BASES = {"piecewise-linear": _piecewise_linear, "zernike": _zernike, "morlet": _morlet}
-
-
-def _extend(f: Tensor, dim: int, width: int, periodic: bool, boundary: Boundary, centering: str) -> Tensor:
-    """The field continued by `width` nodes at both ends of the axis, also where that is more than its length."""
-    n = f.shape[dim]
-    index = torch.arange(-width, n + width, device=f.device)
-    if periodic:
-        return f.index_select(dim, index % n)
-    if boundary == "zeros":
-        return F.pad(f, (0, 0) * (3 - dim) + (width, width))
-    if centering == "cell":  # about the wall, half a cell from the last node
-        index = index % (2 * n)
-        return f.index_select(dim, torch.minimum(index, 2 * n - 1 - index))
-    index = index % (2 * n - 2)
-    return f.index_select(dim, torch.minimum(index, 2 * n - 2 - index))
 
 
 def _correlate(f: Tensor, psi: Tensor) -> Tensor:

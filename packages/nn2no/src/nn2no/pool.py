@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from nn2no.local import PaddingMode, extend, per_axis, tap_matrix
+from nn2no.local import PaddingMode, extend, extend_axis, per_axis, tap_matrix
 from nn2no.scale import Scale, as_scale, base_size, refined_size
 
 MAX_POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -85,10 +85,8 @@ def _weighted_sum(
     x: Tensor, axis: int, weights: np.ndarray, left: int, stride: int, n_out: int, mode: PaddingMode = "zeros"
 ) -> Tensor:
     """Σ_j weights_j x[n·stride + j - left] for n < n_out."""
-    left_pad, right_pad = [0] * (x.ndim - 2), [0] * (x.ndim - 2)
-    left_pad[axis - 2] = left
-    right_pad[axis - 2] = (n_out - 1) * stride + len(weights) - 1 - left - (x.shape[axis] - 1)
-    x = extend(x, left_pad, right_pad, mode)
+    right = (n_out - 1) * stride + len(weights) - 1 - left - (x.shape[axis] - 1)
+    x = extend_axis(x, axis, left, right, mode)
     total: Tensor | None = None
     index: list[Any] = [slice(None)] * x.ndim
     for j, w in enumerate(weights.tolist()):

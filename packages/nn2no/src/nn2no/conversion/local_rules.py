@@ -18,7 +18,7 @@ from nn2no.alternatives import (
 from nn2no.conversion.place import Place, from_base, to_base
 from nn2no.conversion.trace import Call
 from nn2no.errors import ConversionError
-from nn2no.local import CONV, PaddingMode, extend, integral_conv, integral_conv_transpose, per_axis
+from nn2no.local import CONV, PaddingMode, extend, extend_axis, integral_conv, integral_conv_transpose, per_axis
 from nn2no.pool import adaptive_average, average_pool, supremum_pool
 from nn2no.scale import refined_size
 from nn2no.upsample import upsample
@@ -141,7 +141,7 @@ def padding(place: Place, call: Call, a: dict[str, Any], original: Callable[[], 
     kind: PaddingMode = "zeros" if mode == "constant" else mode
     y = x - value if value else x
     for axis, ((before, after), si) in enumerate(zip(pairs, s, strict=True)):
-        y = _bordered(y, axis, before * si, after * si, kind)
+        y = _bordered(y, 2 + axis, before * si, after * si, kind)
     y = y + value if value else y
     if any(outer):  # channels, for instance
         return F.pad(y, [0] * len(inner) + list(outer))
@@ -152,14 +152,9 @@ def padding(place: Place, call: Call, a: dict[str, Any], original: Callable[[], 
 
 def _bordered(x: Tensor, axis: int, left: Fraction, right: Fraction, mode: PaddingMode) -> Tensor:
     """The field continued by these widths; where they end between nodes, what is there is interpolated."""
-    whole, part = math.floor(left), float(left % 1)
-    total, dim = math.ceil(left + right), x.ndim - 2
-
-    def bordered(before: int) -> Tensor:
-        sides = [[w if i == axis else 0 for i in range(dim)] for w in (before, total - before)]
-        return extend(x, *sides, mode)
-
-    return bordered(whole) if part == 0 else torch.lerp(bordered(whole), bordered(whole + 1), part)
+    whole, part, total = math.floor(left), float(left % 1), math.ceil(left + right)
+    y = extend_axis(x, axis, whole, total - whole, mode)
+    return y if part == 0 else torch.lerp(y, extend_axis(x, axis, whole + 1, total - whole - 1, mode), part)
 
 
 def average_pooling(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
