@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from sciml.errors import ConfigError, SciMLError
+from sciml.errors import ConfigError, SciMLError, ShapeError
 from sciml.grids import Grid
 from torch import nn
 
-from nn2no.conversion.operator import ConvertedOperator, check_grid, ends_of
+from nn2no.conversion.operator import ConvertedOperator, check_grid, ends_of, resized
 from nn2no.conversion.place import Options
 from nn2no.conversion.report import ConversionReport, Row, describe
 from nn2no.conversion.trace import Trace, paths, record, untouched
@@ -74,6 +74,8 @@ def convert(
         The network is converted already, or has layers that cannot be; all are listed, with what to do.
     ConfigError
         An unknown option, or a grid that is not uniform.
+    ShapeError
+        An `example_input` that is no field on the base grid.
     """
     if isinstance(module, ConvertedOperator):
         raise ConversionError("the network is already converted: use it as it is, or convert its original()")
@@ -121,7 +123,14 @@ def explain(module: nn.Module, base_grid: Grid, *, example_input: Any = None, **
 
 def _example(module: nn.Module, grid: Grid, given: Any) -> tuple[Any, ...]:
     if given is not None:
-        return given if isinstance(given, tuple) else (given,)
+        example = given if isinstance(given, tuple) else (given,)
+        shape = tuple(example[0].shape) if example and isinstance(example[0], torch.Tensor) else type(given).__name__
+        if len(shape) != grid.dim + 2 or shape[2:] != grid.shape:
+            raise ShapeError(
+                f"example_input must be a field (batch, channel, *{grid.shape}) on the base grid, or a tuple of all "
+                f"inputs that begins with one; got {shape}."
+            )
+        return example
     first = next((p for p in module.parameters() if p.is_floating_point()), None)
     for layer in module.modules():
         channels = getattr(layer, "in_channels", None)
@@ -157,7 +166,7 @@ def _try(
     rows = describe(module, trace, tables, options)
     report = ConversionReport((*rows, failure) if failure else tuple(rows))
     operator = ConvertedOperator(module, grid, options, tables, report)
-    operator.remember(trace, example[0])
+    operator.remember(trace, example)
     return operator
 
 
@@ -171,13 +180,13 @@ def _failure(
 ) -> Row | None:
     """What goes wrong on a grid twice as fine."""
     trial = ConvertedOperator(module, grid, options, tables, ConversionReport(()))
-    trial.remember(trace, example[0])
+    trial.remember(trace, example)
     fine = [2 * (n - e) + e for n, e in zip(grid.shape, ends_of(grid), strict=True)]
-    larger = example[0].new_zeros((*example[0].shape[:2], *fine))
+    (larger, *more), _ = resized(example, {}, fine, len(example[0]))
     stack: list[str] = []
     try:
         with untouched(module, larger), paths(module) as stack:
-            trial(larger, None, *example[1:])
+            trial(larger.contiguous(), None, *more)
     except SciMLError as error:
         name, _, rest = str(error).partition(": ")
         known = name in dict(module.named_modules())

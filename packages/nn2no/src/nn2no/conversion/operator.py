@@ -1,6 +1,8 @@
 """Networks as operators: the same modules and weights on any grid (arXiv:2506.10973, §3)."""
 
+import contextlib
 import math
+import threading
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -11,6 +13,7 @@ from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from nn2no.conversion.place import Options, Place, from_base, token_grid
 from nn2no.conversion.report import ConversionReport
@@ -19,6 +22,8 @@ from nn2no.conversion.trace import Trace, record
 from nn2no.errors import ConversionError
 from nn2no.scale import Ends, Scale, scale_between
 
+# two passes at once must not swap tables of one network: the one that ends later would restore the other's
+_SWAPPING = threading.RLock()
 # the calls whose outputs are levels of the network
 RESIZING = {k for k in RULES if "conv" in k or "pixel" in k or k.endswith("pooling")} | {"interpolation"}
 
@@ -93,30 +98,36 @@ class ConvertedOperator(nn.Module):
             return self.original()(x, *args, **kwargs)
         return self.run(Place(shape, scale, ends, base.periodic, self.options, len(x)), x, args, kwargs)
 
-    @torch._disable_dynamo  # as torch.compiler.disable, which would import the compiler now
+    # as torch.compiler.disable, which would import the compiler now
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
     def run(self, place: Place, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the network at another place than its base grid; `x` is not checked."""
-        trace = self.trace(x, place.base, args, kwargs)
-        _check_sizes(trace, place.base, place.scale, place.ends)
-        tables = {name: self.refine_table(name, place) for name in self.tables}
-        refined = {name: table for name, table in tables.items() if table is not None}
-        network = self.original()
-        with Conversion(trace, place):
-            output = functional_call(network, refined, (x, *args), kwargs) if refined else network(x, *args, **kwargs)
-        return self.finish(output, trace.output, place)
+        lenient, network = bool(self.report.problems), self.original()
+        with _SWAPPING if self.tables else contextlib.nullcontext():
+            trace = self.trace(x, place.base, args, kwargs)
+            _check_sizes(trace, place.base, place.scale, place.ends)
+            tables = {name: self.refine_table(name, place) for name in self.tables}
+            refined = {name: table for name, table in tables.items() if table is not None}
+            with Conversion(trace, place, lenient):
+                if refined:
+                    output = functional_call(network, refined, (x, *args), kwargs)
+                else:
+                    output = network(x, *args, **kwargs)
+        return self.finish(output, trace.outputs, place, lenient)
 
-    def remember(self, trace: Trace, x: Tensor) -> None:
-        """Use this trace for inputs like `x`."""
-        self.__dict__["_traces"][(self.base_grid.shape, x.shape[1], self.training)] = trace
+    def remember(self, trace: Trace, inputs: tuple[Any, ...]) -> None:
+        """Use this trace for inputs like these."""
+        like = resized(inputs, {}, self.base_grid.shape, 2 if self.training else 1)
+        self.__dict__["_traces"][(self.base_grid.shape, self.training, _signature(like))] = trace
 
     def trace(self, x: Tensor, shape: tuple[int, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
         """What the network does on its base grid, in the present mode."""
-        key = (shape, x.shape[1], self.training)
+        like = resized((x, *args), kwargs, shape, 2 if self.training else 1)
+        key = (shape, self.training, _signature(like))
         if key not in self.__dict__["_traces"]:
-            batch = 2 if self.training else 1
-            example = torch.zeros((batch, x.shape[1], *shape), dtype=x.dtype, device=x.device)
-            more = [a[:batch] if isinstance(a, Tensor) and len(a) == len(x) else a for a in args]
-            self.__dict__["_traces"][key] = record(self.original(), (example, *more), kwargs)
+            # copies, as the network may write to its inputs
+            inputs, named = tree_map(lambda t: t.clone().contiguous() if isinstance(t, Tensor) else t, like)
+            self.__dict__["_traces"][key] = record(self.original(), inputs, named)
         return self.__dict__["_traces"][key]
 
     def refine_table(self, name: str, place: Place) -> Tensor | None:
@@ -138,16 +149,59 @@ class ConvertedOperator(nn.Module):
         grid = from_base(grid, list(fine), place.scale, place.periodic).reshape(*lead, -1)
         return torch.cat([points[..., :atoms], grid], -1).movedim(-1, axis)
 
-    def finish(self, output: Any, base: tuple[int, ...] | None, place: Place) -> Any:
-        """Outputs of fixed patches, which have the size of the base grid, as functions on the grid."""
-        if place.options.patch == "ratio" or base is None or base[2:] != place.base:
+    def finish(self, output: Any, base: tuple[tuple[int, ...] | None, ...], place: Place, lenient: bool) -> Any:
+        """Outputs of fixed patches, which have the size of the base grid, as functions on the grid.
+
+        Raises
+        ------
+        ConversionError
+            An output has neither its size on the base grid nor that times the scale, unless `lenient`.
+        """
+        leaves, spec = tree_flatten(output)
+        if len(leaves) != len(base):
             return output
-        if tuple(output.shape[2:]) != place.base:
-            return output
-        return from_base(output, [place.refined(n, i) for i, n in enumerate(place.base)], place.scale, place.periodic)
+        whole = [place.refined(n, i) for i, n in enumerate(place.base)]
+        for k, (y, shape) in enumerate(zip(leaves, base, strict=True)):
+            if not isinstance(y, Tensor) or shape is None or not y.ndim == len(shape) == place.dim + 2:
+                continue
+            sizes = [{n, s * (n - e) + e} for n, s, e in zip(shape[2:], place.scale, place.ends, strict=True)]
+            if not lenient and any(n not in possible for n, possible in zip(y.shape[2:], sizes, strict=True)):
+                raise ConversionError(
+                    f"an output of {shape[2:]} nodes on the base grid has {tuple(y.shape[2:])} here; some operation on "
+                    "it (a crop, a difference of neighbours?) counts pixels."
+                )
+            if place.options.patch != "ratio" and shape[2:] == place.base == tuple(y.shape[2:]):
+                leaves[k] = from_base(y, whole, place.scale, place.periodic)
+        return tree_unflatten(leaves, spec)
 
     def extra_repr(self) -> str:
         return f"base_grid={self.base_grid.shape}, conv={self.options.conv!r}"
+
+
+def resized(args: tuple[Any, ...], kwargs: dict[str, Any], shape: Sequence[int], batch: int) -> Any:
+    """Inputs like these, for a network at another resolution and with another batch; nothing is copied.
+
+    Fields (batch, channel, *space) that have the resolution of the first one become zeros; of other tensors with its
+    number of rows the first row is repeated.
+    """
+    x = args[0]
+
+    def like(t: Any) -> Any:
+        if not isinstance(t, Tensor) or t.ndim == 0 or len(t) != len(x):
+            return t
+        if t.ndim == x.ndim and t.shape[2:] == x.shape[2:]:
+            return t.new_zeros(()).expand(batch, t.shape[1], *shape)
+        return t[:1].expand(batch, *t.shape[1:])
+
+    return tree_map(like, (args, kwargs))
+
+
+def _signature(inputs: Any) -> str:
+    """What a trace depends on: shapes, and values that are no floating-point numbers."""
+    leaves = [
+        tuple(v.shape) if isinstance(v, Tensor) else float if isinstance(v, float) else v for v in tree_leaves(inputs)
+    ]
+    return f"{list(inputs[1])}: {leaves}"
 
 
 def check_grid(grid: Grid) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from sciml.errors import SciMLError
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -50,17 +51,28 @@ RULES: dict[str, Callable[..., Any]] = {
 
 
 class Conversion(TorchFunctionMode):
-    """Runs a network on another grid: calls that see more than one point are replaced, in the order of the trace."""
+    """Runs a network on another grid: calls that see more than one point are replaced, in the order of the trace.
 
-    def __init__(self, trace: Trace, place: Place) -> None:
+    If it is lenient, what cannot be converted runs as it is.
+    """
+
+    def __init__(self, trace: Trace, place: Place, lenient: bool = False) -> None:
         super().__init__()
-        self.trace, self.place, self.position = trace, place, 0
+        self.trace, self.place, self.lenient, self.position = trace, place, lenient, 0
         self.antialias = place.options.activation == "antialiased"
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        try:
+            return self.convert(func, args, kwargs or {})
+        except SciMLError:
+            if not self.lenient:
+                raise
+            return func(*args, **kwargs or {})
+
+    def convert(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the call becomes. SciMLError if it cannot be converted."""
         known = FUNCTIONS.get(func)
         if known is None:
             if self.antialias and func in ACTIVATIONS and isinstance(args[0], Tensor):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 # functions by what they do, with the names of their arguments; everything else acts point by point
 _POOL = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
@@ -93,11 +94,11 @@ class Call:
 
 @dataclass
 class Trace:
-    """All calls of one pass, the names of the parameters that were added to fields, and the shape of the output."""
+    """All calls of one pass, the names of the parameters that were added to fields, and the shapes of its outputs."""
 
     calls: list[Call] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
-    output: tuple[int, ...] | None = None
+    outputs: tuple[tuple[int, ...] | None, ...] = ()
     batch: int = 1
 
 
@@ -128,7 +129,8 @@ def paths(module: nn.Module) -> Iterator[list[str]]:
             stack.append(name)
 
         def leave(*_: Any) -> None:
-            stack.pop()
+            if stack:  # else another thread was within the module when these hooks were set
+                stack.pop()
 
         handles += [child.register_forward_pre_hook(enter), child.register_forward_hook(leave)]
     try:
@@ -200,6 +202,6 @@ def record(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -
     """The trace of `module(*inputs, **kwargs)`, which leaves it `untouched`."""
     with untouched(module, inputs[0]), paths(module) as stack, Recorder(module, stack) as recorder:
         output = module(*inputs, **kwargs)
-    recorder.trace.output = tuple(output.shape) if isinstance(output, Tensor) else None
+    recorder.trace.outputs = tuple(tuple(y.shape) if isinstance(y, Tensor) else None for y in tree_leaves(output))
     recorder.trace.batch = len(inputs[0])
     return recorder.trace
