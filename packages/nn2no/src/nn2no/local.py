@@ -325,12 +325,9 @@ def extend(
         if one not in _MODES:
             raise ConfigError(f"padding_mode={one!r}; choose {', '.join(map(repr, _MODES))}.")
         widths = [(a, b) if m == one else (0, 0) for a, b, m in zip(left, right, modes, strict=True)]
-        if one == "zeros":
-            x = _pad(x, widths, "constant")
-            continue
         grown = [(max(a, 0), max(b, 0)) for a, b in widths]
         if _is_torchs(x, grown, one):  # copies of rows, several times as fast as gathering
-            x = _pad(x, grown, one)
+            x = _pad(x, grown, "constant" if one == "zeros" else one)
         else:
             for axis, pair in enumerate(grown, start=2):
                 x = _gathered(x, axis, *pair, one) if any(pair) else x
@@ -346,6 +343,8 @@ def extend_axis(x: Tensor, axis: int, left: int, right: int, mode: Continuation)
 
 def _is_torchs(x: Tensor, widths: Sequence[tuple[int, int]], mode: Continuation) -> bool:
     """Whether `F.pad` can do it: on one to three axes, at most once around or mirrored once."""
+    if mode == "zeros":
+        return True
     if mode == "symmetric" or x.ndim > 5:
         return False
     spare = int(mode == "reflect")
