@@ -94,7 +94,7 @@ class Training:
     epochs: PositiveInt = 40
     batch_size: PositiveInt = 16
     learning_rate: PositiveFloat = 2e-3
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: NonNegativeFloat = 1e-4
     halve_every: PositiveInt | None = None
 
 
@@ -105,7 +105,7 @@ class Trainings:
     fno: Training = Training(learning_rate=4e-3)
     unet: Training = Training()
     vit: Training = Training(learning_rate=5e-3)
-    oformer: Training = Training(epochs=20, learning_rate=1e-3)  # its steps cost ten times those of the FNO
+    oformer: Training = Training(epochs=20, learning_rate=1e-3, weight_decay=1e-6)  # its steps cost ten times those of the FNO
 
     def of(self, kind: Kind) -> Training:
         """That of one kind of model."""
