@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from nn2no.models._fields import sample_field
-from nn2no.models.oformer import OFormer, RotaryAttention, rotary_angles, rotate
+from nn2no.models.oformer import OFormer, RotaryAttention, rotary_turns, rotate
 from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import Tensor
@@ -72,15 +72,15 @@ def test_products_of_rotated_vectors_depend_on_differences_of_points() -> None:
     x = torch.tensor([[0.1, 0.7], [0.4, 0.2]], dtype=torch.float64)
 
     def product(points: Tensor) -> Tensor:
-        angles = rotary_angles(points, 2, [False, False])
-        return (rotate(q.expand(2, 8), angles)[0] * rotate(k.expand(2, 8), angles)[1]).sum()
+        turns = rotary_turns(points, 2, [False, False])
+        return (rotate(q.expand(2, 8), turns)[0] * rotate(k.expand(2, 8), turns)[1]).sum()
 
     torch.testing.assert_close(product(x + torch.tensor([0.3, -0.1])), product(x))
     assert (product(x) - product(x.flip(1))).abs() > 1e-3
-    whole = rotary_angles(x[:1], 55, [True, False])
-    turns = whole[0, 0] / (2 * math.pi * 0.1)
-    torch.testing.assert_close(turns, turns.round())
-    torch.testing.assert_close(whole[0, 1, [0, 54]], 64 * 0.7 * torch.tensor([1, 10000 ** (-108 / 110)]).double())
+    whole = rotary_turns(torch.ones(1, 2, dtype=torch.float64), 55, [True, False])
+    torch.testing.assert_close(whole[0, 0], torch.ones(55, dtype=torch.complex128))
+    angles = 64 * torch.tensor([1, 10000 ** (-108 / 110)], dtype=torch.float64)
+    torch.testing.assert_close(whole[0, 1, [0, 54]], torch.exp(1j * angles))
 
 
 def test_attention_is_its_formula_and_splitting_a_node_changes_nothing() -> None:
@@ -88,19 +88,20 @@ def test_attention_is_its_formula_and_splitting_a_node_changes_nothing() -> None
     attention = RotaryAttention(6, 2, 4, torch.float64)
     u, w = torch.randn(2, 5, 6, dtype=torch.float64), torch.rand(1, 5, dtype=torch.float64)
     x = torch.rand(5, 1, dtype=torch.float64)
-    angles = rotary_angles(x, 2, [False])
-    heads = []
+    turns = rotary_turns(x, 2, [False])
+    cos, sin, heads = turns[:, 0].real, turns[:, 0].imag, []
     for h in range(2):
         q, k, v = (
             u @ linear.weight[4 * h : 4 * h + 4].T for linear in (attention.query, attention.key, attention.value)
         )
         k, v = ((t - t.mean(-1, True)) / (t.var(-1, correction=0, keepdim=True) + 1e-5).sqrt() for t in (k, v))
-        q, k = rotate(q, angles), rotate(k, angles)
+        # a pair has a channel of the first half and one of the second
+        q, k = (torch.cat([a * cos - b * sin, a * sin + b * cos], -1) for a, b in (q.chunk(2, -1), k.chunk(2, -1)))
         heads.append(torch.einsum("byc,bxc,bxd,ax->byd", q, k, v, w / w.sum()))
-    torch.testing.assert_close(attention(u, angles, w), attention.out(torch.cat(heads, -1)))
+    torch.testing.assert_close(attention(u, turns, w), attention.out(torch.cat(heads, -1)))
     part = torch.cat([w[:, :4], 0.3 * w[:, 4:], 0.7 * w[:, 4:]], 1)
-    split = attention(torch.cat([u, u[:, 4:]], 1), torch.cat([angles, angles[4:]]), part)
-    assert (split[:, :5] - attention(u, angles, w)).abs().max() < 1e-13
+    split = attention(torch.cat([u, u[:, 4:]], 1), torch.cat([turns, turns[4:]]), part)
+    assert (split[:, :5] - attention(u, turns, w)).abs().max() < 1e-13
 
 
 def test_heads_begin_near_multiples_of_the_identity() -> None:
@@ -114,8 +115,8 @@ def test_gradients() -> None:
     attention = RotaryAttention(4, 1, 4, torch.float64)
     u = torch.randn(1, 3, 4, dtype=torch.float64, requires_grad=True)
     w = torch.rand(1, 3, dtype=torch.float64, requires_grad=True)
-    angles = rotary_angles(torch.rand(3, 2, dtype=torch.float64), 1, [True, False])
-    assert torch.autograd.gradcheck(lambda u, w: attention(u, angles, w), (u, w))
+    turns = rotary_turns(torch.rand(3, 2, dtype=torch.float64), 1, [True, False])
+    assert torch.autograd.gradcheck(lambda u, w: attention(u, turns, w), (u, w))
 
 
 def test_size_of_the_paper() -> None:

@@ -35,8 +35,7 @@ def quadrature_attention(
             f"{(len(k), k.shape[2])}: they weigh the sources, never the queries."
         )
     if kind == "linear":
-        share = 1 / k.shape[2] if weights is None else (weights / weights.sum(-1, keepdim=True)).to(k)[:, None, :, None]
-        return q @ ((k * share).mT @ v)
+        return q @ mean_products(k, v, weights)
     s: float = q.shape[-1] ** -0.5 if scale is None else scale
     if weights is None:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=s)
@@ -48,6 +47,19 @@ def quadrature_attention(
     q = F.pad(F.pad(q, (0, 1), value=1.0), (0, width - d - 1))
     k = F.pad(torch.cat([k, column], dim=-1), (0, width - d - 1))
     return F.scaled_dot_product_attention(q, k, F.pad(v, (0, width - e)), dropout_p=dropout, scale=s)[..., :e]
+
+
+def mean_products(
+    k: Float[Tensor, "batch head source d"],
+    v: Float[Tensor, "batch head source e"],
+    weights: Float[Tensor, "cloud source"] | None = None,
+) -> Float[Tensor, "batch head d e"]:
+    """(Σ Δ_i k(x_i) ⊗ v(x_i)) / |D|, the part of linear attention that does not depend on the query."""
+    if weights is not None:
+        k = k * (weights / weights.sum(-1, keepdim=True)).to(k)[:, None, :, None]
+    # one product a head: heads that lie side by side in memory need not be copied apart
+    products = torch.stack([a.mT @ b for a, b in zip(k.unbind(1), v.unbind(1), strict=True)], 1)
+    return products / k.shape[2] if weights is None else products
 
 
 def attention_bias(weights: Float[Tensor, "cloud source"]) -> Float[Tensor, "cloud 1 1 source"]:

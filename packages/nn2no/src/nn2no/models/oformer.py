@@ -6,13 +6,13 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from sciml.model import Example, Model
 from torch import Tensor, nn
 
-from nn2no.attention import quadrature_attention
+from nn2no.attention import mean_products
 from nn2no.embedding import CoordinateEmbedding
 from nn2no.fourier import Line, line_of, shares
 from nn2no.models._fields import real_type, sample_field
@@ -97,10 +97,10 @@ class OFormer(Model):
         lines = lines if grid is None else [line_of(axis) for axis in grid.axes]
         x = self.coordinates.append(f[:1, :0], lines).flatten(2)[0].mT
         whole = [line.periodic and self.embedding == "periodic" for line in lines]
-        angles, weights = rotary_angles(x, self.pairs, whole), _weights(lines, f)
+        turns, weights = rotary_turns(x, self.pairs, whole), _weights(lines, f)
         u = self.lifting(f.flatten(2).mT)
         for layer in self.layers:
-            u = layer(u, angles, weights, lines)
+            u = layer(u, turns, weights, lines)
         return self.projection(u).mT.unflatten(2, f.shape[2:])
 
 
@@ -114,10 +114,10 @@ class OFormerLayer(nn.Module):
             nn.Linear(width, 2 * width, dtype=dtype), nn.GELU(), nn.Linear(2 * width, width, dtype=dtype)
         )
 
-    def forward(self, u: Tensor, angles: Tensor, weights: Tensor | None, lines: Sequence[Line]) -> Tensor:
+    def forward(self, u: Tensor, turns: Tensor, weights: Tensor | None, lines: Sequence[Line]) -> Tensor:
         field = self.norm2(u).mT.unflatten(2, [line.n for line in lines])
         spectral = self.spectral.transform(field, lines).flatten(2).mT
-        u = (u + self.attention(self.norm1(u), angles, weights) + spectral) / 3**0.5
+        u = (u + self.attention(self.norm1(u), turns, weights) + spectral) / 3**0.5
         return u + self.mlp(self.norm3(u))
 
 
@@ -140,35 +140,43 @@ class RotaryAttention(nn.Module):
                 nn.init.xavier_uniform_(weight, gain)
                 weight += gain * torch.eye(head_channels, width, dtype=dtype)
 
-    def forward(self, u: Tensor, angles: Tensor, weights: Tensor | None) -> Tensor:
-        q, k, v = (
-            linear(u).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear in (self.query, self.key, self.value)
-        )
+    def forward(self, u: Tensor, turns: Tensor, weights: Tensor | None) -> Tensor:
+        # products and normalisation do not see the order of channels: rows of the small matrices are reordered to put
+        # pairs side by side, instead of the fields
+        halves = (self.heads, turns.shape[-2], 2, -1)
+        query, key = (m.weight.unflatten(0, halves).transpose(2, 3).flatten(0, 3) for m in (self.query, self.key))
+        q, k, v = (F.linear(u, W).unflatten(-1, (self.heads, -1)) for W in (query, key, self.value.weight))
         k, v = (F.layer_norm(t, t.shape[-1:]) for t in (k, v))
-        g = quadrature_attention(rotate(q, angles), rotate(k, angles), v, weights, kind="linear")
-        return self.out(g.transpose(1, 2).flatten(2))
+        q, k = (rotate(t.transpose(1, 2), turns) for t in (q, k))
+        products = mean_products(k, v.transpose(1, 2), weights)
+        # the output is Σ_heads q (∫ k ⊗ v) W: the small product first
+        out = self.out.weight.mT.unflatten(0, (self.heads, -1))
+        return torch.baddbmm(self.out.bias, q.transpose(1, 2).flatten(2), (products @ out).flatten(1, 2))
 
 
-def rotary_angles(
+def rotary_turns(
     x: Float[Tensor, "point dim"], pairs: int, whole_turns: Sequence[bool]
-) -> Float[Tensor, "point dim pair"]:
-    """64 x_i 10000^(-j/n), j = 0 to n - 1, n = `pairs`; the factors of x_i rounded to multiples of 2π where asked."""
+) -> Complex[Tensor, "point dim pair"]:
+    """exp(i θ) with θ = 64 x_i 10000^(-j/n), j = 0 to n - 1, n = `pairs`.
+
+    The factors of x_i are rounded to multiples of 2π where asked.
+    """
     j = torch.arange(pairs, dtype=x.dtype, device=x.device)
     factors = 64 * 10000 ** (-j / pairs)
     rounded = 2 * math.pi * torch.round(factors / (2 * math.pi))
-    return x[..., None] * torch.stack([rounded if whole else factors for whole in whole_turns])
+    angles = x[..., None] * torch.stack([rounded if whole else factors for whole in whole_turns])
+    return torch.polar(torch.ones_like(angles), angles)
 
 
 def rotate(
-    t: Float[Tensor, "*batch point channel"], angles: Float[Tensor, "point dim pair"]
+    t: Float[Tensor, "*batch point channel"], turns: Complex[Tensor, "point dim pair"]
 ) -> Float[Tensor, "*batch point channel"]:
-    """Rotate pairs of channels, as many for each axis.
+    """Rotate pairs of neighbouring channels, as many for each axis.
 
     Inner products of vectors rotated by x and by y depend on x - y alone (rotary positions, §3.7).
     """
-    a, b = t.unflatten(-1, (angles.shape[-2], 2, -1)).unbind(-2)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], -2).flatten(-3)
+    pairs = torch.view_as_complex(t.to(turns.real.dtype).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns.flatten(1)).flatten(-2)
 
 
 def _weights(lines: Sequence[Line], like: Tensor) -> Tensor | None:
