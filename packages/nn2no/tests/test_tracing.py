@@ -1,6 +1,8 @@
 """What tracing a network leaves behind, and what its conversion does with unusual ones."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -161,7 +163,8 @@ class Rolled(nn.Module):
 
 class Difference(Rolled):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.diff(self.conv(x))
+        y = self.conv(x)
+        return y.narrow(-1, 1, x.shape[-1] - 1) - y.narrow(-1, 0, x.shape[-1] - 1)
 
 
 @pytest.mark.unchecked
@@ -195,3 +198,115 @@ def test_passes_in_several_threads_leave_the_tables_in_place():
         assert torch.equal(y, expected[16 * (1 + k % 2)])
     assert dict(module.named_parameters())["table"] is module.table
     assert isinstance(module.table, nn.Parameter)
+
+
+class Applied(nn.Module):
+    """A convolution, then a function."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], dim: int = 2, **options: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = (nn.Conv1d if dim == 1 else nn.Conv2d)(1, 2, 3, padding=1, padding_mode="circular", **options)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.conv(x))
+
+
+def plane(n: int) -> Tensor:
+    x, y = field(n)[0, 0], field(n, phase=0.3)[0, 0]
+    return (x[:, None] * y + y[:, None])[None, None]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        (lambda y: y[..., ::2, ::2]),
+        (lambda y: torch.cat([y[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)),
+        (lambda y: y.permute(0, 2, 3, 1)[:, 1::2, :, 0]),
+        (lambda y: y[..., 2:-2, 2:-2]),
+        (lambda y: y[..., 1:, :] - y[..., :-1, :]),
+        (lambda y: y[:, :1, y.shape[2] // 2, -1]),
+        lambda y: y - y[..., 8:9, 8:9],
+        (lambda y: y[..., : y.shape[-1] // 2]),
+    ],
+)
+def test_slices_are_parts_of_fixed_place_and_size(part):
+    module = Applied(part).double()
+    op = convert(module, Grid.uniform((16, 16), periodic=True))
+    assert torch.equal(op(plane(16)), module(plane(16)))
+    coarse, fine, limit = (op(plane(16 * s)).detach() for s in (4, 8, 16))
+
+    def on_coarse(y: Tensor) -> Tensor:
+        steps = [n // m for n, m in zip(y.shape, coarse.shape, strict=True)]
+        return y[tuple(slice(0, m * k, k) for m, k in zip(coarse.shape, steps, strict=True))]
+
+    errors = [float((on_coarse(y) - on_coarse(limit)).norm()) for y in (coarse, fine)]
+    assert errors[0] / errors[1] > 3.5  # second order: 5 against a reference of twice the resolution
+
+
+def test_causal_convolutions_that_are_cut_afterwards():
+    module = Applied(lambda y: y, dim=1).double()
+    module.conv = nn.Conv1d(1, 2, 3, padding=4, dilation=2, dtype=torch.float64)
+    module.function = lambda y: y[..., :-4]
+    op = convert(module, Grid.uniform((16,), periodic=False, centering="cell"))
+    x = torch.ones(1, 1, 16, dtype=torch.float64)
+    assert torch.equal(op(x), module(x))
+    fine = op(torch.ones(1, 1, 64, dtype=torch.float64))
+    assert fine.shape == (1, 2, 64)
+    inside = fine[..., 20:60]  # the kernel is as wide as hats, which reach beyond the end
+    torch.testing.assert_close(inside, module(x)[..., 5:15].repeat_interleave(4, -1))
+
+
+def test_class_tokens_are_taken_as_they_are():
+    def tokens(y: Tensor) -> Tensor:
+        t = torch.cat([y.mean((2, 3))[:, None], y.flatten(2).mT], 1)
+        return t[:, 1:].mT.unflatten(2, y.shape[2:]) + t[:, :1].mT[..., None]
+
+    module = Applied(tokens).double()
+    op = convert(module, Grid.uniform((16, 16), periodic=True))
+    assert torch.equal(op(plane(16)), module(plane(16)))
+    direct = convert(Applied(lambda y: y + y.mean((2, 3), keepdim=True)).double(), op.base_grid)
+    torch.testing.assert_close(op(plane(64)), direct(plane(64)))
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda y: y.sum((2, 3)), "sum over points grows"),
+        (lambda y: torch.sum(y, axis=-1), "sum over points grows"),
+        (lambda y: y.cumsum(-1), "running sum"),
+        (lambda y: torch.diff(y), "differences of neighbouring points"),
+        (lambda y: y.argmax(-1), "indices of points"),
+        (
+            lambda y: y.reshape(len(y), 2, y.shape[2] // 4, 4, -1, 4).mean((3, 5)),
+            "patches or windows of a fixed",
+        ),
+        (lambda y: y.unflatten(2, (-1, 2)), "patches or windows of a fixed"),
+        (lambda y: torch.constant_pad_nd(y, (1, 1)), "call torch.nn.functional.pad"),
+    ],
+)
+def test_functions_that_count_points_are_refused(function, message):
+    with pytest.raises(ConversionError, match=message):
+        convert(Applied(function).double(), Grid.uniform((16, 16), periodic=True))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: y.sum(1, keepdim=True),
+        lambda y: y.cumsum(1),
+        lambda y: y.argmax(1, keepdim=True) * y,
+        lambda y: y.unflatten(1, (2, 1)).flatten(1, 2),
+        lambda y: y.permute(0, 2, 3, 1).flatten(1, 2).mT.reshape(y.shape),
+        lambda y: torch.stack([row[:1] for row in y]),
+    ],
+)
+def test_the_same_functions_of_channels_and_samples_are_left_as_they_are(function):
+    module = Applied(function).double()
+    op = convert(module, Grid.uniform((16, 16), periodic=True))
+    for batch in (1, 3):
+        x = plane(32).expand(batch, -1, -1, -1)
+        alone = convert(Applied(lambda y: y).double(), op.base_grid)(x)
+        torch.testing.assert_close(op(x), function(alone))

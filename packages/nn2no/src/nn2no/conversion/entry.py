@@ -46,6 +46,9 @@ def convert(
     than one point are replaced by quadratures of what they are on the base grid. So functional calls, shared modules
     and control flow that does not depend on sizes are converted like modules, and the base grid sees no change.
 
+    Products of tensors, Fourier transforms and lengths (`einsum`, `matmul`, `fft`, `norm`) are left as they are, since
+    whether they count points depends on what is done with them: see `check_discretization_convergence`.
+
     Parameters
     ----------
     conv
@@ -190,7 +193,7 @@ def _failure(
     except SciMLError as error:
         name, _, rest = str(error).partition(": ")
         known = name in dict(module.named_modules())
-        return Row(name if known else "", "layer", rest if known else str(error), False)
+        return Row(name if known else "", "layer", rest if known or name == "the network" else str(error), False)
     except Exception as error:
         what = str(error).splitlines()[0] if str(error) else ""
         return Row(

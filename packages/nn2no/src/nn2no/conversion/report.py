@@ -25,6 +25,7 @@ REASONS = {
     "softmax": "a ratio of integrals; class and register tokens are atoms",
     "flattening": "a readout: integrals against the hats of the base grid's nodes",
     "mean": "an integral divided by the volume",
+    "slicing": "a part of fixed physical place and size",
 }
 CONV_REASONS = {
     "kernel-interp": "the kernel resized like an image",

@@ -9,9 +9,9 @@ from sciml.errors import SciMLError
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from nn2no.conversion import local_rules, norm_rules, token_rules
+from nn2no.conversion import index_rules, local_rules, norm_rules, token_rules
 from nn2no.conversion.place import Place
-from nn2no.conversion.trace import FUNCTIONS, Call, Trace, bind
+from nn2no.conversion.trace import Call, Trace, bind, known
 from nn2no.errors import ConversionError
 from nn2no.local import per_axis
 from nn2no.pool import adaptive_average, adaptive_supremum
@@ -46,7 +46,9 @@ RULES: dict[str, Callable[..., Any]] = {
     "softmax": token_rules.softmax,
     "shift": local_rules.shift,
     "mean": local_rules.mean,
-    "flattening": local_rules.flattening,
+    "flattening": index_rules.reshaping(local_rules.flattening),
+    "slicing": index_rules.slicing,
+    **dict.fromkeys(index_rules.POINTS, index_rules.over_points),
 }
 
 
@@ -73,17 +75,17 @@ class Conversion(TorchFunctionMode):
 
     def convert(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the call becomes. SciMLError if it cannot be converted."""
-        known = FUNCTIONS.get(func)
-        if known is None:
+        found = known(func, args)
+        if found is None:
             if self.antialias and func in ACTIVATIONS and isinstance(args[0], Tensor):
                 return self.activate(func, *args, **kwargs)
             return func(*args, **kwargs)
-        kind, names = known
+        kind, names = found
         calls = self.trace.calls
         while self.position < len(calls) and calls[self.position].problem and calls[self.position].kind != kind:
             self.position += 1
         if self.position >= len(calls) or calls[self.position].kind != kind:
-            if kind in ("interpolation", "mean", "flattening"):  # of a table, to the size of this grid
+            if kind in ("interpolation", "mean", "flattening", "slicing"):  # of a table, to the size of this grid
                 return func(*args, **kwargs)
             expected = calls[self.position].kind if self.position < len(calls) else "the end"
             raise ConversionError(

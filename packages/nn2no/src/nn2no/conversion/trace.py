@@ -35,6 +35,7 @@ _add("transposed convolution", _TRANSPOSED, F.conv_transpose1d, F.conv_transpose
 _add("average pooling", _POOL, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 _add("power-average pooling", _LP, F.lp_pool1d, F.lp_pool2d, F.lp_pool3d)
 _add("max pooling", _MAX, F.max_pool1d, F.max_pool2d, F.max_pool3d)
+_add("max pooling", _MAX, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)
 _add("adaptive average pooling", _ADAPTIVE, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
 _add("adaptive max pooling", _ADAPTIVE, F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
 _add("interpolation", ("input", "size", "scale_factor", "mode", "align_corners"), F.interpolate)
@@ -53,6 +54,12 @@ _add("shift", ("input", "shifts", "dims"), torch.roll, torch.Tensor.roll)
 _add("mean", _MEAN, torch.mean, torch.Tensor.mean)
 _add("flattening", ("input", "start_dim", "end_dim"), torch.flatten, torch.Tensor.flatten)
 _add("flattening", ("input",), torch.Tensor.view, torch.Tensor.reshape, torch.reshape)
+_add("flattening", ("input",), torch.Tensor.unflatten, torch.unflatten)
+_add("slicing", ("input", "index"), torch.Tensor.__getitem__)
+_add("sum", _MEAN, torch.sum, torch.Tensor.sum, torch.nansum, torch.Tensor.nansum)
+_add("running sum", ("input", "dim"), torch.cumsum, torch.Tensor.cumsum, torch.cumprod, torch.Tensor.cumprod)
+_add("difference", ("input", "n", "dim"), torch.diff, torch.Tensor.diff)
+_add("position of an extremum", _MEAN, torch.argmax, torch.Tensor.argmax, torch.argmin, torch.Tensor.argmin)
 
 UNSUPPORTED: dict[Any, str] = {
     torch.lstm: "a recurrence over points has no continuous counterpart",
@@ -75,6 +82,11 @@ UNSUPPORTED: dict[Any, str] = {
     ),
     torch.Tensor.unfold: "windows of pixels are no functions; write it as a convolution",
     F.local_response_norm: "it normalises over channels within windows of pixels; use another normalisation",
+}
+UNSUPPORTED |= {
+    torch.convolution: "it is not seen through; call torch.nn.functional.conv1d to conv_transpose3d",
+    torch.constant_pad_nd: "it is not seen through; call torch.nn.functional.pad",
+    torch.gradient: "its differences are divided by pixels; write it as a convolution",
 }
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
 
@@ -104,7 +116,29 @@ class Trace:
 
 def bind(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments by name."""
+    if "axis" in kwargs:
+        kwargs = {"dim" if k == "axis" else k: v for k, v in kwargs.items()}
     return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def known(func: Callable[..., Any], args: tuple[Any, ...]) -> tuple[str, tuple[str, ...]] | None:
+    """What a function does, if its call can see more than one point, and the names of its arguments."""
+    found = FUNCTIONS.get(func)
+    if found is None or found[0] != "slicing":
+        return found
+    entries = by_axis(args[1], args[0].ndim)
+    return found if entries and any(e not in (slice(None), slice(0, None), 0) for e in entries[1:]) else None
+
+
+def by_axis(index: Any, ndim: int) -> list[slice | int] | None:
+    """The entry for each axis of an index of slices and numbers; None if it has others."""
+    entries = list(index) if isinstance(index, tuple) else [index]
+    if sum(e is Ellipsis for e in entries) == 0:
+        entries.append(Ellipsis)
+    if not all(e is Ellipsis or type(e) in (int, slice) for e in entries):
+        return None
+    k = next(i for i, e in enumerate(entries) if e is Ellipsis)
+    return entries[:k] + [slice(None)] * (ndim + 1 - len(entries)) + entries[k + 1 :]
 
 
 def plain(value: Any) -> Any:
@@ -157,8 +191,8 @@ class Recorder(TorchFunctionMode):
         if func in UNSUPPORTED:
             name = getattr(func, "__name__", str(func))
             self.trace.calls.append(Call(name, path, {}, (), (), UNSUPPORTED[func]))
-        elif func in FUNCTIONS:
-            kind, names = FUNCTIONS[func]
+        elif (found := known(func, args)) is not None:
+            kind, names = found
             arguments = bind(names, args, kwargs)
             first = arguments.get("key", arguments.get("input"))
             shape = tuple(first.shape) if isinstance(first, Tensor) else ()
