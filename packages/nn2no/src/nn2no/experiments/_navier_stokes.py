@@ -105,7 +105,8 @@ class Trainings:
     fno: Training = Training(learning_rate=4e-3)
     unet: Training = Training()
     vit: Training = Training(learning_rate=5e-3)
-    oformer: Training = Training(epochs=20, learning_rate=1e-3, weight_decay=1e-6)  # its steps cost ten times those of the FNO
+    # its steps cost ten times those of the FNO
+    oformer: Training = Training(epochs=20, learning_rate=1e-3, weight_decay=1e-6)
 
     def of(self, kind: Kind) -> Training:
         """That of one kind of model."""
