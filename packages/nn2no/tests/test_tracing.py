@@ -310,3 +310,22 @@ def test_the_same_functions_of_channels_and_samples_are_left_as_they_are(functio
         x = plane(32).expand(batch, -1, -1, -1)
         alone = convert(Applied(lambda y: y).double(), op.base_grid)(x)
         torch.testing.assert_close(op(x), function(alone))
+
+
+def test_functional_calls_of_operators_with_tables():
+    module = Positions()
+    op = convert(module, Grid.uniform((8,), periodic=True))
+    x, other = field(16), module.table.detach().cos()
+    found = torch.func.functional_call(op, {"table": other}, (x,))
+    with torch.no_grad():
+        module.table.copy_(other)
+    torch.testing.assert_close(found, op(x))
+
+
+@pytest.mark.unchecked
+def test_networks_with_converted_or_parallel_parts_are_refused():
+    grid, conv = Grid.uniform((8,), periodic=True), nn.Conv1d(1, 1, 1)
+    with pytest.raises(ConversionError, match="1 is already converted: put its original"):
+        convert(nn.Sequential(nn.Conv1d(1, 1, 1), convert(conv, grid)), grid)
+    with pytest.raises(ConversionError, match="convert the module within it"):
+        convert(nn.DataParallel(conv), grid)

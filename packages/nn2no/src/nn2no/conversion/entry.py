@@ -82,6 +82,8 @@ def convert(
     """
     if isinstance(module, ConvertedOperator):
         raise ConversionError("the network is already converted: use it as it is, or convert its original()")
+    if inner := [name for name, m in module.named_modules() if isinstance(m, ConvertedOperator)]:
+        raise ConversionError(f"{inner[0]} is already converted: put its original() there, or convert only the others")
     check_grid(base_grid)
     chosen = {
         "conv": conv,

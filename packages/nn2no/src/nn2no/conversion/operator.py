@@ -34,6 +34,8 @@ class ConvertedOperator(nn.Module):
     It has the modules, parameters and buffers of the network, not copies, under the same names: a `state_dict` of one
     is that of the other, and training one trains the other. Made by `convert`.
 
+    Switch gradient checkpointing off: what a backward pass runs again, it would run as on the base grid.
+
     `torch.compile` leaves it eager on other grids than the base grid. For a fixed shape,
     `torch.export.export(op, (x,), strict=False).module()` is the operator as one graph, which can be compiled.
 
@@ -132,7 +134,8 @@ class ConvertedOperator(nn.Module):
 
     def refine_table(self, name: str, place: Place) -> Tensor | None:
         """A table of positions, sampled at the base grid, at the points of another one."""
-        table = self.original().get_parameter(name)
+        owner, _, leaf = name.rpartition(".")
+        table = getattr(self.original().get_submodule(owner), leaf)  # no parameter within torch.func.functional_call
         if table.ndim == place.dim + 2 and tuple(table.shape[2:]) != (1,) * place.dim:
             sizes = [s * (n - e) + e for n, s, e in zip(table.shape[2:], place.scale, place.ends, strict=True)]
             if any(n.denominator != 1 for n in sizes):

@@ -67,6 +67,11 @@ def describe(module: nn.Module, trace: Trace, tables: tuple[str, ...], options: 
         for name, m in module.named_modules()
         if isinstance(m, torch.jit.ScriptModule)
     ]
+    rows += [
+        Row(name, type(m).__name__, "runs in threads of its own, unconverted: convert the module within it", False)
+        for name, m in module.named_modules()
+        if isinstance(m, nn.DataParallel)
+    ]
     rows += [_row(call, options) for call in _first_of_each(trace) if call.scaled or call.problem]
     seen = {row.name for row in rows}
     rows += [
