@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from nn2no.convergence import check_discretization_convergence as check
+from nn2no.conversion import convert
 from nn2no.models.fno import FNO
 from nn2no.models.unet import UNet
 from nn2no.refinement import difference, intervals, random_fields, refined, spectrum_tail
@@ -233,3 +234,12 @@ def test_bad_input():
     ]:
         with pytest.raises(error, match=message):
             call()
+
+
+def test_a_converted_network_is_left_in_training():
+    network = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular"), nn.GELU()).train()
+    op = convert(network, Grid.uniform((16,), periodic=True))
+    check(op, (16, 32, 64), n_probes=1)
+    assert op.training
+    assert network.training
+    assert network[1].training

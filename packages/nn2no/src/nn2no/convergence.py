@@ -254,6 +254,8 @@ class _Evaluated:
     def __exit__(self, *_: object) -> None:
         for m in self.training:
             m.training = True
+            if isinstance(m, ConvertedOperator):  # the network is not among its modules
+                m.original().training = True
 
     def __call__(self, x: Tensor, grid: Grid) -> Tensor:
         x = x.to(self.device, self.dtype)
