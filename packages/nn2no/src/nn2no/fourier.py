@@ -3,7 +3,7 @@
 import functools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,11 @@ from nn2no.errors import ResolutionWarning
 
 
 class Line(NamedTuple):
-    """An axis, whatever its length: `n` nodes, equispaced unless `axis` says where."""
+    """An axis, whatever its length: `n` nodes, equispaced unless `axis` says where.
+
+    Models describe fields without a grid by it in their forward passes, where the core's `Axis` cannot be made:
+    `torch.compile` does not trace the construction of a frozen dataclass that checks its arguments.
+    """
 
     n: int
     periodic: bool = True
@@ -29,9 +33,17 @@ def line_of(axis: Axis) -> Line:
     return Line(axis.n, axis.periodic, axis.centering, None if axis.kind == "uniform" else axis)
 
 
-def lines_of(f: Tensor, grid: Grid | None) -> list[Line]:
-    """The axes of a field on `grid`, or else of a periodic grid."""
-    return [Line(n) for n in f.shape[2:]] if grid is None else [line_of(axis) for axis in grid.axes]
+def lines_of(f: Tensor, grid: Grid | None, periodic: bool | Sequence[bool] = True) -> list[Line]:
+    """The axes of a field on `grid`, or else of a uniform one; `periodic` says how that closes, axis by axis.
+
+    ShapeError if `f` is no field on `grid`.
+    """
+    if grid is not None:
+        grid.check(f)
+        return [line_of(axis) for axis in grid.axes]
+    space = f.shape[2:]
+    wraps = [periodic] * len(space) if isinstance(periodic, bool) else periodic
+    return [Line(n, wrap) for n, wrap in zip(space, wraps, strict=True)]
 
 
 def period(line: Line, padding: float) -> float:
@@ -78,6 +90,14 @@ def shares(line: Line, padding: float, device: torch.device) -> Tensor:
             i = torch.arange(line.n, device=device)
             weights = torch.where((i == 0) | (i == line.n - 1), weights / 2, weights)
     return weights / period(line, padding)
+
+
+def volume_shares(lines: Sequence[Line], like: Tensor) -> Tensor:
+    """(*space): what part of the domain each node stands for, by the product of the axes' quadratures."""
+    product = like.new_ones(())
+    for line in lines:
+        product = product[..., None] * shares(line, 0.0, like.device).to(like)
+    return product
 
 
 def kept_modes(source: Line, target: Line, m: int, padding: float) -> int:

@@ -80,8 +80,6 @@ class SpectralConv(nn.Module):
                 f"SpectralConv expects a real field (batch, {self.in_channels}, *space) with {len(self.n_modes)} axes; "
                 f"got {tuple(f.shape)} of {f.dtype}."
             )
-        if grid is not None:
-            grid.check(f)
         return self.transform(f, lines_of(f, grid), to and [line_of(axis) for axis in to.axes])
 
     def transform(self, f: Tensor, source: Sequence[Line], target: Sequence[Line] | None = None) -> Tensor:

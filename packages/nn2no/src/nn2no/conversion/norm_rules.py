@@ -3,26 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nn2no.conversion.place import Place, from_base
 from nn2no.conversion.trace import Call
 from nn2no.errors import ConversionError
+from nn2no.fourier import Line, volume_shares
 from nn2no.norms import quadrature_batch_norm, quadrature_norm
 
 
 def node_weights(place: Place, x: Tensor) -> Tensor | None:
-    """Trapezoidal weights of the nodes of a field; None where all weigh the same."""
+    """Shares of the nodes of a field, by the trapezoidal rule; None where all weigh the same."""
     if not any(place.ends) or place.options.norm == "torch":
         return None
-    total = torch.ones((1,) * place.dim, dtype=x.dtype, device=x.device)
-    for axis, (n, end) in enumerate(zip(x.shape[2:], place.ends, strict=True)):
-        w = torch.ones(n, dtype=x.dtype, device=x.device)
-        if end and n > 1:
-            w[0] = w[-1] = 0.5
-        total = total * w.view([-1 if i == axis else 1 for i in range(place.dim)])
-    return total.expand(x.shape[2:])
+    # a single node stands for the whole axis
+    lines = [Line(n, periodic=not end or n == 1) for n, end in zip(x.shape[2:], place.ends, strict=True)]
+    return volume_shares(lines, x)
 
 
 def group_norm(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:

@@ -1,10 +1,10 @@
-"""What the models share: types by name, and a function to sample for their examples."""
+"""What the models share: types by name, the check of their inputs, and a function to sample for their examples."""
 
 import math
 from collections.abc import Sequence
 
 import torch
-from sciml.errors import ConfigError
+from sciml.errors import ConfigError, ShapeError
 from torch import Tensor
 
 
@@ -13,6 +13,13 @@ def real_type(name: str) -> torch.dtype:
     if name not in ("float32", "float64"):
         raise ConfigError(f"dtype={name!r}; choose 'float32' or 'float64'.")
     return getattr(torch, name)
+
+
+def check_field(f: Tensor, channels: int, dim: int) -> None:
+    """ShapeError unless `f` is a real field with so many channels and axes."""
+    if f.ndim != dim + 2 or f.shape[1] != channels or not f.dtype.is_floating_point:
+        space = ", ".join(f"n{i + 1}" for i in range(dim))
+        raise ShapeError(f"Expected a real field (batch, {channels}, {space}); got {tuple(f.shape)} of {f.dtype}.")
 
 
 def sample_field(shape: Sequence[int], *, batch: int = 2, periodic: bool = True) -> Tensor:

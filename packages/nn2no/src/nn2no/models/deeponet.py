@@ -22,8 +22,8 @@ from nn2no.encoding import (
     mlp,
     points_of,
 )
-from nn2no.fourier import Line, shares
-from nn2no.models._fields import real_type, sample_field
+from nn2no.fourier import lines_of, volume_shares
+from nn2no.models._fields import check_field, real_type, sample_field
 
 EncoderKind = Literal["integral", "sensors"]
 
@@ -113,12 +113,12 @@ class Branch(nn.Module):
 
     def forward(self, f: Tensor, grid: Grid | PointCloud | None) -> tuple[Tensor, Tensor]:
         """The numbers (batch, number) and the coordinates (1, point, dim) of the nodes of `f`."""
-        on_cloud = isinstance(grid, PointCloud)
-        ndim, channels = (3, f.shape[-1:]) if on_cloud else (self.dim + 2, f.shape[1:2])
-        if f.ndim != ndim or channels != (self.in_channels,) or not f.dtype.is_floating_point:
-            space = ", ".join(f"n{i + 1}" for i in range(self.dim))
-            layout = f"point, {self.in_channels}" if on_cloud else f"{self.in_channels}, {space}"
-            raise ShapeError(f"Expected a real field (batch, {layout}); got {tuple(f.shape)} of {f.dtype}.")
+        if not isinstance(grid, PointCloud):
+            check_field(f, self.in_channels, self.dim)
+        elif f.ndim != 3 or f.shape[2] != self.in_channels or not f.dtype.is_floating_point:
+            raise ShapeError(
+                f"Expected a real field (batch, point, {self.in_channels}); got {tuple(f.shape)} of {f.dtype}."
+            )
         values, coords, weights = self._uniform(f) if grid is None else points_of(f, grid)
         if self.integral is not None:
             v = self.integral.on_points(values, coords, weights / math.prod(self.lengths))
@@ -130,11 +130,9 @@ class Branch(nn.Module):
 
     def _uniform(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `points_of` gives on the uniform grid of the domain, in a form that can be compiled."""
-        lines = [Line(n, wraps) for n, wraps in zip(f.shape[2:], self.periodic, strict=True)]
+        lines = lines_of(f, None, self.periodic)
         coords = self.embedding.append(f[:1, :0], lines).flatten(2).mT * f.new_tensor(self.lengths)
-        weights = f.new_full((1,), math.prod(self.lengths))
-        for line in lines:
-            weights = weights[..., None] * shares(line, 0.0, f.device).to(f)
+        weights = volume_shares(lines, f) * math.prod(self.lengths)
         return f.flatten(2).mT, coords, weights.reshape(1, -1)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from sciml.errors import ConfigError, ShapeError
+from sciml.errors import ConfigError
 from sciml.grids import Grid
 from sciml.model import Example, Model
 from torch import Tensor, nn
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from nn2no.differential import DifferentialConv2d
 from nn2no.disco import DiscoConv2d
 from nn2no.embedding import CoordinateEmbedding, EmbeddingKind
-from nn2no.fourier import Line, line_of
-from nn2no.models._fields import real_type, sample_field
+from nn2no.fourier import Line, lines_of
+from nn2no.models._fields import check_field, real_type, sample_field
 from nn2no.pointwise import ChannelLinear, ChannelMLP
 from nn2no.resample import Antialiased
 from nn2no.spectral import SpectralConv
@@ -96,11 +96,8 @@ class FNO(Model):
         ShapeError
             `f` has other channels or axes, is no field on `grid`, or is not real.
         """
-        _check(f, self.in_channels, len(self.periodic))
-        if grid is not None:
-            grid.check(f)
-        lines = [Line(n, wrap) for n, wrap in zip(f.shape[2:], self.periodic, strict=True)]
-        lines = lines if grid is None else [line_of(axis) for axis in grid.axes]
+        check_field(f, self.in_channels, len(self.periodic))
+        lines = lines_of(f, grid, self.periodic)
         v = self.lifting(self.embedding.append(f, lines))
         for block in self.blocks:
             v = block(v, lines, grid)
@@ -221,16 +218,10 @@ class LocalNO(FNO):
     def forward(
         self, f: Float[Tensor, "batch channel *space"], grid: Grid | None = None, to: Grid | None = None
     ) -> Float[Tensor, "batch out_channel *new_space"]:
-        _check(f, self.in_channels, len(self.periodic))
+        check_field(f, self.in_channels, len(self.periodic))
         return super().forward(f, grid or self.uniform_grid(f), to)
 
     def uniform_grid(self, f: Tensor) -> Grid:
         """The grid that a field without one is on."""
         grid = Grid.uniform(tuple(f.shape[2:]), self.lengths, periodic=self.periodic, dtype=f.dtype)
         return grid.to(f.device)
-
-
-def _check(f: Tensor, channels: int, dim: int) -> None:
-    if f.ndim != dim + 2 or f.shape[1] != channels or not f.dtype.is_floating_point:
-        space = ", ".join(f"n{i + 1}" for i in range(dim))
-        raise ShapeError(f"Expected a real field (batch, {channels}, {space}); got {tuple(f.shape)} of {f.dtype}.")

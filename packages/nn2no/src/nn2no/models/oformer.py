@@ -7,15 +7,15 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Complex, Float
-from sciml.errors import ConfigError, ShapeError
+from sciml.errors import ConfigError
 from sciml.grids import Grid
 from sciml.model import Example, Model
 from torch import Tensor, nn
 
 from nn2no.attention import mean_products
 from nn2no.embedding import CoordinateEmbedding
-from nn2no.fourier import Line, line_of, shares
-from nn2no.models._fields import real_type, sample_field
+from nn2no.fourier import Line, lines_of, volume_shares
+from nn2no.models._fields import check_field, real_type, sample_field
 from nn2no.spectral import SpectralConv
 
 
@@ -85,16 +85,8 @@ class OFormer(Model):
         ShapeError
             `f` has other channels or axes, is no field on `grid`, or is not real.
         """
-        dim = len(self.periodic)
-        if f.ndim != dim + 2 or f.shape[1] != self.in_channels or not f.dtype.is_floating_point:
-            space = ", ".join(f"n{i + 1}" for i in range(dim))
-            raise ShapeError(
-                f"Expected a real field (batch, {self.in_channels}, {space}); got {tuple(f.shape)} of {f.dtype}."
-            )
-        if grid is not None:
-            grid.check(f)
-        lines = [Line(n, wraps) for n, wraps in zip(f.shape[2:], self.periodic, strict=True)]
-        lines = lines if grid is None else [line_of(axis) for axis in grid.axes]
+        check_field(f, self.in_channels, len(self.periodic))
+        lines = lines_of(f, grid, self.periodic)
         x = self.coordinates.append(f[:1, :0], lines).flatten(2)[0].mT
         whole = [line.periodic and self.embedding == "periodic" for line in lines]
         turns, weights = rotary_turns(x, self.pairs, whole), _weights(lines, f)
@@ -183,7 +175,4 @@ def _weights(lines: Sequence[Line], like: Tensor) -> Tensor | None:
     """Shares of the nodes in the domain, (1, node); None where they are equal."""
     if all(line.axis is None and (line.periodic or line.centering == "cell") for line in lines):
         return None
-    weights = like.new_ones(1)
-    for line in lines:
-        weights = weights[..., None] * shares(line, 0.0, like.device).to(like)
-    return weights.reshape(1, -1)
+    return volume_shares(lines, like).reshape(1, -1)

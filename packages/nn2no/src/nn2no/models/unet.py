@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nn2no.conversion import convert
 from nn2no.embedding import CoordinateEmbedding, EmbeddingKind
-from nn2no.models._fields import real_type, sample_field
+from nn2no.models._fields import check_field, real_type, sample_field
 
 Padding = Literal["zeros", "circular"]
 
@@ -104,10 +104,7 @@ class UNet(Model):
 
     def forward(self, f: Float[Tensor, "batch channel n1 n2"]) -> Float[Tensor, "batch out_channel n1 n2"]:
         """The output image. ShapeError if `f` has other channels, axes or sizes, or is not real."""
-        if f.ndim != 4 or f.shape[1] != self.in_channels or not f.dtype.is_floating_point:
-            raise ShapeError(
-                f"Expected a real field (batch, {self.in_channels}, n1, n2); got {tuple(f.shape)} of {f.dtype}."
-            )
+        check_field(f, self.in_channels, 2)
         multiple = 2 ** (self.levels - 1)
         if self.padding_mode == "circular" and (f.shape[2] % multiple or f.shape[3] % multiple):
             raise ShapeError(f"A periodic image {tuple(f.shape[2:])} cannot be halved; give multiples of {multiple}.")

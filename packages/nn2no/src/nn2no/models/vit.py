@@ -11,8 +11,8 @@ from sciml.grids import Grid
 from sciml.model import Example, Model
 from torch import Tensor, nn
 
-from nn2no.fourier import Builder, Line, gaps, line_of, matrix, shares
-from nn2no.models._fields import real_type, sample_field
+from nn2no.fourier import Builder, Line, gaps, line_of, lines_of, matrix, shares
+from nn2no.models._fields import check_field, real_type, sample_field
 
 
 class ViT(Model):
@@ -74,7 +74,7 @@ class ViT(Model):
 
     def forward(self, f: Float[Tensor, "batch channel n1 n2"]) -> Float[Tensor, "batch out_channel n1 n2"]:
         """The output image. ShapeError if `f` has other channels or axes, broken patches, or is not real."""
-        self._check(f)
+        check_field(f, self.in_channels, 2)
         if f.shape[2] % self.patch or f.shape[3] % self.patch:
             raise ShapeError(
                 f"An image {tuple(f.shape[2:])} has no whole number of {self.patch}-pixel patches; pad it."
@@ -91,12 +91,6 @@ class ViT(Model):
         table = self.positions[:, 1:].mT.unflatten(2, self.tokens)
         table = F.interpolate(table, size, mode="bicubic", align_corners=False)
         return torch.cat([self.positions[:, :1], table.flatten(2).mT], 1)
-
-    def _check(self, f: Tensor) -> None:
-        if f.ndim != 4 or f.shape[1] != self.in_channels or not f.dtype.is_floating_point:
-            raise ShapeError(
-                f"Expected a real field (batch, {self.in_channels}, n1, n2); got {tuple(f.shape)} of {f.dtype}."
-            )
 
 
 class EncoderLayer(nn.Module):
@@ -157,11 +151,8 @@ class ViTNO(ViT):
         ShapeError
             `f` has other channels or axes, is no field on `grid`, or is not real.
         """
-        self._check(f)
-        if grid is not None:
-            grid.check(f)
-        lines = [Line(n, wraps) for n, wraps in zip(f.shape[2:], self.periodic, strict=True)]
-        source = lines if grid is None else [line_of(axis) for axis in grid.axes]
+        check_field(f, self.in_channels, 2)
+        source = lines_of(f, grid, self.periodic)
         target = source if to is None else [line_of(axis) for axis in to.axes]
         g = super().forward(self._between(averages, f, source))
         return self._between(hats, g, target)
