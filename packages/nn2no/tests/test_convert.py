@@ -4,11 +4,13 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 import torch
 import torch.nn.functional as F
 from nn2no.conversion import convert, explain
+from nn2no.conversion.place import to_base
 from nn2no.errors import ConversionError
 from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
@@ -478,3 +480,28 @@ def test_dropout_of_values_is_warned_about_while_training():
     module = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Dropout(0.5))
     with pytest.warns(UserWarning, match="white noise"):
         convert(module.train(), square(8))
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_a_padded_field_that_is_changed_in_place_is_what_the_convolution_reads(mode):
+    class Padded(nn.Module):
+        def __init__(self, inplace: bool) -> None:
+            super().__init__()
+            self.conv, self.inplace = nn.Conv2d(2, 3, 3), inplace
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(F.relu(F.pad(x, (1, 1, 1, 1), mode="circular"), inplace=self.inplace))
+
+    first, second = Padded(True), Padded(False)
+    second.load_state_dict(first.state_dict())
+    grid, x = Grid.uniform((8, 8), periodic=True), torch.randn(1, 2, 16, 16)
+    with mode():
+        assert torch.equal(convert(first, grid)(x), convert(second, grid)(x))
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+def test_fixed_patches_with_padding_read_the_padded_means(padding_mode):
+    conv = nn.Conv2d(1, 2, 2, stride=2, padding=1, padding_mode=padding_mode).double()
+    op = convert(conv, Grid.uniform((8, 8), centering="cell"), patch="fixed")
+    x = torch.randn(1, 1, 16, 16, dtype=torch.float64)
+    torch.testing.assert_close(op(x), conv(to_base(x, (Fraction(2),) * 2, (False, False))), rtol=0, atol=1e-14)

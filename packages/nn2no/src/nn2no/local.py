@@ -40,6 +40,15 @@ def per_axis(value: Any, dim: int) -> tuple[Any, ...]:
     return tuple(value) * dim if len(value) == 1 else tuple(value)
 
 
+def pad_pairs(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """The padding at both ends of every axis."""
+    if padding == "same":
+        total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        return [(t // 2, t - t // 2) for t in total]
+    values = per_axis(0 if padding == "valid" else padding, len(kernel))
+    return [(p, p) if isinstance(p, int) else (p[0], p[1]) for p in values]
+
+
 @functools.lru_cache(maxsize=512)
 def tap_matrix(taps: int, dilation: int, padding: int, s: Fraction) -> tuple[np.ndarray, int]:
     """Quadrature weights of the taps, (nodes, taps) with column sums one, and the offset of the first node."""
@@ -102,7 +111,7 @@ def integral_conv(
     strides, dilations = per_axis(stride, dim), per_axis(dilation, dim)
     if not torch.compiler.is_compiling() and min(s) < Fraction(1, 4):
         _warn_of_aliasing(min(s))
-    pads = _pads(padding, weight.shape[2:], dilations)
+    pads = pad_pairs(padding, weight.shape[2:], dilations)
     flags = per_axis(ends, dim) if not isinstance(ends, bool) else (ends,) * dim
     left, right, steps, smooth = [], [], [], []
     for i in range(dim):
@@ -420,11 +429,3 @@ def _conv_size(n: int, loss: int, stride: int, s: Fraction, end: bool) -> int:
     if stride == 1:
         return _whole(n - loss * s)
     return refined_size((base_size(n, s, end) - loss - 1) // stride + 1, s, end)
-
-
-def _pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
-    if padding == "same":
-        total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-        return [(t // 2, t - t // 2) for t in total]
-    values = per_axis(0 if padding == "valid" else padding, len(kernel))
-    return [(p, p) if isinstance(p, int) else (p[0], p[1]) for p in values]

@@ -1,7 +1,8 @@
 """What convolutions, pooling, resampling and readouts become on another grid than the base grid."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -15,12 +16,21 @@ from nn2no.alternatives import (
     moment_conv,
     resized_conv,
 )
-from nn2no.conversion.place import Place, from_base, to_base
+from nn2no.conversion.place import Border, Place, from_base, to_base
 from nn2no.conversion.trace import Call
 from nn2no.errors import ConversionError
-from nn2no.local import CONV, PaddingMode, extend, extend_axis, integral_conv, integral_conv_transpose, per_axis
+from nn2no.local import (
+    CONV,
+    PaddingMode,
+    extend,
+    extend_axis,
+    integral_conv,
+    integral_conv_transpose,
+    pad_pairs,
+    per_axis,
+)
 from nn2no.pool import adaptive_average, average_pool, supremum_pool
-from nn2no.scale import refined_size
+from nn2no.scale import Scale, refined_size
 from nn2no.upsample import upsample
 
 
@@ -33,59 +43,54 @@ def _value(call: Call, name: str, default: Any) -> Any:
 def convolution(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
     x, weight, bias = a["input"], a["weight"], a.get("bias")
     dim, taps = weight.ndim - 2, tuple(weight.shape[2:])
-    stride, padding, dilation = (_value(call, n, d) for n, d in (("stride", 1), ("padding", 0), ("dilation", 1)))
-    groups, mode = _value(call, "groups", 1), "zeros"
-    s = place.scale_of(call, x) if id(x) not in place.padded else None
-    pads: Any = padding
-    if id(x) in place.padded and padding in (0, (0,) * dim, "valid"):
-        _, x, s, pads, mode = place.padded[id(x)]
-    elif s is None:
+    stride, dilation = (per_axis(_value(call, name, 1), dim) for name in ("stride", "dilation"))
+    pads = pad_pairs(_value(call, "padding", 0), taps, dilation)
+    mode: PaddingMode = "zeros"
+    border = place.borders.get(id(x))
+    if border is not None and border.intact and not any(map(any, pads)):  # continue the field itself, and further
+        x, s, pads, mode = border.field, border.scale, border.widths, border.mode
+    else:
         s = place.scale_of(call, x)
-    if (
-        s is None
-        and place.options.padding_mode is not None
-        and x.ndim == place.dim + 2
-        and tuple(x.shape[2:]) != (1,) * dim
-    ):
-        s = (Fraction(1),) * dim
-    if s is None:
+        if s is None and place.options.padding_mode is not None and x.ndim == dim + 2 == place.dim + 2:
+            s = None if tuple(x.shape[2:]) == (1,) * dim else (Fraction(1),) * dim
+    if s is None or (set(taps) == {1} and stride == (1,) * dim):
         return original()
-    if isinstance(pads, str):
-        pads = "same" if pads == "same" else 0
-    flat = per_axis(pads, dim) if pads != "same" else [d * (k - 1) for k, d in zip(taps, per_axis(dilation, dim))]
-    if _is_patch(place, call, taps, per_axis(stride, dim)):
-        return CONV[dim](to_base(x, s, place.ends), weight, bias, stride, 0, 1, groups)
-    if set(taps) == {1} and per_axis(stride, dim) == (1,) * dim:
-        return original()
-    conv, options = place.options.conv, {"stride": stride, "groups": groups}
-    if conv != "integral" and set(taps) != {1}:
-        same = [(k - 1) * d // 2 for k, d in zip(taps, per_axis(dilation, dim), strict=True)]
-        widths = same if pads == "same" else [p if isinstance(p, int) else p[0] for p in flat]
-        wanted = [refined_size(n, si, e) for n, si, e in zip(call.output[2:], s, place.ends, strict=True)]
-        around: Any = mode if mode != "zeros" else ("circular" if place.options.padding_mode else "zeros")
-        if conv == "kernel-interp":
-            if per_axis(dilation, dim) != (1,) * dim:
-                raise ConversionError(f"{call.path}: interpolated kernels have no dilation; use conv='integral'.")
-            y = kernel_interpolation_conv(x, weight, bias, scale=s, padding=widths, padding_mode=around, **options)
-            return _fit(y, wanted)
-        if conv == "differential":
-            if max(taps) > 3:
-                raise ConversionError(f"{call.path}: {taps} taps; differential operators go up to 3: conv='integral'.")
-            return _fit(moment_conv(x, weight, bias, scale=s, padding=widths, padding_mode=around, **options), wanted)
+    options: dict[str, Any] = {"stride": stride, "groups": _value(call, "groups", 1)}
+    modes = place.modes([any(pair) for pair in pads], mode)
+    if _is_patch(place, call, taps, stride):
+        coarse = extend(to_base(x, s, place.ends), *zip(*pads, strict=True), modes)
+        return CONV[dim](coarse, weight, bias, **options)
+    if place.options.conv != "integral" and set(taps) != {1}:
+        return _alternative(place, call, (x, weight, bias), s, pads, dilation, mode, options)
+    options |= {"scale": s, "padding": pads, "dilation": dilation, "padding_mode": modes, "ends": place.ends}
+    return integral_conv(x, weight, bias, **options)
+
+
+def _alternative(
+    place: Place,
+    call: Call,
+    tensors: tuple[Tensor, Tensor, Tensor | None],
+    s: Scale,
+    pads: Sequence[tuple[int, int]],
+    dilation: tuple[int, ...],
+    mode: PaddingMode,
+    options: dict[str, Any],
+) -> Tensor:
+    """The convolution as another option than "integral" asks for; these have one padding for both ends."""
+    conv, taps = place.options.conv, tuple(tensors[1].shape[2:])
+    if mode == "zeros" and place.options.padding_mode is not None:
+        mode = "circular"
+    options = {**options, "scale": s, "padding": [left for left, _ in pads], "padding_mode": mode}
+    if conv == "spectral":
         if not all(place.periodic):
             raise ConversionError(f"{call.path}: conv='spectral' needs periodic axes; use conv='integral'.")
-        return resized_conv(x, weight, bias, scale=s, padding=widths, dilation=dilation, padding_mode=around, **options)
-    return integral_conv(
-        x,
-        weight,
-        bias,
-        scale=s,
-        padding=pads,
-        dilation=dilation,
-        padding_mode=place.modes(flat, mode),
-        ends=place.ends,
-        **options,
-    )
+        return resized_conv(*tensors, dilation=dilation, **options)
+    if conv == "differential" and max(taps) > 3:
+        raise ConversionError(f"{call.path}: {taps} taps; differential operators go up to 3: conv='integral'.")
+    if conv == "kernel-interp" and max(dilation) > 1:
+        raise ConversionError(f"{call.path}: interpolated kernels have no dilation; use conv='integral'.")
+    y = (moment_conv if conv == "differential" else kernel_interpolation_conv)(*tensors, **options)
+    return _fit(y, [refined_size(n, si, end) for n, si, end in zip(call.output[2:], s, place.ends, strict=True)])
 
 
 def _is_patch(place: Place, call: Call, taps: tuple[int, ...], stride: tuple[int, ...]) -> bool:
@@ -121,7 +126,7 @@ def transposed(place: Place, call: Call, a: dict[str, Any], original: Callable[[
         a["weight"],
         a.get("bias"),
         scale=s,
-        padding_mode=place.modes([0 if free else 1] * dim),
+        padding_mode=place.modes([not free] * dim),
         ends=place.ends,
         **options,
     )
@@ -139,22 +144,32 @@ def padding(place: Place, call: Call, a: dict[str, Any], original: Callable[[], 
     pairs += [(inner[i], inner[i + 1]) for i in range(len(inner) - 2, -1, -2)]
     value = a.get("value") or 0.0
     kind: PaddingMode = "zeros" if mode == "constant" else mode
-    y = x - value if value else x
-    for axis, ((before, after), si) in enumerate(zip(pairs, s, strict=True)):
-        y = _bordered(y, 2 + axis, before * si, after * si, kind)
-    y = y + value if value else y
+    widths = [(before * si, after * si) for (before, after), si in zip(pairs, s, strict=True)]
+    with _counted():
+        y = _bordered(x - value, widths, kind) + value if value else _bordered(x, widths, kind)
     if any(outer):  # channels, for instance
         return F.pad(y, [0] * len(inner) + list(outer))
     if not value:
-        place.padded[id(y)] = (y, x, s, pairs, kind)  # a convolution that follows continues the field itself
+        place.borders[id(y)] = Border(y, x, s, pairs, kind, y._version)
     return y
 
 
-def _bordered(x: Tensor, axis: int, left: Fraction, right: Fraction, mode: PaddingMode) -> Tensor:
+def _counted() -> contextlib.AbstractContextManager[Any]:
+    """Inside, tensors are made that count how often they are changed, as those of inference mode do not."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
+
+
+def _bordered(x: Tensor, widths: Sequence[tuple[Fraction, Fraction]], mode: PaddingMode) -> Tensor:
     """The field continued by these widths; where they end between nodes, what is there is interpolated."""
-    whole, part, total = math.floor(left), float(left % 1), math.ceil(left + right)
-    y = extend_axis(x, axis, whole, total - whole, mode)
-    return y if part == 0 else torch.lerp(y, extend_axis(x, axis, whole + 1, total - whole - 1, mode), part)
+    left, total = [math.floor(a) for a, _ in widths], [math.ceil(a + b) for a, b in widths]
+    between = [axis for axis, (a, _) in enumerate(widths) if a.denominator > 1]
+    now = [(0, 0) if axis in between else (a, t - a) for axis, (a, t) in enumerate(zip(left, total, strict=True))]
+    x = extend(x, *zip(*now, strict=True), mode)
+    for axis in between:
+        a, b = left[axis], total[axis] - left[axis]
+        sides = extend_axis(x, 2 + axis, a, b, mode), extend_axis(x, 2 + axis, a + 1, b - 1, mode)
+        x = torch.lerp(*sides, float(widths[axis][0] % 1))
+    return x
 
 
 def average_pooling(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
@@ -190,7 +205,7 @@ def power_pooling(place: Place, call: Call, a: dict[str, Any], original: Callabl
         ends=place.ends,
     )
     count = math.prod(per_axis(kernel, place.dim))
-    return (torch.sign(mean) * F.relu(mean.abs()) * count).pow(1 / p)
+    return (mean * count).pow(1 / p)
 
 
 def max_pooling(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:

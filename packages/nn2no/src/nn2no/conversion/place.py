@@ -1,9 +1,9 @@
 """The grid that a pass of a network happens on, and what tensors are on it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,13 +19,30 @@ from nn2no.scale import Ends, Scale, refined_size
 class Options:
     """How `convert` was asked to treat each kind of layer."""
 
-    conv: str = "integral"
-    norm: str = "quadrature"
-    attention: str = "quadrature"
-    pool: str = "physical"
-    patch: str | tuple[str, ...] = "ratio"
-    activation: str = "pointwise"
-    padding_mode: str | None = None
+    conv: str
+    norm: str
+    attention: str
+    pool: str
+    patch: str | tuple[str, ...]
+    activation: str
+    padding_mode: str | None
+
+
+@dataclass(frozen=True)
+class Border:
+    """What a padded tensor was made of: the field on a grid finer by `scale`, and widths of the base grid."""
+
+    padded: Tensor
+    field: Tensor
+    scale: Scale
+    widths: list[tuple[int, int]]
+    mode: PaddingMode
+    version: int
+
+    @property
+    def intact(self) -> bool:
+        """Whether the padded tensor was not changed since."""
+        return self.padded._version == self.version
 
 
 @dataclass
@@ -38,7 +55,7 @@ class Place:
     periodic: tuple[bool, ...]
     options: Options
     batch: int = 1
-    padded: dict[int, tuple[Tensor, Tensor, Scale, list[tuple[int, int]], PaddingMode]] = field(default_factory=dict)
+    borders: dict[int, Border] = field(default_factory=dict)  # by the identity of the padded tensor
 
     @property
     def dim(self) -> int:
@@ -79,14 +96,14 @@ class Place:
                 )
         return tuple(found)
 
-    def modes(self, pads: Any, mode: str = "zeros") -> list[PaddingMode]:
+    def modes(self, padded: Sequence[bool], mode: PaddingMode = "zeros") -> list[PaddingMode]:
         """How each axis is continued: as the layer says, but periodically where it reads nothing beyond the ends."""
         override = self.options.padding_mode == "circular"
         around = [
-            wrap and mode == "zeros" and (override or pad in (0, (0, 0)))
-            for wrap, pad in zip(self.periodic, pads, strict=True)
+            wrap and mode == "zeros" and (override or not border)
+            for wrap, border in zip(self.periodic, padded, strict=True)
         ]
-        return ["circular" if a else mode for a in around]  # type: ignore[misc]
+        return ["circular" if wraps else mode for wraps in around]
 
 
 def to_base(x: Tensor, s: Scale, ends: Ends) -> Tensor:
