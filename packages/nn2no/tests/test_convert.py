@@ -505,3 +505,22 @@ def test_fixed_patches_with_padding_read_the_padded_means(padding_mode):
     op = convert(conv, Grid.uniform((8, 8), centering="cell"), patch="fixed")
     x = torch.randn(1, 1, 16, 16, dtype=torch.float64)
     torch.testing.assert_close(op(x), conv(to_base(x, (Fraction(2),) * 2, (False, False))), rtol=0, atol=1e-14)
+
+
+def test_padding_of_channels_of_tokens_is_left_alone():
+    """Linear attention whose denominator is a channel of ones put beside the values: a ratio of quadratures."""
+
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Conv2d(2, 12, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(x).reshape(len(x), 1, 12, -1).mT.chunk(3, -1)
+            kv = torch.exp(k).mT @ F.pad(v, (0, 1), value=1.0)
+            out = torch.exp(q) @ kv
+            return (out[..., :-1] / out[..., -1:]).mT.reshape(len(x), 4, *x.shape[2:])
+
+    op = convert(Linear().double(), square(32))
+    coarse, fine = op(waves(32, 32, channels=2)), op(waves(64, 64, channels=2))
+    torch.testing.assert_close(fine[..., ::2, ::2], coarse, rtol=0, atol=1e-12)

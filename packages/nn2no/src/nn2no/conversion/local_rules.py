@@ -134,6 +134,9 @@ def transposed(place: Place, call: Call, a: dict[str, Any], original: Callable[[
 
 def padding(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
     x, pad, mode = a["input"], call.arguments["pad"], _value(call, "mode", "constant")
+    padded = {x.ndim - 1 - i // 2 for i, width in enumerate(pad) if width}
+    if all(x.shape[axis] == call.shape[axis] for axis in padded):  # no axes of the grid, such as channels of tokens
+        return original()
     inner, outer = pad[: 2 * place.dim], pad[2 * place.dim :]
     if x.ndim != place.dim + 2:
         raise ConversionError(f"{call.path}: padding {pad} of {call.shape}, which is no (batch, channel, *space).")
