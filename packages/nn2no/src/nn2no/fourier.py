@@ -122,14 +122,35 @@ def _warn(n: int, kept: int, m: int) -> None:
 Builder = Callable[[Line, int, float, torch.device], Tensor]
 
 
+def sinusoids(line: Line, k: int, padding: float, device: torch.device) -> Tensor:
+    """(2k + 1, node): cosines of the modes 0 to k, then sines of 1 to k."""
+    c = waves(line, torch.arange(k + 1, device=device), padding)
+    return torch.cat([c.real, c.imag[1:]])
+
+
 def analysis(line: Line, k: int, padding: float, device: torch.device) -> Tensor:
-    """(2k + 1, node): Fourier coefficients from -k to k by the quadrature of the axis."""
-    return waves(line, torch.arange(-k, k + 1, device=device), padding).conj() * shares(line, padding, device)
+    """(2k + 1, node): inner products with the sinusoids by the quadrature of the axis."""
+    return sinusoids(line, k, padding, device) * shares(line, padding, device)
 
 
 def synthesis(line: Line, k: int, padding: float, device: torch.device) -> Tensor:
-    """(node, 2k + 1): values at the nodes of modes from -k to k."""
-    return waves(line, torch.arange(-k, k + 1, device=device), padding).mT
+    """(node, 2k + 1): values at the nodes of the sinusoids."""
+    return sinusoids(line, k, padding, device).mT
+
+
+def to_modes(line: Line, k: int, padding: float, device: torch.device) -> Tensor:
+    """(2k + 1, 2k + 1): Fourier coefficients from -k to k of inner products with the sinusoids, C - iS and C + iS.
+
+    Its adjoint makes factors of the sinusoids of factors of exp(2πi k x/P).
+    """
+    eye = torch.eye(k + 1, dtype=torch.float64, device=device)
+    back = eye[1:].flip(0)
+    return torch.cat([torch.cat([back, eye]), 1j * torch.cat([back, -eye])[:, 1:]], 1)
+
+
+def to_sinusoids(line: Line, k: int, padding: float, device: torch.device) -> Tensor:
+    """(2k + 1, 2k + 1): the adjoint of `to_modes`."""
+    return to_modes(line, k, padding, device).mH
 
 
 def last_analysis(line: Line, k: int, padding: float, device: torch.device) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
@@ -18,6 +19,8 @@ from nn2no.fourier import (
     lines_of,
     matrix,
     synthesis,
+    to_modes,
+    to_sinusoids,
 )
 
 
@@ -39,6 +42,8 @@ class SpectralConv(nn.Module):
     ConfigError
         Channels or modes that are not positive, or a negative padding.
     """
+
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -87,34 +92,58 @@ class SpectralConv(nn.Module):
         with torch.autocast(f.device.type, enabled=False):
             work = f.float() if f.dtype in (torch.float16, torch.bfloat16) else f
             g = self._convolve(work, source, target or source)
-            if self.bias is not None:
-                g = g + self.bias.to(g).view(-1, *[1] * len(self.n_modes))
         return g.to(f.dtype)
 
     def _convolve(self, f: Tensor, source: Sequence[Line], target: Sequence[Line]) -> Tensor:
         kept = [kept_modes(a, b, m, self.padding) for a, b, m in zip(source, target, self.n_modes, strict=True)]
-        R = self.weight.to(f.dtype)
+        if _fft_is_faster(source, kept) and _fft_is_faster(target, kept):
+            return _from_modes_by_fft(
+                self._multiply(_to_modes_by_fft(f, kept), kept), [line.n for line in target], kept
+            )
+
+        where = (self.padding, f.dtype, f.device)
+        axes = range(len(kept) - 1)
+        # fields are multiplied by real matrices only: of sinusoids in all axes but the last, where half of the modes
+        # of a real function tell the rest; complex coefficients are made of the few numbers that are left
+        for i in axes:
+            f = _along(matrix(analysis, source[i], kept[i], *where), f, i + 2)
+        pairs = f @ matrix(last_analysis, source[-1], kept[-1], *where)
+        c = torch.view_as_complex(pairs.unflatten(-1, (-1, 2)))
+        c = c.permute(*range(2, c.ndim), 0, 1)  # (k_1, …, k_last, batch, channel)
+        for i in axes:
+            c = _along(matrix(to_modes, source[i], kept[i], *where), c, i)
+        g = self._multiply(c, kept)
+        for i in axes:
+            g = _along(matrix(to_sinusoids, target[i], kept[i], *where), g, i)
+        pairs = torch.view_as_real(g.permute(-2, -1, *range(g.ndim - 2)).contiguous()).flatten(-2)
+        g = pairs @ matrix(last_synthesis, target[-1], kept[-1], *where)
+        for i in axes:
+            g = _along(matrix(synthesis, target[i], kept[i], *where), g, i + 2)
+        return g
+
+    def _multiply(self, c: Tensor, kept: Sequence[int]) -> Tensor:
+        """One matrix product for each mode, (k_1, …, k_last, batch, channel), and the bias as the mode zero."""
+        kind = c.real.dtype
+        R = self.weight.to(kind)
         for dim, (k, m) in enumerate(zip(kept[:-1], self.n_modes[:-1], strict=True)):
             R = R.narrow(dim, m - k, 2 * k + 1)
         R = torch.view_as_complex(R.narrow(len(kept) - 1, 0, kept[-1] + 1))
-        if _fft_is_faster(source, kept) and _fft_is_faster(target, kept):
-            return _from_modes_by_fft(_to_modes_by_fft(f, kept) @ R, [line.n for line in target], kept)
-
-        where = (self.padding, f.dtype, f.device)
-        # the last axis is real, and half of its modes tell the rest: a product of real matrices
-        pairs = f @ matrix(last_analysis, source[-1], kept[-1], *where)
-        c = torch.view_as_complex(pairs.unflatten(-1, (-1, 2)))
-        for line, k in zip(source[:-1], kept[:-1], strict=True):
-            c = torch.tensordot(c, matrix(analysis, line, k, *where), dims=([2], [1]))
-        # (batch, channel, k_last, k_1, …) to (k_1, …, k_last, batch, channel): one matrix product for each mode
-        g = c.permute(*range(3, c.ndim), 2, 0, 1) @ R
-        for line, k in zip(target[:-1], kept[:-1], strict=True):
-            g = torch.tensordot(g, matrix(synthesis, line, k, *where), dims=([0], [1]))
-        pairs = torch.view_as_real(g.movedim(0, -1).contiguous()).flatten(-2)
-        return pairs @ matrix(last_synthesis, target[-1], kept[-1], *where)
+        if self.bias is None:
+            return c @ R
+        # a sum over the field would take as long as its transform
+        around = [0, 0, 0, 0, 0, kept[-1], *(k for k in reversed(kept[:-1]) for _ in range(2))]
+        zero = F.pad(self.bias.to(c).view(*[1] * (len(kept) + 1), -1), around)
+        parts = (t.flatten(0, len(kept) - 1) for t in (zero, c, R))
+        return torch.baddbmm(*parts).unflatten(0, c.shape[:-2])
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, n_modes={self.n_modes}, padding={self.padding}"
+
+
+def _along(m: Tensor, f: Tensor, dim: int) -> Tensor:
+    """The matrix applied to a dimension."""
+    rows = f.reshape(f.shape[:dim].numel(), f.shape[dim], -1)
+    return torch.bmm(m.expand(len(rows), -1, -1), rows).reshape(*f.shape[:dim], len(m), *f.shape[dim + 1 :])
 
 
 def _fft_is_faster(lines: Sequence[Line], kept: Sequence[int]) -> bool:
