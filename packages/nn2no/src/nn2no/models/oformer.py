@@ -139,11 +139,11 @@ class RotaryAttention(nn.Module):
         query, key = (m.weight.unflatten(0, halves).transpose(2, 3).flatten(0, 3) for m in (self.query, self.key))
         q, k, v = (F.linear(u, W).unflatten(-1, (self.heads, -1)) for W in (query, key, self.value.weight))
         k, v = (F.layer_norm(t, t.shape[-1:]) for t in (k, v))
-        q, k = (rotate(t.transpose(1, 2), turns) for t in (q, k))
-        products = mean_products(k, v.transpose(1, 2), weights)
+        q, k = (rotate(t, turns[:, None]) for t in (q, k))
+        products = mean_products(k.transpose(1, 2), v.transpose(1, 2), weights)
         # the output is Σ_heads q (∫ k ⊗ v) W: the small product first
         out = self.out.weight.mT.unflatten(0, (self.heads, -1))
-        return torch.baddbmm(self.out.bias, q.transpose(1, 2).flatten(2), (products @ out).flatten(1, 2))
+        return torch.baddbmm(self.out.bias, q.flatten(2), (products @ out).flatten(1, 2))
 
 
 def rotary_turns(
@@ -161,14 +161,14 @@ def rotary_turns(
 
 
 def rotate(
-    t: Float[Tensor, "*batch point channel"], turns: Complex[Tensor, "point dim pair"]
-) -> Float[Tensor, "*batch point channel"]:
-    """Rotate pairs of neighbouring channels, as many for each axis.
+    t: Float[Tensor, "*batch channel"], turns: Complex[Tensor, "*place dim pair"]
+) -> Float[Tensor, "*batch channel"]:
+    """Rotate pairs of neighbouring channels, as many for each axis; `place` broadcasts to `batch`.
 
     Inner products of vectors rotated by x and by y depend on x - y alone (rotary positions, §3.7).
     """
     pairs = torch.view_as_complex(t.to(turns.real.dtype).unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns.flatten(1)).flatten(-2)
+    return torch.view_as_real(pairs * turns.flatten(-2)).flatten(-2)
 
 
 def _weights(lines: Sequence[Line], like: Tensor) -> Tensor | None:
