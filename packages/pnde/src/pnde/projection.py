@@ -1,195 +1,268 @@
 """Orthogonal projection onto the tangent space of a constraint manifold (arXiv 2410.23667)."""
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Rank = Literal["error", "pinv"]
-RANKS = get_args(Rank)
+from pnde._autograd import project
+from pnde._banded import Banded, detect_band
+from pnde._checks import check_metric, check_options, check_shapes, check_values_can_be_read
+from pnde._factorisations import apply, apply_transposed, factorise, square_root, times_root, weigh
+from pnde._rank import RankDeficientConstraintError, rank_error, rows_without_support
+from pnde._sparse import SparseFactor, SparseJacobian
 
+Method = Literal["auto", "closed", "cholesky", "qr", "svd", "banded", "sparse"]
+Rank = Literal["error", "pinv", "tikhonov"]
+METHODS, RANKS = get_args(Method), get_args(Rank)
 
-class RankDeficientConstraintError(ValueError):
-    """The rows of a constraint Jacobian are linearly dependent, so that the multipliers are not unique."""
+__all__ = [
+    "METHODS",
+    "RANKS",
+    "Banded",
+    "Method",
+    "Rank",
+    "RankDeficientConstraintError",
+    "SparseJacobian",
+    "detect_band",
+    "min_norm_solve",
+    "project_tangent",
+]
 
 
 def project_tangent(
-    G: Float[Tensor, "*#batch m n"],
+    G: Float[Tensor, "*#batch m n"] | SparseJacobian,
     v: Float[Tensor, "*#batch n"],
     *,
     rhs: Float[Tensor, "*#batch m"] | None = None,
     metric: Tensor | None = None,
+    method: Method | Banded = "auto",
+    passes: int | None = None,
+    scale: bool = True,
     rank: Rank = "error",
+    rtol: float | None = None,
 ) -> Float[Tensor, "*#batch n"]:
     """The vector p nearest to v with G p = -rhs: p = v - W Gᵀ(G W Gᵀ)⁻¹(G v + rhs).
 
     `metric` is the weight W (default the identity): its diagonal, shape (n,), or a symmetric positive semidefinite
     matrix, shape (n, n). W G must keep full row rank. Gradients of any order, `vmap` and forward mode are analytic.
     Inside `torch.func` transforms and `torch.compile`, which cannot branch on values, neither the rank nor the
-    metric's definiteness is checked: dependent rows then give numbers without meaning.
+    metric's definiteness is checked, and `auto` does not change its factorisation: dependent rows then give numbers
+    without meaning.
+
+    Parameters
+    ----------
+    G
+        Rows, dense; torch's sparse COO (m, n) or CSR (..., m, n) with one pattern; or a `SparseJacobian`.
+    method
+        "closed" (m ≤ 3, the adjugate), "cholesky", "qr", "svd", "banded" (the bandwidth detected) or `Banded` (given,
+        as it must be inside transforms), for sparse G "sparse". "auto" is closed or Cholesky; the samples whose
+        κ(W^½Gᵀ), estimated from the pivots, exceeds eps^(-1/3) are solved by the singular value decomposition, in
+        float32 by Cholesky in float64. Up to there two passes give errors of order κ·eps, as QR does.
+    passes
+        How often the solve is applied to what it left, default 2 (1 for QR and SVD): the error of one is κ²·eps.
+    scale
+        Whether rows are scaled to unit length before the factorisation.
+    rank
+        Dependent rows raise ("error"), or their dependent directions are dropped ("pinv", by singular values), or
+        G W Gᵀ + δI is solved with δ = rtol² times the mean squared length of the rows ("tikhonov"). This leaves drift:
+        G p + rhs = δλ, not zero.
+    rtol
+        Singular values, relative to the largest, that count as zero; default max(m, n)·eps. Cholesky and the closed
+        forms cannot tell those below √(8·m·eps). For "tikhonov" the relative damping, default eps^(1/4).
 
     Raises
     ------
     ValueError
-        If shapes do not fit, m >= n, `metric` is not symmetric positive semidefinite, or `rank` is unknown.
+        If shapes do not fit, m >= n, `metric` is not symmetric positive semidefinite, an option is unknown, or a
+        sparse `G` meets a transform or another rank.
     TypeError
         If a dtype is half precision, complex or integer, or differs between arguments.
+    RuntimeError
+        If arguments lie on different devices.
     RankDeficientConstraintError
-        If rows are dependent and `rank="error"`; `rank="pinv"` drops the dependent directions instead.
+        If rows are dependent and `rank="error"`, or have no weighted support and `rank="tikhonov"`.
     """
-    _check(G, v, rhs, metric, rank)
-    return _solve(G, v, rhs, metric, rank)[0]
+    G = SparseJacobian.from_tensor(G) if isinstance(G, Tensor) and G.layout != torch.strided else G
+    check_shapes(G, v, rhs, metric)
+    check_options(G, metric, method, passes, rank, rtol, METHODS, RANKS)
+    check_values_can_be_read(G, method, _concrete())
+    return _solve(G, v, rhs, metric, rank, method, passes, scale, rtol)[0]
 
 
 def min_norm_solve(
-    G: Float[Tensor, "*#batch m n"], b: Float[Tensor, "*#batch m"], *, rank: Rank = "error"
+    G: Float[Tensor, "*#batch m n"] | SparseJacobian,
+    b: Float[Tensor, "*#batch m"],
+    *,
+    metric: Tensor | None = None,
+    method: Method | Banded = "auto",
+    passes: int | None = None,
+    scale: bool = True,
+    rank: Rank = "error",
+    rtol: float | None = None,
 ) -> Float[Tensor, "*#batch n"]:
-    """The shortest x with G x = b: x = Gᵀ(G Gᵀ)⁻¹b. Raises as `project_tangent` does."""
-    return project_tangent(G, torch.zeros_like(G[..., 0, :]), rhs=-b, rank=rank)
+    """The shortest x with G x = b: x = W Gᵀ(G W Gᵀ)⁻¹b. Options and errors are those of `project_tangent`."""
+    n = (G if isinstance(G, Tensor) else G.values).new_zeros(_columns(G))
+    return project_tangent(G, n, rhs=-b, metric=metric, method=method, passes=passes, scale=scale, rank=rank, rtol=rtol)
 
 
-def _solve(G: Tensor, v: Tensor, rhs: Tensor | None, metric: Tensor | None, rank: Rank) -> tuple[Tensor, Tensor]:
-    batch = torch.broadcast_shapes(G.shape[:-2], v.shape[:-1], () if rhs is None else rhs.shape[:-1])
-    # inside torch.compile and torch.func transforms nothing can branch on values
-    concrete = not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore
-    if concrete and metric is not None:
-        _check_metric(metric)
-    G, v = G.expand(*batch, *G.shape[-2:]), v.expand(*batch, v.shape[-1])
-    b = torch.zeros_like(G[..., 0]) if rhs is None else rhs.expand(*batch, G.shape[-2])
+def _solve(
+    G: Tensor | SparseJacobian,
+    v: Tensor,
+    rhs: Tensor | None,
+    metric: Tensor | None,
+    rank: Rank = "error",
+    method: Method | Banded = "auto",
+    passes: int | None = None,
+    scale: bool = True,
+    rtol: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(p, λ), broadcast over the batch."""
+    entries = G.values[..., None] if isinstance(G, SparseJacobian) else G
+    m, n = (G.pattern.m, G.pattern.n) if isinstance(G, SparseJacobian) else G.shape[-2:]
+    batch = torch.broadcast_shapes(entries.shape[:-2], v.shape[:-1], () if rhs is None else rhs.shape[:-1])
+    if metric is not None and _concrete():
+        check_metric(metric)
+    v = v.expand(*batch, n)
+    b = v.new_zeros(*batch, m) if rhs is None else rhs.expand(*batch, m)
+    if isinstance(G, SparseJacobian):
+        return _solve_sparse(G, v, b, metric, passes, scale, rtol)
+    G = G.expand(*batch, m, n)
     if rank == "pinv":
-        gram = _weigh(metric, G) @ G.mT
-        multipliers = _apply(torch.linalg.pinv(gram, hermitian=True, rtol=_gram_rtol(G)), _apply(G, v) + b)
-        return v - _weigh(metric, _apply(G.mT, multipliers)), multipliers
-    with torch.no_grad():
-        factor, scale, info = _factorize(G, metric)
-    if concrete:
-        _check_rank(factor, info, G)
-    p, multipliers = _Projection.apply(G, v, b, metric, factor, scale)  # type: ignore[misc]
-    return p, multipliers
+        root = square_root(metric)
+        inverse = torch.linalg.pinv(times_root(G, root), rtol=_tolerance(G, rtol))  # (W^½Gᵀ)⁺, transposed
+        half = apply(inverse, apply(G, v) + b)
+        step = half if root is None else half * root if root.ndim == 1 else half @ root.mT
+        return v - step, apply_transposed(inverse, half)
+    if rank == "tikhonov":
+        if _concrete() and (rows := rows_without_support(G, metric)):
+            raise RankDeficientConstraintError(
+                f"the rows {rows} have no weighted support, W Gᵀ is zero there; drop them, do not regularise", rows=rows
+            )
+        return _damped(G, v, b, metric, method, passes, scale, rtol)
+    return _solve_dense(G, v, b, metric, method, passes, scale, _tolerance(G, rtol))
 
 
-class _Projection(torch.autograd.Function):
-    """(p, λ) with λ = (G W Gᵀ)⁻¹(G v + b) and p = v - W Gᵀλ.
-
-    λ is an output: read back from the context, it would be a constant to the second derivative. `factor` and
-    `scale` are the scaled Cholesky factorisation of G W Gᵀ, shared with every derivative.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(G: Tensor, v: Tensor, b: Tensor, metric: Tensor | None, factor: Tensor, scale: Tensor) -> Any:
-        multipliers, p = torch.zeros_like(b), v
-        for _ in range(2):  # the second pass removes the error κ(G)²·eps of the normal equations
-            residual = (_apply(G, p) + b) * scale
-            multipliers = multipliers + torch.cholesky_solve(residual[..., None], factor)[..., 0] * scale
-            p = v - _weigh(metric, _apply(G.mT, multipliers))
-        return p, multipliers
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        G, _, _, metric, factor, scale = inputs
-        p, multipliers = output
-        ctx.save_for_backward(G, p, multipliers, metric, factor, scale)
-        ctx.save_for_forward(G, p, multipliers, metric, factor, scale)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        w, nu = cotangents
-        G, p, multipliers, metric, factor, scale = ctx.saved_tensors
-        weighted, mu = _Projection.apply(G, _weigh(metric, w), -nu, metric, factor, scale)  # type: ignore[misc]
-        v_bar = w - _apply(G.mT, mu)
-        G_bar = -mu[..., None] * p[..., None, :] - multipliers[..., None] * weighted[..., None, :]
-        return G_bar, v_bar, -mu, None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-        G, p, multipliers, metric, factor, scale = ctx.saved_tensors
-        G_dot, v_dot, b_dot, *_ = tangents
-        v_dot = torch.zeros_like(p) if v_dot is None else v_dot
-        b_dot = torch.zeros_like(multipliers) if b_dot is None else b_dot
-        if G_dot is not None:
-            v_dot = v_dot - _weigh(metric, _apply(G_dot.mT, multipliers))
-            b_dot = b_dot + _apply(G_dot, p)
-        return _Projection.apply(G, v_dot, b_dot, metric, factor, scale)  # type: ignore[misc]
-
-
-def _factorize(G: Tensor, metric: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Cholesky factor of G W Gᵀ scaled to unit diagonal, the scale, and the status of each matrix."""
-    gram = _weigh(metric, G) @ G.mT
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    scale = torch.where(diagonal > 0, diagonal, 1).rsqrt()
-    factor, info = torch.linalg.cholesky_ex(gram * scale[..., None] * scale[..., None, :])
-    return factor, scale, info
-
-
-def _check_rank(factor: Tensor, info: Tensor, G: Tensor) -> None:
-    pivots = factor.diagonal(dim1=-2, dim2=-1).amin(-1) if factor.shape[-1] else torch.ones_like(info, dtype=G.dtype)
-    # a pivot of the scaled matrix this small is rounding error: the row lies in the span of the others
-    bad = (info != 0) | ~(pivots.square() > 8 * G.shape[-2] * torch.finfo(G.dtype).eps)
-    if bad.any():
-        which = bad.reshape(-1).nonzero()[:, 0]
-        finite = torch.isfinite(G.reshape(-1, *G.shape[-2:])[which[0]]).all()
-        values = (
-            torch.linalg.svdvals(G.detach().reshape(-1, *G.shape[-2:])[which[0]]).tolist() if finite else "not finite"
-        )
-        raise RankDeficientConstraintError(
-            f"the constraint rows are linearly dependent in {len(which)} sample(s), first {which[:5].tolist()}; "
-            f"singular values there: {values}. Drop the redundant rows, or pass rank='pinv'"
-        )
-
-
-@torch.no_grad()
-def _check_metric(metric: Tensor) -> None:
-    if metric.ndim == 1:
-        proper = (metric >= 0).all() & metric.isfinite().all()
+def _solve_dense(
+    G: Tensor,
+    v: Tensor,
+    b: Tensor,
+    metric: Tensor | None,
+    method: Method | Banded,
+    passes: int | None,
+    scale: bool,
+    rtol: float,
+    samples: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    m, eps, band = G.shape[-2], torch.finfo(G.dtype).eps, None
+    if method == "auto":
+        # the error of two passes, (κ²·eps)², is below κ·eps up to here
+        name, floor = "closed" if 0 < m <= 3 else "cholesky", eps ** (1 / 3)
+    elif isinstance(method, Banded) or method == "banded":
+        band = detect_band(G, metric) if method == "banded" else method
+        name, floor = "banded", (8 * m * eps) ** 0.5
     else:
-        rounding = 8 * len(metric) * torch.finfo(metric.dtype).eps * metric.abs().amax()
-        shifted = metric + rounding * torch.eye(len(metric), dtype=metric.dtype, device=metric.device)
-        symmetric = ((metric - metric.mT).abs() <= rounding).all()
-        proper = symmetric & (torch.linalg.cholesky_ex(shifted).info == 0) & metric.isfinite().all()
-    if not proper:
-        raise ValueError(
-            f"metric {tuple(metric.shape)} must be finite and, as a vector, without negative entries, as a matrix, "
-            "symmetric positive semidefinite: give the weight W itself, for mechanics the inverse of the mass matrix"
-        )
+        # a squared pivot as small as 8 m eps is rounding error: the row lies in the span of the others
+        name, floor = method, 0.0 if method in ("qr", "svd") else (8 * m * eps) ** 0.5
+    with torch.no_grad():
+        factor, ratio = factorise(name, G, metric, scale, band)
+    if _concrete():
+        weak = ~(ratio > max(floor, rtol))
+        if bool(weak.any()):
+            flat = weak.reshape(-1)
+            where = torch.arange(len(flat), device=G.device) if samples is None else samples
+            if method != "auto":
+                bad = flat.nonzero()[:, 0]
+                raise rank_error(G.detach().reshape(-1, *G.shape[-2:])[bad], metric, where[bad])
+            return _solve_apart(G, v, b, metric, passes, scale, rtol, flat, where)
+    count = passes or (1 if name in ("qr", "svd") else 2)
+    return project(G, v, b, metric, None, name, count, *factor)
 
 
-def _gram_rtol(G: Tensor) -> float:
-    return max(G.shape[-2:]) * torch.finfo(G.dtype).eps
+def _solve_apart(
+    G: Tensor,
+    v: Tensor,
+    b: Tensor,
+    metric: Tensor | None,
+    passes: int | None,
+    scale: bool,
+    rtol: float,
+    weak: Tensor,
+    samples: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Samples whose factors are too close to singular by a better route, the others as before."""
+    batch, index = G.shape[:-2], (weak.nonzero()[:, 0], (~weak).nonzero()[:, 0])
+    flat = (G.reshape(-1, *G.shape[-2:]), v.reshape(-1, v.shape[-1]), b.reshape(-1, b.shape[-1]))
+    hard, easy = (tuple(x[i] for x in flat) for i in index)
+    if G.dtype == torch.float32:
+        wide = None if metric is None else metric.double()
+        hard = _solve_dense(*(x.double() for x in hard), wide, "cholesky", passes, scale, rtol, samples[index[0]])  # type: ignore[arg-type]
+    else:
+        hard = _solve_dense(*hard, metric, "svd", None, scale, rtol, samples[index[0]])  # type: ignore[arg-type]
+    easy = _solve_dense(*easy, metric, "auto", passes, scale, rtol) if len(index[1]) else easy[1:]  # type: ignore[arg-type]
+    back = torch.cat(index).argsort()
+    p, multipliers = (torch.cat([x.to(G.dtype), y])[back] for x, y in zip(hard, easy, strict=True))
+    return p.reshape(*batch, -1), multipliers.reshape(*batch, -1)
 
 
-def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
-    return (matrix @ vector[..., None])[..., 0]
-
-
-def _weigh(metric: Tensor | None, x: Tensor) -> Tensor:
-    """W applied to the last dimension."""
-    if metric is None:
-        return x
-    return x * metric if metric.ndim == 1 else x @ metric
-
-
-def _check(G: Tensor, v: Tensor, rhs: Tensor | None, metric: Tensor | None, rank: str) -> None:
-    if rank not in RANKS:
-        raise ValueError(f"rank={rank!r} is unknown; choose one of {', '.join(RANKS)}")
-    if G.ndim < 2 or v.ndim < 1 or G.shape[-1] != v.shape[-1]:
-        raise ValueError(f"G must be (..., m, n) and v (..., n); got {tuple(G.shape)} and {tuple(v.shape)}")
+def _damped(
+    G: Tensor,
+    v: Tensor,
+    b: Tensor,
+    metric: Tensor | None,
+    method: Method | Banded,
+    passes: int | None,
+    scale: bool,
+    rtol: float | None,
+) -> tuple[Tensor, Tensor]:
+    """(G W Gᵀ + δI)λ = G v + b as the projection with rows [G, √δ I] and the weight diag(W, I)."""
     m, n = G.shape[-2:]
-    if m >= n:
-        raise ValueError(f"{m} constraints in {n} dimensions leave no tangent direction; G has shape {tuple(G.shape)}")
-    if rhs is not None and (rhs.ndim < 1 or rhs.shape[-1] != m):
-        raise ValueError(f"rhs must be (..., {m}), one number per constraint; got {tuple(rhs.shape)}")
-    shapes = {"G": G.shape[:-2], "v": v.shape[:-1]} | ({} if rhs is None else {"rhs": rhs.shape[:-1]})
-    try:
-        torch.broadcast_shapes(*shapes.values())
-    except RuntimeError:
-        found = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
-        raise ValueError(f"the batch shapes do not match: {found}") from None
-    if metric is not None and tuple(metric.shape) not in ((n,), (n, n)):
-        raise ValueError(f"metric must be ({n},) or ({n}, {n}); got {tuple(metric.shape)}")
-    kinds = {name: x.dtype for name, x in (("G", G), ("v", v), ("rhs", rhs), ("metric", metric)) if x is not None}
-    if G.dtype not in (torch.float32, torch.float64) or len(set(kinds.values())) > 1:
-        found = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
-        raise TypeError(f"all arguments must be float32 or all float64; got {found}")
+    squared = (weigh(metric, G) * G).sum(-1).mean(-1)
+    # rows that all vanish are damped by rtol itself
+    damping = (torch.finfo(G.dtype).eps ** 0.25 if rtol is None else rtol) * torch.where(squared > 0, squared, 1).sqrt()
+    one = torch.eye(m, dtype=G.dtype, device=G.device)
+    if metric is not None:
+        metric = torch.cat([metric, one.diagonal()]) if metric.ndim == 1 else torch.block_diag(metric, one)
+    rows = torch.cat([G, damping[..., None, None] * one], dim=-1)
+    p, multipliers = _solve_dense(
+        rows, torch.cat([v, torch.zeros_like(b)], dim=-1), b, metric, method, passes, scale, 0.0
+    )
+    return p[..., :n], multipliers
+
+
+def _solve_sparse(
+    G: SparseJacobian,
+    v: Tensor,
+    b: Tensor,
+    metric: Tensor | None,
+    passes: int | None,
+    scale: bool,
+    rtol: float | None,
+) -> tuple[Tensor, Tensor]:
+    values, pattern = G.values, G.pattern
+    full = values.expand(*v.shape[:-1], values.shape[-1])
+    if values.ndim > 1:
+        values = full
+    factor = SparseFactor(values, pattern, metric, scale)
+    floor = max((8 * pattern.m * torch.finfo(torch.float64).eps) ** 0.5, 0.0 if rtol is None else rtol)
+    weak = (~(factor.ratio > floor)).reshape(-1).nonzero()[:, 0].to(v.device)
+    if len(weak):
+        dense = values.new_zeros(pattern.m, pattern.n).index_put(
+            (pattern.rows, pattern.columns), values.detach().reshape(-1, values.shape[-1])[weak[0]], accumulate=True
+        )
+        raise rank_error(dense[None], metric, weak)
+    return project(full, v, b, metric, pattern, factor, passes or 2)
+
+
+def _concrete() -> bool:
+    # inside torch.compile and torch.func transforms nothing can branch on values
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore
+
+
+def _tolerance(G: Tensor, rtol: float | None) -> float:
+    return max(G.shape[-2:]) * torch.finfo(G.dtype).eps if rtol is None else rtol
+
+
+def _columns(G: Tensor | SparseJacobian) -> int:
+    return G.pattern.n if isinstance(G, SparseJacobian) else G.shape[-1]

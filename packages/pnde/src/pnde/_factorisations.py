@@ -1,0 +1,134 @@
+"""Factorisations of the weighted Gram matrix A = G W Gᵀ of dense constraint rows G.
+
+`factorise` returns tensors that `correct` solves with, and for each sample the smallest over the largest pivot: about
+the reciprocal condition number of W^½Gᵀ (never below it, but for the SVD, where it is it). All take rows scaled to
+unit length, s_i = A_ii^-½ (Jacobi scaling).
+"""
+
+import torch
+from torch import Tensor
+
+from pnde import _banded
+
+Factor = tuple[Tensor, ...]
+
+
+def factorise(
+    method: str, G: Tensor, metric: Tensor | None, scale: bool, band: _banded.Banded | None = None
+) -> tuple[Factor, Tensor]:
+    """Factor of A by `method`, and its ratio of pivots (..., ), which is not above zero where A is singular."""
+    if method in ("qr", "svd"):
+        root = square_root(metric)
+        rows = times_root(G, root)
+        s = _inverse_root(rows.square().sum(-1)) if scale else torch.ones_like(G[..., 0])
+        scaled = rows * s[..., None]
+        return _qr(scaled, root, s) if method == "qr" else _svd(scaled, root, s)
+    weighted = weigh(metric, G)
+    if band is not None:
+        return _banded.factorise(G, weighted, scale, band)
+    gram = weighted @ G.mT
+    s = _inverse_root(gram.diagonal(dim1=-2, dim2=-1)) if scale else torch.ones_like(G[..., 0])
+    gram = gram * (s[..., None] * s[..., None, :])
+    return _closed(gram, s) if method == "closed" else _cholesky(gram, s)
+
+
+def correct(method: str, G: Tensor, metric: Tensor | None, factor: Factor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    """δλ = A⁻¹ r and the step W Gᵀδλ."""
+    if method == "qr":
+        basis, R, s = factor  # A = S⁻¹RᵀR S⁻¹ and W Gᵀ = basis R S⁻¹
+        y = torch.linalg.solve_triangular(R.mT, (s * residual)[..., None], upper=False)
+        multipliers = s * torch.linalg.solve_triangular(R, y, upper=True)[..., 0]
+        return multipliers, apply(basis, y[..., 0])
+    if method == "svd":
+        basis, sigma, V, s = factor
+        y = apply(V.mT, s * residual) / sigma
+        return s * apply(V, y / sigma), apply(basis, y)
+    if method == "closed":
+        multipliers = apply(factor[0], residual)
+    elif method == "banded":
+        multipliers = _banded.solve(factor, residual)
+    else:
+        L, s = factor
+        multipliers = torch.cholesky_solve((residual * s)[..., None], L)[..., 0] * s
+    return multipliers, weigh(metric, apply_transposed(G, multipliers))
+
+
+def _closed(gram: Tensor, s: Tensor) -> tuple[Factor, Tensor]:
+    """A⁻¹ for one, two or three rows, by the adjugate."""
+    m = gram.shape[-1]
+    first = gram[..., 0, 0]
+    if m == 1:
+        inverse, pivots = 1 / gram, first[..., None]
+    elif m == 2:
+        off, last = gram[..., 0, 1], gram[..., 1, 1]
+        determinant = first * last - off.square()
+        adjugate = torch.stack([last, -off, -off, first], dim=-1).unflatten(-1, (2, 2))
+        inverse, pivots = adjugate / determinant[..., None, None], torch.stack([first, determinant / first], dim=-1)
+    else:
+        adjugate = torch.linalg.cross(gram.roll(-1, -2), gram.roll(-2, -2), dim=-1)  # rows of cofactors
+        determinant = (gram[..., 0, :] * adjugate[..., 0, :]).sum(-1)
+        minor = adjugate[..., 2, 2]
+        inverse = adjugate / determinant[..., None, None]
+        pivots = torch.stack([first, minor / first, determinant / minor], dim=-1)
+    inverse = inverse * (s[..., None] * s[..., None, :])
+    return (inverse,), (pivots.amin(-1) / pivots.amax(-1)).sqrt()  # NaN where a pivot is not positive
+
+
+def _cholesky(gram: Tensor, s: Tensor) -> tuple[Factor, Tensor]:
+    L, info = torch.linalg.cholesky_ex(gram)
+    return (L, s), torch.where(info == 0, _spread(L.diagonal(dim1=-2, dim2=-1)), 0)
+
+
+def _qr(rows: Tensor, root: Tensor | None, s: Tensor) -> tuple[Factor, Tensor]:
+    Q, R = torch.linalg.qr(rows.mT)
+    return (_root_times(root, Q), R, s), _spread(R.diagonal(dim1=-2, dim2=-1).abs())
+
+
+def _svd(rows: Tensor, root: Tensor | None, s: Tensor) -> tuple[Factor, Tensor]:
+    finite = rows.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)  # LAPACK refuses the whole batch otherwise
+    V, sigma, Ut = torch.linalg.svd(torch.where(finite, rows, 0), full_matrices=False)
+    return (_root_times(root, Ut.mT), sigma, V, s), _spread(sigma)
+
+
+def _spread(pivots: Tensor) -> Tensor:
+    return pivots.amin(-1) / pivots.amax(-1) if pivots.shape[-1] else pivots.new_ones(pivots.shape[:-1])
+
+
+def _inverse_root(diagonal: Tensor) -> Tensor:
+    return torch.where(diagonal > 0, diagonal, 1).rsqrt()
+
+
+def square_root(metric: Tensor | None) -> Tensor | None:
+    """S with W = S Sᵀ: for a diagonal its square roots, else from the eigenvectors, as W may be singular."""
+    if metric is None or metric.ndim == 1:
+        return None if metric is None else metric.sqrt()
+    values, vectors = torch.linalg.eigh((metric + metric.mT) / 2)
+    return vectors * values.clamp(min=0).sqrt()
+
+
+def times_root(rows: Tensor, root: Tensor | None) -> Tensor:
+    """Rows times S."""
+    return weigh(root, rows)
+
+
+def _root_times(root: Tensor | None, columns: Tensor) -> Tensor:
+    if root is None:
+        return columns
+    return root[:, None] * columns if root.ndim == 1 else root @ columns
+
+
+def apply(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Matrix times vector, over the batch."""
+    return (matrix @ vector[..., None])[..., 0]
+
+
+def apply_transposed(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Transposed matrix times vector, over the batch."""
+    return (vector[..., None, :] @ matrix)[..., 0, :]
+
+
+def weigh(metric: Tensor | None, x: Tensor) -> Tensor:
+    """W applied to the last dimension."""
+    if metric is None:
+        return x
+    return x * metric if metric.ndim == 1 else x @ metric

@@ -1,0 +1,306 @@
+"""Every factorisation gives the same projection, at the accuracy its conditioning allows."""
+
+import numpy as np
+import pytest
+import torch
+from pnde import PendulumConstraint, RankDeficientConstraintError, min_norm_solve, project_tangent
+from pnde.projection import Banded, SparseJacobian, _solve, detect_band
+from torch.autograd import gradcheck, gradgradcheck
+
+DENSE = ["auto", "cholesky", "qr", "svd", "banded"]
+
+
+def random(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(sum(shape) + seed))
+
+
+def with_condition(kappa, samples=32, m=4, n=8):
+    """Rows whose singular values run from 1 to 1/κ, and which scaling to unit length does not improve much."""
+    left, right = torch.linalg.qr(random(samples, m, m))[0], torch.linalg.qr(random(samples, n, m))[0]
+    return left @ torch.diag(torch.logspace(0, -float(np.log10(kappa)), m, dtype=torch.float64)) @ right.mT
+
+
+def error(G, v, **options):
+    """Against the pseudoinverse in float64, relative to v, at the median."""
+    wide = G.double()
+    Q = torch.linalg.svd(wide, full_matrices=False)[2]
+    exact = v.double() - (Q.mT @ (Q @ v.double()[..., None]))[..., 0]
+    p = project_tangent(G, v, **options)
+    return float(((p.double() - exact).norm(dim=-1) / v.double().norm(dim=-1)).median())
+
+
+def weight(kind, n):
+    if kind == "diagonal":
+        return torch.linspace(0, 2, n, dtype=torch.float64)
+    root = random(n, n - 1, seed=5)
+    return None if kind is None else root @ root.mT
+
+
+@pytest.mark.parametrize("method", DENSE)
+@pytest.mark.parametrize("kind", [None, "diagonal", "semidefinite matrix"])
+@pytest.mark.parametrize("m", [1, 2, 3, 5])
+def test_all_methods_agree_with_the_pseudoinverse(method, kind, m):
+    """p = v - W Gᵀ(G W Gᵀ)⁺(G v + b) by NumPy; the closed forms are `auto` for m ≤ 3."""
+    G, v, b, W = random(6, m, 8), random(6, 8), random(6, m), weight(kind, 8)
+    full = torch.eye(8, dtype=torch.float64) if W is None else W.diag() if W.ndim == 1 else W
+    expected = torch.stack(
+        [
+            y - full @ g.mT @ torch.from_numpy(np.linalg.pinv((g @ full @ g.mT).numpy())) @ (g @ y + c)
+            for g, y, c in zip(G, v, b)
+        ]
+    )
+    p, multipliers = _solve(G, v, b, W, "error", method)
+    torch.testing.assert_close(p, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(p, v - (multipliers[..., None, :] @ G @ full)[..., 0, :], rtol=1e-10, atol=1e-10)
+    shortest = torch.stack([torch.from_numpy(np.linalg.lstsq(g.numpy(), c.numpy())[0]) for g, c in zip(G, b)])
+    torch.testing.assert_close(min_norm_solve(G, b, method=method), shortest, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3])
+@pytest.mark.parametrize("scale", [True, False])
+def test_closed_forms_are_cholesky(m, scale):
+    G, v, b = random(20, m, 7), random(20, 7), random(20, m)
+    closed = _solve(G, v, b, None, "error", "closed", None, scale)
+    for x, y in zip(closed, _solve(G, v, b, None, "error", "cholesky", None, scale)):
+        torch.testing.assert_close(x, y, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("method", ["closed", *DENSE])
+@pytest.mark.parametrize("kind", [None, "diagonal", "semidefinite matrix"])
+def test_derivatives_of_all_orders(method, kind):
+    W = weight(kind, 5)
+    inputs = tuple(x.requires_grad_() for x in (random(2, 2, 5), random(2, 5), random(2, 2)))
+    assert gradcheck(lambda *x: _solve(*x, W, "error", method), inputs, check_forward_ad=True)
+    assert gradgradcheck(lambda *x: _solve(*x, W, "error", method), inputs)
+
+
+@pytest.mark.parametrize("rank", ["pinv", "tikhonov"])
+def test_derivatives_of_truncated_and_damped_solves(rank):
+    inputs = tuple(x.requires_grad_() for x in (random(2, 2, 5), random(2, 5), random(2, 2)))
+
+    def solve(*x):
+        return _solve(*x, None, rank, "auto", None, True, 0.3 if rank == "tikhonov" else None)
+
+    assert gradcheck(solve, inputs, check_forward_ad=True)
+    assert gradgradcheck(solve, inputs)
+
+
+def test_derivative_with_respect_to_the_metric():
+    root = random(5, 5).requires_grad_()
+    diagonal = (random(5).square() + 0.5).requires_grad_()
+    G, v = random(3, 2, 5).requires_grad_(), random(3, 5).requires_grad_()
+    for W, x in ((lambda r: r @ r.mT, root), (lambda d: d, diagonal)):
+        assert gradcheck(lambda G, v, x, W=W: _solve(G, v, None, W(x)), (G, v, x), check_forward_ad=True)
+        assert gradgradcheck(lambda G, v, x, W=W: _solve(G, v, None, W(x)), (G, v, x))
+
+
+@pytest.mark.parametrize("method", ["closed", "cholesky", "qr", "svd", Banded(1, (1, 0))])
+def test_transforms_agree_with_the_batch(method):
+    G, v = random(6, 2, 5), random(6, 5)
+
+    def solve(G, v):
+        return project_tangent(G, v, method=method)
+
+    P = torch.eye(5, dtype=torch.float64) - torch.linalg.pinv(G) @ G
+    torch.testing.assert_close(torch.func.vmap(solve)(G, v), solve(G, v))
+    torch.testing.assert_close(torch.func.vmap(solve, (0, None))(G, v[0]), solve(G, v[:1]))
+    torch.testing.assert_close(torch.func.vmap(torch.func.jacrev(solve, 1))(G, v), P)
+    torch.testing.assert_close(torch.func.vmap(torch.func.jacfwd(solve, 1))(G, v), P)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("method", ["auto", "cholesky", "qr", Banded(3, (0, 1, 2, 3))])
+def test_compiles_without_breaks(method):
+    G, v = random(6, 4, 8), random(6, 8)
+
+    def solve(G, v):
+        return project_tangent(G, v, method=method)
+
+    compiled = torch.compile(solve, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(G, v), solve(G, v))
+    inputs = [(G.clone().requires_grad_(), v.clone().requires_grad_()) for _ in range(2)]
+    for call, given in zip((compiled, solve), inputs):
+        call(*given).square().sum().backward()
+    for x, y in zip(*inputs):
+        torch.testing.assert_close(x.grad, y.grad)
+
+
+@pytest.mark.parametrize(("kappa", "once", "twice"), [(1e2, 2e-11, 1e-13), (1e4, 1e-7, 1e-10)])
+def test_second_pass_reaches_the_accuracy_of_qr(kappa, once, twice):
+    """In float64 one Cholesky pass is κ²·eps off, two of them κ·eps, as QR."""
+    G, v = with_condition(kappa), random(32, 8)
+    assert error(G, v, method="cholesky", passes=1) <= once
+    assert error(G, v, method="cholesky") <= twice
+    assert error(G, v, method="qr") <= 100 * kappa * 2.2e-16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("power", [1, 2, 3, 4, 5, 6, 8, 10])
+def test_auto_is_accurate_at_every_condition(dtype, power):
+    """κ·eps up to where the rows are dependent to the working precision, by falling back where needed."""
+    eps, kappa = torch.finfo(dtype).eps, 10.0**power
+    if kappa * eps * 8 > 1e-1:
+        pytest.skip("dependent to rounding")
+    G, v = with_condition(kappa).to(dtype), random(32, 8).to(dtype)
+    assert error(G, v) <= 20 * kappa * eps
+
+
+def test_only_the_samples_that_need_it_are_solved_apart():
+    G, v = random(6, 4, 8), random(6, 8)
+    alone = project_tangent(G[:2], v[:2])
+    G[3] = with_condition(1e9)[0]
+    mixed = project_tangent(G, v)
+    torch.testing.assert_close(mixed[:2], alone, rtol=0, atol=1e-15)
+    kappa_eps = 1e9 * torch.finfo(torch.float64).eps
+    torch.testing.assert_close(mixed[3], project_tangent(G[3], v[3], method="svd"), rtol=0, atol=10 * kappa_eps)
+
+
+@pytest.mark.parametrize("n_links", [8, 16, 32, 64])
+def test_banded_is_dense_on_chains(n_links):
+    constraint = PendulumConstraint(n_links)
+    angles = 6 * torch.rand(5, n_links, dtype=torch.float64, generator=torch.Generator().manual_seed(n_links))
+    parts = (angles.sin(), -angles.cos(), angles.cos() * angles, angles.sin() * angles)
+    G, v = constraint.jacobian(None, torch.cat([x.cumsum(-1) for x in parts], -1)), random(5, 4 * n_links)
+    band = detect_band(G)
+    assert band.bandwidth <= 3  # the two rows of a link meet those of the next
+    for method in ("banded", band):
+        found = project_tangent(G, v, method=method)
+        torch.testing.assert_close(found, project_tangent(G, v, method="svd"), rtol=0, atol=1e-12)
+
+
+def sparse_rows(m, n, samples=1):
+    """Rows with three entries that overlap, on one pattern."""
+    rows = torch.arange(m).repeat_interleave(3)
+    columns = (torch.arange(m)[:, None] * 2 + torch.tensor([0, 1, 3])).reshape(-1) % n
+    return SparseJacobian(random(samples, 3 * m) + 0.1, rows, columns, (m, n))
+
+
+def dense(G):
+    return torch.zeros(len(G.values), G.pattern.m, G.pattern.n, dtype=torch.float64).index_put(
+        (torch.arange(len(G.values))[:, None], G.pattern.rows, G.pattern.columns), G.values, accumulate=True
+    )
+
+
+@pytest.mark.parametrize("kind", [None, "diagonal"])
+def test_sparse_is_dense(kind):
+    G, v, b = sparse_rows(200, 410, 3), random(3, 410), random(3, 200)
+    W = None if kind is None else torch.linspace(0.1, 2, 410, dtype=torch.float64)
+    full = dense(G)
+    expected = project_tangent(full, v, rhs=b, metric=W, method="qr")
+    found = project_tangent(G, v, rhs=b, metric=W)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    single = full[0].to_sparse_coo()
+    for rows in (single, single.to_sparse_csr(), full.to_sparse_csr() if kind is None else single):
+        many = project_tangent(rows, v, rhs=b, metric=W)
+        torch.testing.assert_close(many[0], expected[0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(min_norm_solve(G, b), min_norm_solve(full, b, method="qr"), rtol=1e-9, atol=1e-9)
+
+
+def test_derivatives_of_the_sparse_solve():
+    base = sparse_rows(3, 7, 2)
+    inputs = tuple(x.requires_grad_() for x in (base.values, random(2, 7), random(2, 3)))
+
+    def solve(values, v, b):
+        rows = SparseJacobian(values, base.pattern.rows, base.pattern.columns, (3, 7))
+        return _solve(rows, v, b, torch.linspace(0.1, 1, 7, dtype=torch.float64))
+
+    assert gradcheck(solve, inputs, check_forward_ad=True)
+    assert gradgradcheck(solve, inputs)
+    shared = (inputs[0][0].detach().requires_grad_(), *inputs[1:])  # one matrix for a batch of vectors
+    assert gradcheck(solve, shared)
+
+
+def test_gradient_reaches_the_values_of_torch_tensors():
+    matrix = dense(sparse_rows(3, 7))[0]
+    reference = matrix.clone().requires_grad_()
+    project_tangent(reference, random(7)).square().sum().backward()
+    for layout in ("to_sparse_coo", "to_sparse_csr"):
+        leaf = matrix.clone().requires_grad_()
+        project_tangent(getattr(leaf, layout)(), random(7)).square().sum().backward()
+        torch.testing.assert_close(leaf.grad, torch.where(matrix != 0, reference.grad, 0))
+
+
+def test_tikhonov_leaves_the_drift_it_says():
+    G, v, b = random(4, 3, 6), random(4, 6), random(4, 3)
+    G[2, 2] = G[2, 0]
+    p, multipliers = _solve(G, v, b, None, "tikhonov", "auto", None, True, 0.1)
+    damping = 0.01 * G.square().sum((-2, -1)) / 3
+    drift = (G @ p[..., None])[..., 0] + b
+    torch.testing.assert_close(drift, damping[:, None] * multipliers)
+    assert drift.norm() > 1e-3
+    assert project_tangent(torch.zeros(1, 6, dtype=torch.float64), v, rank="tikhonov").equal(v)
+
+
+def test_truncation_is_relative_to_the_largest_singular_value():
+    """κ(G) = 1e9 is of full rank to float64, though the Gram matrix is not."""
+    G, v = with_condition(1e9), random(32, 8)
+    assert error(G, v, rank="pinv") <= 1e-6
+    dropped = project_tangent(G, v, rank="pinv", rtol=1e-8)
+    leading = torch.linalg.svd(G, full_matrices=False)[2][:, :3]
+    expected = v - (leading.mT @ (leading @ v[..., None]))[..., 0]
+    torch.testing.assert_close(dropped, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("method", ["auto", "cholesky", "qr", "svd", "banded"])
+def test_dependent_rows_are_named(method):
+    G, v = random(5, 4, 8), random(5, 8)
+    G[1, 3] = -2 * G[1, 0]
+    G[4] = torch.nan
+    with pytest.raises(RankDeficientConstraintError, match="depend on each other") as caught:
+        project_tangent(G[:4], v[:4], method=method)
+    assert (caught.value.samples, caught.value.rows) == ([1], [0, 3])
+    assert len(caught.value.singular_values) == 4
+    with pytest.raises(RankDeficientConstraintError, match="not finite"):
+        project_tangent(G[4], v[4], method=method)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("rank", ["error", "tikhonov"])
+def test_rows_without_weighted_support_are_named(rank):
+    """Position rows under a weight that moves velocities only."""
+    G, v = random(3, 2, 6), random(3, 6)
+    G[:, 0, 3:] = 0
+    W = torch.tensor([0.0, 0, 0, 1, 1, 1], dtype=torch.float64)
+    with pytest.raises(RankDeficientConstraintError, match=r"rows \[0\] have no weighted support"):
+        project_tangent(G, v, metric=W, rank=rank)
+
+
+@pytest.mark.unchecked
+def test_dependent_sparse_rows_are_named():
+    base = sparse_rows(3, 7, 2)
+    columns = base.pattern.columns.clone()
+    columns[3:6] = columns[:3]
+    values = base.values.clone()
+    values[1, 3:6] = 2 * values[1, :3]
+    with pytest.raises(RankDeficientConstraintError, match=r"first \[1\]") as caught:
+        project_tangent(SparseJacobian(values, base.pattern.rows, columns, (3, 7)), random(2, 7))
+    assert caught.value.rows == [0, 1]
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "lu"}, "choose one of auto, closed"),
+        ({"method": "closed"}, "one to three constraints"),
+        ({"method": "sparse"}, "needs a sparse G"),
+        ({"method": Banded(1, (0, 1))}, "permutation of 0 … 3"),
+        ({"passes": 0}, "at least 1"),
+        ({"rtol": -1.0}, "must lie in"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        project_tangent(random(3, 4, 8), random(3, 8), **options)
+
+
+@pytest.mark.unchecked
+def test_structure_cannot_be_read_inside_transforms():
+    with pytest.raises(ValueError, match="detect_band"):
+        torch.func.vmap(lambda G, v: project_tangent(G, v, method="banded"))(random(3, 4, 8), random(3, 8))
+    rows = sparse_rows(3, 7)
+    with pytest.raises(ValueError, match="give a dense one"):
+        torch.func.vmap(lambda v: project_tangent(rows, v))(random(3, 7))
+    with pytest.raises(ValueError, match="method='sparse' with rank='error'"):
+        project_tangent(sparse_rows(3, 7), random(7), rank="pinv")
