@@ -35,7 +35,8 @@ class SparseJacobian:
             if G.dense_dim() or G.ndim != 2:
                 raise ValueError(f"a sparse COO matrix must be (m, n); got {tuple(G.shape)}; a batch can be CSR")
             G = G.coalesce()
-            return cls(G.values(), *G.indices(), (m, n))
+            rows, columns = G.indices().unbind(0)
+            return cls(G.values(), rows, columns, (m, n))
         if G.layout != torch.sparse_csr:
             raise ValueError(f"G must be dense, sparse COO or sparse CSR; got {G.layout}")
         crow, columns = G.crow_indices().reshape(-1, m + 1), G.col_indices().reshape(-1, G.col_indices().shape[-1])
