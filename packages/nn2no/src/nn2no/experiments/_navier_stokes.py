@@ -105,7 +105,7 @@ class Trainings:
     fno: Training = Training(learning_rate=4e-3)
     unet: Training = Training()
     vit: Training = Training(learning_rate=5e-3)
-    # its steps cost ten times those of the FNO
+    # its steps cost several times those of the FNO
     oformer: Training = Training(epochs=20, learning_rate=1e-3, weight_decay=1e-6)
 
     def of(self, kind: Kind) -> Training:
@@ -312,7 +312,7 @@ def evaluate(
             module.to(run.runtime.device).eval()
             errors = {}
             for n, batch in fields.test.items():
-                loader = BatchLoader(batch, max(1, 2**18 // n**2), shuffle=False)
+                loader = BatchLoader(batch, max(1, 2**16 // n**2), shuffle=False)
                 parts = [
                     LpLoss(reduction="none")(module(part["x"]), part["y"])
                     for part in map(run.runtime.to_device, loader.batches(0))
