@@ -25,13 +25,14 @@ def curves(
 ) -> Figure:
     """One panel a title, in it one curve a label over `x`, shape (n,); on a log scale zeros are left out."""
     _some(panels, "panels")
-    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
+    crowded = max(map(len, panels.values())) > 5  # a legend inside would hide the curves
+    figure = Figure(figsize=((6.5 if crowded else 4.5) * len(panels), 3.5), layout="constrained")
     for axis, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
         for label, values in lines.items():
             y = np.asarray(values, dtype=float)
             axis.plot(x, np.where(y > 0, y, np.nan) if scale == "log" else y, label=label)
         axis.set(xlabel=xlabel, title=title, yscale=scale)
-        axis.legend(fontsize="small")
+        axis.legend(fontsize="small", **({"loc": "upper left", "bbox_to_anchor": (1, 1)} if crowded else {}))
     return figure
 
 
