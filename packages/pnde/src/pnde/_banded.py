@@ -40,7 +40,8 @@ def factorise(G: Tensor, weighted: Tensor, scale: bool, band: Banded) -> tuple[t
     """L (m, k+1, ...) with s_i A_ij s_j = L Lᵀ, the scale s (m, ...), the order, and the ratio of pivots."""
     k, m = band.bandwidth, G.shape[-2]
     order = torch.tensor(band.order, device=G.device)
-    rows, weighted = G[..., order, :], weighted[..., order, :]
+    rows = G.index_select(-2, order)
+    weighted = rows if weighted is G else weighted.index_select(-2, order)
     diagonals = [(rows[..., : m - d, :] * weighted[..., d:, :]).sum(-1) for d in range(k + 1)]
     A = torch.stack([torch.nn.functional.pad(x, (0, m - x.shape[-1])) for x in diagonals], dim=-1)
     A = A.movedim((-2, -1), (0, 1)).contiguous()

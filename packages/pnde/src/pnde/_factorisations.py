@@ -1,8 +1,8 @@
 """Factorisations of the weighted Gram matrix A = G W Gᵀ of dense constraint rows G.
 
-`factorise` returns tensors that `correct` solves with, and for each sample the smallest over the largest pivot: about
-the reciprocal condition number of W^½Gᵀ (never below it, but for the SVD, where it is it). All take rows scaled to
-unit length, s_i = A_ii^-½ (Jacobi scaling).
+`factorise` returns tensors that `correct` solves with, and for each sample an estimate of the reciprocal
+condition number of W^½Gᵀ: from its singular values for the SVD, else from the pivots, for Cholesky and the closed
+forms from A⁻¹ too. Rows are scaled to unit length, s_i = A_ii^-½ (Jacobi scaling).
 """
 
 import torch
@@ -16,7 +16,7 @@ Factor = tuple[Tensor, ...]
 def factorise(
     method: str, G: Tensor, metric: Tensor | None, scale: bool, band: _banded.Banded | None = None
 ) -> tuple[Factor, Tensor]:
-    """Factor of A by `method`, and its ratio of pivots (..., ), which is not above zero where A is singular."""
+    """Factor of A by `method`, and the estimate of 1/κ (...), which is not above zero where A is singular."""
     if method in ("qr", "svd"):
         root = square_root(metric)
         rows = times_root(G, root)
@@ -57,6 +57,7 @@ def _closed(gram: Tensor, s: Tensor) -> tuple[Factor, Tensor]:
     """A⁻¹ for one, two or three rows, by the adjugate."""
     m = gram.shape[-1]
     first = gram[..., 0, 0]
+    volume = first
     if m == 1:
         inverse, pivots = 1 / gram, first[..., None]
     elif m == 2:
@@ -70,13 +71,28 @@ def _closed(gram: Tensor, s: Tensor) -> tuple[Factor, Tensor]:
         minor = adjugate[..., 2, 2]
         inverse = adjugate / determinant[..., None, None]
         pivots = torch.stack([first, minor / first, determinant / minor], dim=-1)
+        volume = determinant / gram.diagonal(dim1=-2, dim2=-1).amax(-1) ** 3
+    ratio = (pivots.amin(-1) / pivots.amax(-1)).sqrt()  # NaN where a pivot is not positive
+    growth = inverse.square().sum((-2, -1)) * gram.square().sum((-2, -1))
+    if m == 3:
+        # cofactors cancel to an error of eps/det, more than κ²·eps where two singular values are small: two passes
+        # leave (eps/det)², below eps where det > eps^½
+        ratio = torch.minimum(ratio, volume.clamp(min=0) ** (2 / 3))
     inverse = inverse * (s[..., None] * s[..., None, :])
-    return (inverse,), (pivots.amin(-1) / pivots.amax(-1)).sqrt()  # NaN where a pivot is not positive
+    return (inverse,), torch.minimum(ratio, growth**-0.25)
 
 
 def _cholesky(gram: Tensor, s: Tensor) -> tuple[Factor, Tensor]:
     L, info = torch.linalg.cholesky_ex(gram)
-    return (L, s), torch.where(info == 0, _spread(L.diagonal(dim1=-2, dim2=-1)), 0)
+    # pivots alone can miss a small singular value by orders of magnitude; a step of inverse iteration from vectors
+    # without structure finds it
+    i = torch.arange(1, L.shape[-1] + 1, dtype=L.dtype, device=L.device)
+    probes = torch.stack([(i.square() + 7 * k * i).cos() for k in range(3)], dim=-1)
+    found = torch.cholesky_solve(probes.expand(*L.shape[:-1], 3), L).square().sum((-2, -1))
+    largest = gram.diagonal(dim1=-2, dim2=-1).square().sum(-1)
+    growth = found * largest / i.shape[0]
+    ratio = torch.minimum(_spread(L.diagonal(dim1=-2, dim2=-1)), growth.clamp(min=1) ** -0.25)
+    return (L, s), torch.where(info == 0, ratio, 0)
 
 
 def _qr(rows: Tensor, root: Tensor | None, s: Tensor) -> tuple[Factor, Tensor]:
@@ -118,8 +134,8 @@ def _root_times(root: Tensor | None, columns: Tensor) -> Tensor:
 
 
 def apply(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Matrix times vector, over the batch."""
-    return (matrix @ vector[..., None])[..., 0]
+    """Matrix times vector, over the batch: as a row times the transpose, for which batched products are fastest."""
+    return (vector[..., None, :] @ matrix.mT)[..., 0, :]
 
 
 def apply_transposed(matrix: Tensor, vector: Tensor) -> Tensor:
