@@ -20,7 +20,7 @@ class SolveProjected(ProjectedNeuralODE):
     """Projection by hand: automatic differentiation through `torch.linalg.solve`."""
 
     def field(self, u: Tensor) -> Tensor:
-        G, f = self.constraint.jacobian(u), self.base_field(u)
+        G, f = self.constraint.jacobian(None, u), self.base_field(u)
         return f - (G.mT @ torch.linalg.solve(G @ G.mT, G @ f[..., None]))[..., 0]
 
 
@@ -28,7 +28,7 @@ class PinvProjected(ProjectedNeuralODE):
     """Projection by hand: automatic differentiation through `torch.linalg.pinv`."""
 
     def field(self, u: Tensor) -> Tensor:
-        G, f = self.constraint.jacobian(u), self.base_field(u)
+        G, f = self.constraint.jacobian(None, u), self.base_field(u)
         return f - (torch.linalg.pinv(G) @ (G @ f[..., None]))[..., 0]
 
 

@@ -23,7 +23,7 @@ def test_drift_follows_the_tolerance_of_the_solver():
     model, u0 = ProjectedNeuralODE(hidden=(64, 64)), initial_states()
     t = torch.linspace(0, 10, 51, dtype=torch.float64)
     tolerances = np.array([1e-6, 1e-8, 1e-10])
-    drift = [float(PendulumConstraint()(model.solve(u0, t, tol=tol).u).norm(dim=-1).max()) for tol in tolerances]
+    drift = [float(PendulumConstraint()(None, model.solve(u0, t, tol=tol).u).norm(dim=-1).max()) for tol in tolerances]
     assert (np.array(drift) <= 500 * tolerances).all()
     assert 0.8 <= np.polyfit(np.log(tolerances), np.log(drift), 1)[0] <= 1.25
 
@@ -33,7 +33,7 @@ def test_drift_of_the_training_solver_is_of_fourth_order():
     drift = []
     for steps in (40, 80, 160):
         u = model(u0, torch.linspace(0, 2, steps + 1, dtype=torch.float64))
-        drift.append(float(PendulumConstraint()(u[:, -1]).norm(dim=-1).max()))
+        drift.append(float(PendulumConstraint()(None, u[:, -1]).norm(dim=-1).max()))
     assert np.log2(drift[0] / drift[1]) >= 3.7
     assert np.log2(drift[1] / drift[2]) >= 3.7
 
@@ -47,7 +47,7 @@ def test_violations_decay_at_the_rate_gamma(kind):
         torch.nn.init.zeros_(model.net[-1].bias)
     u0 = initial_states(5) + 0.05 * torch.randn(5, 8, dtype=torch.float64)
     t = torch.linspace(0, 2, 5, dtype=torch.float64)
-    g = PendulumConstraint()(model.solve(u0, t, tol=1e-10).u)
+    g = PendulumConstraint()(None, model.solve(u0, t, tol=1e-10).u)
     expected = g[:, :1] * torch.exp(-3 * t)[:, None]
     torch.testing.assert_close(g, expected, rtol=0, atol=1e-8)
 
@@ -58,7 +58,7 @@ def test_mechanics_relaxes_both_levels_as_a_critically_damped_oscillator():
     model = ProjectedNeuralODE(hidden=(8,), metric="mechanics", gamma=gamma)
     u0 = initial_states(5) + 0.05 * torch.randn(5, 8, dtype=torch.float64)
     t = torch.linspace(0, 2, 9, dtype=torch.float64)
-    phi, psi = PendulumConstraint()(model.solve(u0, t, tol=1e-10).u).split(2, dim=-1)
+    phi, psi = PendulumConstraint()(None, model.solve(u0, t, tol=1e-10).u).split(2, dim=-1)
     time, phi0, rate0 = t[:, None], phi[:, :1], 2 * psi[:, :1]
     slope = rate0 + gamma * phi0
     decay = torch.exp(-gamma * time)
@@ -113,7 +113,7 @@ def test_reference_conserves_energy_and_constraints_and_is_converged():
     u = problem.generate(5, seed=0)["state"].values
     energy = problem.energy(u)
     assert np.abs(energy - energy[:, :1]).max() <= 1e-8
-    assert PendulumConstraint()(torch.from_numpy(u)).abs().max() <= 1e-12
+    assert PendulumConstraint()(None, torch.from_numpy(u)).abs().max() <= 1e-12
     finer = DoublePendulum(damping=0.0, duration=2.0, tolerance=1e-12).generate(5, seed=0)["state"].values
     assert np.abs(u - finer).max() <= 1e-7
 

@@ -16,7 +16,7 @@ def relative_state_error(
 
 def constraint_error(constraint: Constraint, u: Float[Tensor, "batch time n"]) -> Float[Tensor, "batch time"]:
     """‖g(û(t))‖₂ of every trajectory."""
-    return constraint(u).norm(dim=-1)
+    return constraint(None, u).norm(dim=-1)
 
 
 def valid_prediction_time(

@@ -171,6 +171,10 @@ def _is_size(value: Any) -> bool:
 class _ConstrainedODE(NeuralODE):
     constraint: Constraint
 
+    def residual(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        """g(u), which is zero on the manifold."""
+        return self.constraint(None, u)
+
     def _constrain(self, constraint: str, options: dict[str, Any] | None, gamma: float) -> None:
         if not isinstance(constraint, str) or constraint not in CONSTRAINTS:
             raise ConfigError(f"constraint={constraint!r} is unknown; choose one of {', '.join(CONSTRAINTS)}")
@@ -185,6 +189,8 @@ class _ConstrainedODE(NeuralODE):
                 f"its arguments are {', '.join(signature(kind).parameters)}"
             ) from error
         self.constraint, self.gamma = kind(**(options or {})), gamma
+        if self.constraint.kind != "level":
+            raise ConfigError(f"constraint={constraint!r} is a conserved quantity; these models keep levels g(u) = 0.")
         if self.constraint.n != self.state_dim:
             raise ConfigError(f"the constraint is on {self.constraint.n} components, state_dim is {self.state_dim}")
 
@@ -206,7 +212,7 @@ class StabilizedNeuralODE(_ConstrainedODE):
         self._constrain(constraint, constraint_config, gamma)
 
     def field(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-        return self.base_field(u) - self.gamma * min_norm_solve(self.constraint.jacobian(u), self.constraint(u))
+        return self.base_field(u) - self.gamma * min_norm_solve(self.constraint.jacobian(None, u), self.residual(u))
 
 
 class ProjectedNeuralODE(_ConstrainedODE):
@@ -240,11 +246,11 @@ class ProjectedNeuralODE(_ConstrainedODE):
         self.register_buffer("mobility", mobility.to(getattr(torch, dtype)), persistent=False)
 
     def field(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-        G, f = self.constraint.jacobian(u), self.base_field(u)
+        G, f = self.constraint.jacobian(None, u), self.base_field(u)
         if self.metric == "identity":
-            return project_tangent(G, f, rhs=self.gamma * self.constraint(u) if self.gamma else None)
+            return project_tangent(G, f, rhs=self.gamma * self.residual(u) if self.gamma else None)
         rows = self.constraint.m // 2
-        position, velocity = self.constraint(u).split(rows, dim=-1)
+        position, velocity = self.residual(u).split(rows, dim=-1)
         # d(position)/dt = 2 velocity, hence the critically damped ψ̇ = -2γψ - γ²φ/2
         damping = 2 * self.gamma * velocity + self.gamma**2 / 2 * position if self.gamma else None
         return project_tangent(G[..., rows:, :], f, rhs=damping, metric=self.get_buffer("mobility"))

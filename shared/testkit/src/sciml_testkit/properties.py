@@ -78,29 +78,29 @@ def volume_preserving(model: Model, inputs: tuple[Any, ...]) -> None:
 
 @measures("on-manifold")
 def on_manifold(model: Any, inputs: tuple[Any, ...]) -> None:
-    """`model.field(u)` is tangent to the level sets of `model.constraint(u)`, and `model.solve` stays on them.
+    """`model.field(u)` is tangent to the level sets of `model.residual(u)`, and `model.solve` stays on them.
 
-    Of a model without `field`, the outputs satisfy `model.constraint(output)` = 0 to rounding.
+    Of a model without `field`, the outputs satisfy `model.residual(output)` = 0 to rounding.
     """
-    require(hasattr(model, "constraint"), "it has no constraint(u), which is zero on the manifold: nothing to measure")
+    require(hasattr(model, "residual"), "it has no residual(u), which is zero on the manifold: nothing to measure")
     u = inputs[0]
     if not hasattr(model, "field"):
         output = model(*inputs)
         parts = output if isinstance(output, tuple | list) else (output,)
-        off = float(model.constraint(output).detach().abs().max())
+        off = float(model.residual(output).detach().abs().max())
         scale = 1 + max(float(part.detach().abs().max()) for part in parts)
         limit = 1e4 * torch.finfo(parts[0].dtype).eps * scale**2
         require(off <= limit, f"its outputs miss it: the constraint is {off:.1e}; rounding explains {limit:.1e}")
         return
     field = model.field(u).detach()
-    value, along = jvp(model.constraint, (u,), (field,))  # type: ignore[misc]
+    value, along = jvp(model.residual, (u,), (field,))  # type: ignore[misc]
     eps = torch.finfo(u.dtype).eps
     require(
         value.abs().max() <= 1e3 * eps * (1 + u.abs().max()),
         f"the example's states are off it: the constraint is {float(value.abs().max()):.1e} there",
     )
     require(float(field.norm()) > 0, "the field vanishes at the example's states: give states that move")
-    slopes = torch.linalg.matrix_norm(vmap(jacrev(model.constraint))(u), 2)
+    slopes = torch.linalg.matrix_norm(vmap(jacrev(model.residual))(u), 2)
     limit = 1e4 * eps * (1 + slopes.max() * field.norm(dim=-1).max())
     require(
         along.abs().max() <= limit,
@@ -109,7 +109,7 @@ def on_manifold(model: Any, inputs: tuple[Any, ...]) -> None:
     )
     if len(inputs) > 1 and hasattr(model, "solve"):
         tolerance = 1e-8
-        drift = model.constraint(model.solve(u, inputs[1], tol=tolerance).u).abs().max()
+        drift = model.residual(model.solve(u, inputs[1], tol=tolerance).u).abs().max()
         require(drift <= 500 * tolerance, f"its solution at tolerance {tolerance:g} leaves it by {float(drift):.1e}")
 
 

@@ -146,7 +146,7 @@ class OnCircle(Model):
         y = state + self.turn * state.flip(-1)
         return y / y.norm(dim=-1, keepdim=True)
 
-    def constraint(self, y):
+    def residual(self, y):
         return y.square().sum(-1) - 1
 
 

@@ -1,25 +1,13 @@
-"""Constraints g(u) = 0 with their Jacobians."""
+"""Rigid links of a pendulum."""
+
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from sciml.errors import ConfigError
-from torch import Tensor, nn
+from torch import Tensor
 
-
-class Constraint(nn.Module):
-    """m scalar constraints on a state of dimension n; `jacobian` defaults to automatic differentiation."""
-
-    n: int
-    m: int
-
-    def forward(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
-        """Value g(u), zero on the manifold."""
-        raise NotImplementedError
-
-    def jacobian(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m n"]:
-        """∂g/∂u."""
-        flat = torch.func.vmap(torch.func.jacrev(self.forward))(u.reshape(-1, self.n))
-        return flat.reshape(*u.shape[:-1], self.m, self.n)
+from pnde.constraints.base import Constraint
 
 
 class PendulumConstraint(Constraint):
@@ -42,16 +30,15 @@ class PendulumConstraint(Constraint):
         D = self.get_buffer("difference").to(u.dtype)
         return tuple(part @ D.mT for part in u.split(self.n_links, dim=-1))
 
-    def forward(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+    def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        self.check(u)
         x, y, vx, vy = self._links(u)
         return torch.cat([x.square() + y.square() - 1, x * vx + y * vy], dim=-1)
 
-    def jacobian(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m n"]:
+    def jacobian(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m n"]:
+        self.check(u)
         x, y, vx, vy = (part[..., None] * self.get_buffer("difference").to(u.dtype) for part in self._links(u))
         zero = torch.zeros_like(x)
         position = torch.cat([2 * x, 2 * y, zero, zero], dim=-1)
         velocity = torch.cat([vx, vy, x, y], dim=-1)
         return torch.cat([position, velocity], dim=-2)
-
-
-CONSTRAINTS: dict[str, type[Constraint]] = {"pendulum": PendulumConstraint}

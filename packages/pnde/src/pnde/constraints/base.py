@@ -1,0 +1,124 @@
+"""What a constraint is: values, Jacobian, drift in time, and which level set a trajectory stays on."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from sciml.errors import ConfigError, ShapeError
+from torch import Tensor, nn
+
+Kind = Literal["level", "conserved"]
+Mode = Literal["reverse", "forward", "loop"]
+
+
+class Constraint(nn.Module):
+    """m scalar constraints g(t, u) on states of dimension n.
+
+    Subclasses set `n` and `m` and define `forward`; `jacobian` and `time_derivative` come from automatic
+    differentiation where they are not overridden. `kind` says what g is: a "level" is zero on the manifold, a
+    "conserved" quantity keeps the value that it has at the start of each trajectory. A `driven` constraint depends on
+    time: its `t` is one number or one for each state; other constraints ignore `t`, which may be None.
+    """
+
+    n: int
+    m: int
+    kind: Kind = "level"
+    driven: ClassVar[bool] = False
+
+    def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        """Values g(t, u)."""
+        raise NotImplementedError
+
+    def jacobian(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m n"]:
+        """∂g/∂u.
+
+        Raises
+        ------
+        ShapeError
+            The last axis of `u` is not n.
+        """
+        self.check(u)
+        return differentiate(self.forward, t if self.driven else None, u, self.m)
+
+    def time_derivative(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"] | None:
+        """∂g/∂t, None where g does not depend on time."""
+        if not self.driven:
+            return None
+        t = torch.as_tensor(t, dtype=u.dtype, device=u.device)
+        return torch.func.jvp(lambda s: self(s, u), (t,), (torch.ones_like(t),))[1]
+
+    def target(self, t: Any, u0: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        """The values that g keeps on the trajectories from `u0` at time `t`."""
+        g = self(t, u0)
+        return g if self.kind == "conserved" else torch.zeros_like(g)
+
+    def check(self, u: Tensor) -> None:
+        """ShapeError where `u` holds no states of n components."""
+        if u.ndim < 1 or u.shape[-1] != self.n:
+            raise ShapeError(
+                f"{type(self).__name__} is on states (..., {self.n}); got {tuple(u.shape)}: the last axis is the state."
+            )
+
+
+def differentiate(
+    function: Callable[[Any, Tensor], Tensor], t: Any, u: Tensor, m: int, mode: Mode = "reverse"
+) -> Float[Tensor, "*batch m n"]:
+    """The Jacobian by `u` of a function of one time (or None) and one state, at every state."""
+    flat = u.reshape(-1, u.shape[-1])
+    times = None
+    if t is not None:
+        times = torch.as_tensor(t, dtype=u.dtype, device=u.device).expand(u.shape[:-1]).reshape(-1)
+    if mode == "loop":
+        rows = [
+            torch.autograd.functional.jacobian(
+                lambda x, s=None if times is None else times[i]: function(s, x), state, create_graph=True
+            )
+            for i, state in enumerate(flat)
+        ]
+        found: Any = torch.stack(rows) if rows else flat.new_zeros(0, m, u.shape[-1])  # type: ignore[arg-type]
+    else:
+        jac = torch.func.jacrev if mode == "reverse" else torch.func.jacfwd
+        over = (None if times is None else 0, 0)
+        found = torch.func.vmap(jac(function, argnums=1), in_dims=over)(times, flat)
+    return found.reshape(*u.shape[:-1], m, u.shape[-1])
+
+
+class StackedConstraint(Constraint):
+    """Several constraints on the same states, one below the other; made by `stack`."""
+
+    def __init__(self, *parts: Constraint) -> None:
+        super().__init__()
+        if not parts or len({part.n for part in parts}) > 1:
+            raise ConfigError(
+                f"constraints on states of {[part.n for part in parts]} components cannot be stacked: give at least "
+                "one, all on the same states."
+            )
+        self.parts = nn.ModuleList(parts)
+        self.n, self.m = parts[0].n, sum(part.m for part in parts)
+        self.kind = "conserved" if any(part.kind == "conserved" for part in parts) else "level"
+        self.driven = any(part.driven for part in parts)  # type: ignore[misc]
+
+    def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        return torch.cat([part(t, u) for part in self.parts], -1)
+
+    def jacobian(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m n"]:
+        return torch.cat([part.jacobian(t, u) for part in self._constraints()], -2)
+
+    def time_derivative(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"] | None:
+        rates = [part.time_derivative(t, u) for part in self._constraints()]
+        if all(rate is None for rate in rates):
+            return None
+        still = [u.new_zeros(*u.shape[:-1], part.m) for part in self._constraints()]
+        return torch.cat([zero if rate is None else rate for rate, zero in zip(rates, still, strict=True)], -1)
+
+    def target(self, t: Any, u0: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        return torch.cat([part.target(t, u0) for part in self._constraints()], -1)
+
+    def _constraints(self) -> list[Constraint]:
+        return list(self.parts)  # type: ignore[arg-type]
+
+
+def stack(*constraints: Constraint) -> StackedConstraint:
+    """All rows of several constraints on the same states. ConfigError if the states differ."""
+    return StackedConstraint(*constraints)
