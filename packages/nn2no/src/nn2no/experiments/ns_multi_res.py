@@ -71,6 +71,7 @@ def run(config: Config, run: RunDirectory) -> Report:
     notes = [
         f"Seed {config.seed}. Trained on {', '.join(f'{n}²' for n in config.train_resolutions)} nodes with the same "
         f"{config.data.train} functions, Re = {config.data.reynolds:g}.",
+        f"An epoch on all grids has {len(together)} batches, one on the base grid alone {len(loaders[base])}.",
         ns.STRIDED,
         ns.UNPUBLISHED,
     ]
