@@ -1,9 +1,12 @@
 """Factorisations of the weighted Gram matrix A = G W Gᵀ of dense constraint rows G.
 
-`factorise` returns tensors that `correct` solves with, and for each sample an estimate of the reciprocal
-condition number of W^½Gᵀ: from its singular values for the SVD, else from the pivots, for Cholesky and the closed
-forms from A⁻¹ too. Rows are scaled to unit length, s_i = A_ii^-½ (Jacobi scaling).
+`factorise` returns tensors that `correct` solves with, and for each sample an estimate of the reciprocal condition
+number of W^½Gᵀ: from its singular values for the SVD, from the pivots for QR and bands, from A⁻¹ too for the closed
+forms, and for Cholesky a lower bound, which `sharpen` makes an estimate. Rows are scaled to unit length by
+s_i = A_ii^-½ (Jacobi scaling).
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -29,7 +32,7 @@ def factorise(
     gram = weighted @ G.mT
     s = _inverse_root(gram.diagonal(dim1=-2, dim2=-1)) if scale else torch.ones_like(G[..., 0])
     gram = gram * (s[..., None] * s[..., None, :])
-    return _closed(gram, s) if method == "closed" else _cholesky(gram, s)
+    return _closed(gram, s) if method == "closed" else _cholesky(gram, s, scale)
 
 
 def correct(method: str, G: Tensor, metric: Tensor | None, factor: Factor, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,17 +85,29 @@ def _closed(gram: Tensor, s: Tensor) -> tuple[Factor, Tensor]:
     return (inverse,), torch.minimum(ratio, growth**-0.25)
 
 
-def _cholesky(gram: Tensor, s: Tensor) -> tuple[Factor, Tensor]:
+def _cholesky(gram: Tensor, s: Tensor, scale: bool) -> tuple[Factor, Tensor]:
     L, info = torch.linalg.cholesky_ex(gram)
-    # pivots alone can miss a small singular value by orders of magnitude; a step of inverse iteration from vectors
-    # without structure finds it
+    if not scale:
+        return (L, s), torch.where(info == 0, 0.0, -1.0).to(L.dtype)
+    # the eigenvalues of a matrix of unit diagonal sum to m, so that all but the least have a product below e, and
+    # λ_min > det/e: a bound on κ² of m e/det
+    volume = L.diagonal(dim1=-2, dim2=-1).prod(-1)
+    return (L, s), torch.where(info == 0, volume / (math.e * max(gram.shape[-1], 1)) ** 0.5, -1)
+
+
+def sharpen(factor: Factor, bound: Tensor) -> Tensor:
+    """An estimate of 1/κ from a Cholesky factor where the bound says too little; 0 where it has failed.
+
+    Pivots alone can miss a small singular value by orders of magnitude; a step of inverse iteration from vectors
+    without structure finds it.
+    """
+    L = factor[0]
     i = torch.arange(1, L.shape[-1] + 1, dtype=L.dtype, device=L.device)
     probes = torch.stack([(i.square() + 7 * k * i).cos() for k in range(3)], dim=-1)
     found = torch.cholesky_solve(probes.expand(*L.shape[:-1], 3), L).square().sum((-2, -1))
-    largest = gram.diagonal(dim1=-2, dim2=-1).square().sum(-1)
-    growth = found * largest / i.shape[0]
-    ratio = torch.minimum(_spread(L.diagonal(dim1=-2, dim2=-1)), growth.clamp(min=1) ** -0.25)
-    return (L, s), torch.where(info == 0, ratio, 0)
+    growth = found * L.square().sum(-1).square().sum(-1) / max(L.shape[-1], 1)
+    estimate = torch.minimum(_spread(L.diagonal(dim1=-2, dim2=-1)), growth.clamp(min=1) ** -0.25)
+    return torch.where(bound >= 0, estimate, 0)
 
 
 def _qr(rows: Tensor, root: Tensor | None, s: Tensor) -> tuple[Factor, Tensor]:

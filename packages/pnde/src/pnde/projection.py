@@ -9,7 +9,7 @@ from torch import Tensor
 from pnde._autograd import project
 from pnde._banded import Banded, detect_band
 from pnde._checks import check_metric, check_options, check_shapes, check_values_can_be_read
-from pnde._factorisations import apply, apply_transposed, factorise, square_root, times_root, weigh
+from pnde._factorisations import apply, apply_transposed, factorise, sharpen, square_root, times_root, weigh
 from pnde._rank import RankDeficientConstraintError, rank_error, rows_without_support
 from pnde._sparse import SparseFactor, SparseJacobian
 
@@ -58,7 +58,7 @@ def project_tangent(
     method
         "closed" (m ≤ 3, the adjugate), "cholesky", "qr", "svd", "banded" (the bandwidth detected) or `Banded` (given,
         as it must be inside transforms), for sparse G "sparse". "auto" is closed or Cholesky; the samples whose
-        κ(W^½Gᵀ), estimated from the pivots, exceeds eps^(-1/3) are solved by the singular value decomposition, in
+        κ(W^½Gᵀ), estimated from the factor, exceeds eps^(-1/3) are solved by the singular value decomposition, in
         float32 by Cholesky in float64. Up to there two passes give errors of order κ·eps, as QR does.
     passes
         How often the solve is applied to what it left, default 2 (1 for QR and SVD): the error of one is κ²·eps.
@@ -169,7 +169,11 @@ def _solve_dense(
         factor, ratio = factorise(name, G, metric, scale, band)
     if _concrete():
         weak = ~(ratio > max(floor, rtol))
-        if bool(weak.any()):
+        found = bool(weak.any())  # the one wait for the device, unless a bound leaves doubt
+        if found and name == "cholesky":
+            weak = ~(sharpen(factor, ratio) > max(floor, rtol))
+            found = bool(weak.any())
+        if found:
             flat = weak.reshape(-1)
             where = torch.arange(len(flat), device=G.device) if samples is None else samples
             if method != "auto":
