@@ -135,6 +135,20 @@ def test_transposed_convolution(k, stride, dilation, groups, mode, dtype):
     torch.testing.assert_close(fast, slow, rtol=0, atol=tolerance * float(slow.abs().max()))
 
 
+@pytest.mark.parametrize("call", [integral_conv, integral_conv_transpose])
+def test_half_precision_holds_the_smoothing_of_large_fields(call):
+    """Whose sums over s² neighbours of each axis do not fit into float16; weights and fields of normal size do."""
+    x, w = 300 + random(1, 2, 64, 64), random(2, 2, 3, 3)
+    options = {"scale": (16, 16), "padding": 1, "padding_mode": "circular"}
+    expected = call(x, w, **options)
+    tolerance = 4 * 2**-11 * float(expected.abs().max())
+    torch.testing.assert_close(call(x.half(), w.half(), **options).double(), expected, rtol=0, atol=tolerance)
+    with torch.autocast("cpu", torch.float16):
+        half = call(x.float(), w.float(), **options)
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.double(), expected, rtol=0, atol=tolerance)
+
+
 def test_circular_transposed_convolution_commutes_with_shifts():
     x, w = random(1, 2, 8, 8), random(2, 3, 4, 4)
     options = {"scale": (2, 2), "stride": 2, "padding": 1, "padding_mode": "circular"}

@@ -139,10 +139,8 @@ def integral_conv(
         "replicate" if mode == "zeros" and pad == (0, 0) else mode for mode, pad in zip(modes, pads, strict=True)
     ]
     x = extend(x, left, right, bare)
-    mass = 1.0
     for axis, m in smooth:
-        x, mass = _box(_box(x, axis, m), axis, m), mass / m**2
-    weight = weight if mass == 1 else weight * mass
+        x = _smooth(x, axis, m)
     return CONV[dim](x, weight, bias, strides, 0, tuple(steps), groups)
 
 
@@ -198,18 +196,17 @@ def integral_conv_transpose(
         firsts.append(first)
         sizes.append(refined_size(n0_out, s[i], flags[i]))
         steps.append(step)
-    weight = weight / math.prod(m**2 for _, m in smooth) if smooth else weight
     y = CONV_TRANSPOSE[dim](x, weight, None, strides, 0, 0, groups, tuple(steps))
     widths = dict(smooth)
     for axis, (first, size) in enumerate(zip(firsts, sizes, strict=True), start=2):
         m = widths.get(axis, 1)
         if modes[axis - 2] == "circular":
-            y = _box(_box(extend_axis(y, axis, 2 * (m - 1), 2 * (m - 1), "zeros"), axis, m), axis, m)
+            y = _smooth(extend_axis(y, axis, 2 * (m - 1), 2 * (m - 1), "zeros"), axis, m)
             y = _wrap(y, axis, first, size)
         else:  # only what is kept is smoothed
             last = first + y.shape[axis] - 1 + 2 * (m - 1)
             y = extend_axis(y, axis, 2 * (m - 1) + first, size - 1 - last + 2 * (m - 1), "zeros")
-            y = _box(_box(y, axis, m), axis, m)
+            y = _smooth(y, axis, m)
     return y if bias is None else y + bias.view(-1, *[1] * dim)
 
 
@@ -394,6 +391,11 @@ def _warn_of_aliasing(s: Fraction) -> None:
 def along(x: Tensor, axis: int, matrix: Tensor) -> Tensor:
     """`matrix` times the vectors along one axis."""
     return torch.tensordot(x, matrix, dims=([axis], [1])).movedim(-1, axis)
+
+
+def _smooth(x: Tensor, axis: int, m: int) -> Tensor:
+    """Means by hats of 2m - 1 nodes, scaled between both sums, so that half precision holds either."""
+    return x if m == 1 else _box(_box(x, axis, m).mul_(1 / m**2), axis, m)
 
 
 def _box(x: Tensor, axis: int, m: int) -> Tensor:
