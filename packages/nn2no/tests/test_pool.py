@@ -7,6 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 import torch.nn.functional as F
+from nn2no.conversion.place import to_base
 from nn2no.pool import adaptive_average, adaptive_supremum, average_pool, supremum_pool
 from nn2no.upsample import pixel_shuffle, pixel_unshuffle, upsample
 from sciml.errors import ConfigError
@@ -86,6 +87,24 @@ def test_readouts_keep_their_number_and_converge(ends):
         assert errors[-1] < max(1e-3, 0.6 * errors[0])
     constant = torch.ones(1, 1, 24 + ends, 24 + ends, dtype=torch.float64)
     torch.testing.assert_close(adaptive_average(constant, 5, scale=(2, 2), ends=ends), torch.ones(1, 1, 5, 5).double())
+
+
+@pytest.mark.parametrize("n_out", [1, 4, 9])
+def test_means_on_node_grids_tend_to_integrals_over_hats_with_order_two(n_out):
+    """x² on 9 base nodes, each of which counts for its hat: x_i² + h²/6 inside, half hats at the ends."""
+    h, errors = 1 / 8, []
+    hats = (torch.arange(9, dtype=torch.float64) * h) ** 2 + h**2 / 6
+    hats[-1] -= 2 * h / 3
+    limit = F.adaptive_avg_pool1d(hats[None, None], n_out)
+    for s in (2, 4, 8, 16):
+        x = torch.linspace(0, 1, 8 * s + 1, dtype=torch.float64)[None, None] ** 2
+        mean = adaptive_average(x, n_out, scale=(s,), ends=True)
+        nodes = to_base(x, (Fraction(s),), (True,))
+        torch.testing.assert_close(mean, F.adaptive_avg_pool1d(nodes, n_out), rtol=0, atol=1e-15)
+        errors.append(float((mean - limit).abs().max()))
+    assert all(3.9 < a / b < 4.1 for a, b in itertools.pairwise(errors))
+    coarse = adaptive_average(torch.linspace(0, 1, 5)[None, None].double(), 9, scale=(0.5,), ends=True)
+    torch.testing.assert_close(coarse[0, 0], torch.linspace(0, 1, 9).double(), rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])

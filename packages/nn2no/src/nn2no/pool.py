@@ -147,16 +147,31 @@ def supremum_pool(
     return MAX_POOL[dim](x, tuple(windows), strides, 0, tuple(steps))
 
 
+def hat_means(n: int, n_base: int, s: Fraction, end: bool) -> np.ndarray:
+    """(n_base, n): the means over the hats of the base nodes, cut at the ends, by the trapezoidal rule on the n nodes.
+
+    On a coarser grid, linear interpolation at the base nodes.
+    """
+    hats, first = tap_matrix(n_base, 1, 0, s)
+    rows = np.arange(first, first + len(hats))
+    inside = (rows >= 0) & (rows < n)
+    means = np.zeros((n_base, n))
+    means[:, rows[inside]] = hats[inside].T
+    if s > 1:
+        means[:, 0] /= 2
+        if end:  # of other axes the last node lies within a hat
+            means[:, -1] /= 2
+    return means / means.sum(1, keepdims=True)
+
+
 def _readout_matrix(n: int, n_base: int, n_out: int, s: Fraction, end: bool) -> np.ndarray:
     """(n_out, n): the means over the base windows [⌊i n₀/m⌋, ⌈(i + 1) n₀/m⌉) times s."""
     matrix = np.zeros((n_out, n))
-    hats, first = tap_matrix(n_base, 1, 0, s)
+    means = hat_means(n, n_base, s, end) if end else None
     for i in range(n_out):
         a, b = i * n_base // n_out, -(-(i + 1) * n_base // n_out)
-        if end:  # each base node stands for its hat, cut at the ends of the axis
-            rows = np.arange(first, first + len(hats))
-            inside = (rows >= 0) & (rows < n)
-            matrix[i, rows[inside]] = hats[inside, a:b].sum(1)
+        if means is not None:  # each base node stands for its hat and counts as on the base grid
+            matrix[i] = means[a:b].sum(0)
         else:
             low, high = math.ceil(a * s), math.ceil(b * s)
             matrix[i, low : max(high, low + 1)] = 1

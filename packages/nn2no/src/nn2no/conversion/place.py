@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nn2no.conversion.trace import Call
 from nn2no.errors import ConversionError
-from nn2no.local import PaddingMode, along, tap_matrix
+from nn2no.local import PaddingMode, along
+from nn2no.pool import hat_means
 from nn2no.resample import interpolate_along
 from nn2no.scale import Ends, Scale, refined_size
 
@@ -113,11 +114,7 @@ def to_base(x: Tensor, s: Scale, ends: Ends) -> Tensor:
             continue
         n = x.shape[axis]
         n0 = refined_size(n, 1 / si, end)
-        hats, first = tap_matrix(n0, 1, 0, si)
-        rows = torch.arange(first, first + len(hats))
-        matrix: Tensor = torch.as_tensor(hats)[(rows >= 0) & (rows < n)].T
-        matrix = matrix / matrix.sum(1, keepdim=True)
-        x = along(x, axis, matrix.to(x))
+        x = along(x, axis, torch.as_tensor(hat_means(n, n0, si, end)).to(x))
     return x
 
 
