@@ -78,6 +78,14 @@ def test_neighbours_are_all_pairs_within_the_radius():
     near = torch.cdist(y, x) < RADIUS
     assert torch.equal(torch.stack([graph.query, graph.source]), near.nonzero().T)
     assert torch.equal(graph.start, torch.cat([torch.zeros(1), near.sum(1).cumsum(0)]).long())
+    box = torch.tensor([1.0, 0.9])
+    offset = (y[:, None] - x).remainder(box)
+    near = torch.minimum(offset, box - offset).norm(dim=-1) < RADIUS
+    graph = radius_graph(x, y, RADIUS, period=(1.0, 0.9))
+    assert torch.equal(torch.stack([graph.query, graph.source]), near.nonzero().T)
+    square = Grid.uniform((9, 9)).coords.reshape(-1, 2)  # of which many are at the distance of the radius: outside
+    graph = radius_graph(square, square, 0.25)
+    assert torch.equal(torch.stack([graph.query, graph.source]), (torch.cdist(square, square) < 0.249).nonzero().T)
 
 
 @pytest.mark.parametrize("k", variants(), ids=label)
@@ -130,6 +138,23 @@ def test_gradients(k):
     graph = k.graph(x, y)
     inputs = [t.requires_grad_() for t in (f, x, w, y)]
     assert torch.autograd.gradcheck(lambda *t: k(*t, graph), inputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_with_respect_to_points_that_are_their_own_neighbours(kind):
+    f, x, w, _ = points(7)
+    k = layer(kind, mollified=True)
+    graph = k.graph(x)
+    assert (graph.source == graph.query).sum() == 7
+    assert torch.autograd.gradcheck(lambda x: k(f, x, w, graph=graph), x.requires_grad_())
+
+
+@pytest.mark.parametrize("k", [*variants(), "full-linear", "full-nonlinear"], ids=label)
+def test_an_empty_batch_stays_empty(k):
+    f, x, w, y = points()
+    if isinstance(k, str):
+        k = IntegralTransform(3, 2, 2, nonlinear=k == "full-nonlinear", dtype=torch.float64)
+    assert k(f[:0], x, w, y).shape == (0, 7, k.out_channels)
 
 
 @pytest.mark.parametrize("nonlinear", [False, True])
@@ -223,6 +248,9 @@ def test_the_bump_ends_smoothly():
     w = mollifier(s)
     assert w.tolist() == [1, 0, 0]
     assert torch.autograd.grad(w.sum(), s)[0].abs().max() == 0
+    inside = torch.tensor([0.5, 1 - 1e-6], dtype=torch.float64, requires_grad=True)
+    slope = torch.autograd.grad(mollifier(inside).sum(), inside)[0]
+    torch.testing.assert_close(slope, -4 * inside * (1 - inside.square()), rtol=1e-9, atol=0)
 
 
 @pytest.mark.unchecked

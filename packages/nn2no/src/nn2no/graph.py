@@ -93,14 +93,16 @@ def radius_graph(
     found, counts = [np.empty(0, np.int64)], np.zeros(len(y), np.int64)
     for a, b, c, d in zip(starts[0], starts[0][1:], starts[1], starts[1][1:], strict=False):
         keep, ask = a + np.flatnonzero(np.isfinite(x[a:b]).all(axis=1)), c + np.flatnonzero(real[c:d])
-        if not len(keep):
+        if not len(keep) or not len(ask):
             continue
         wrapped = (x[keep], y[ask]) if period is None else (_wrap(x[keep], period), _wrap(y[ask], period))
         tree = KDTree(wrapped[0], boxsize=period)
         # the ball is open: on its sphere mollified kernels vanish, and others must decide somehow
-        lists = tree.query_ball_point(wrapped[1], radius * (1 - 1e-12), return_sorted=True)
-        counts[ask] = [len(one) for one in lists]
-        found += [keep[np.asarray(one, np.int64)] for one in lists]
+        pairs = KDTree(wrapped[1], boxsize=period).sparse_distance_matrix(
+            tree, radius * (1 - 1e-12), output_type="ndarray"
+        )
+        counts[ask] = np.bincount(pairs["i"], minlength=len(ask))
+        found.append(keep[pairs["j"][np.argsort(pairs["i"] * len(keep) + pairs["j"])]])
     empty = int((counts[real] == 0).sum())
     if empty:
         warnings.warn(
@@ -118,7 +120,11 @@ def radius_graph(
 
 def mollifier(s: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """The bump (1 - s²)², continuously differentiable with w(0) = 1 and w(1) = w'(1) = 0."""
-    return (1 - s.square()).clamp_min(0).square()
+    return _bump(s.square())
+
+
+def _bump(square: Tensor) -> Tensor:
+    return (1 - square).clamp_min(0).square()
 
 
 class Kernel(nn.Module):
@@ -239,7 +245,7 @@ class GraphKernelIntegral(nn.Module):
         w = weights.to(f)[:, None]
         fw = f * w if self.times_f else w[None]
         width = self.kernel.out.out_features + self.kernel.out.in_features
-        size = max(1, _ENTRIES // (width * (1 if from_f is None else len(f))))
+        size = max(1, _ENTRIES // (width * (1 if from_f is None else max(1, len(f)))))
 
         def contribution(source: Tensor, query: Tensor) -> Tensor:
             """The sum over some edges."""
@@ -258,7 +264,8 @@ class GraphKernelIntegral(nn.Module):
             offset = offset - box * torch.round(offset / box)
         K = self.kernel.out(self.kernel.hidden(offset, y, from_f))
         if self.mollified:
-            K = K * mollifier(offset.square().sum(-1, keepdim=True).sqrt() / self.radius)
+            # of s², as the distance itself has no derivative where a query is a source
+            K = K * _bump(offset.square().sum(-1, keepdim=True) / self.radius**2)
         if not self.times_f or self.diagonal:
             return K * fw
         product = "emc,bec->bem" if from_f is None else "bemc,bec->bem"
