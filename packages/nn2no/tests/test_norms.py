@@ -96,6 +96,35 @@ def test_on_node_grids_order_two_where_the_plain_mean_has_order_one() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_with_weights_that_it_cannot_hold(kind: str, dtype: torch.dtype) -> None:
+    """Of a small domain with many nodes, where a square of the field is infinite in float16."""
+    x = 400 * field(60, 70)
+    w = 1e-12 * (0.5 + torch.rand(60, 70, dtype=torch.float64))
+    expected = make(kind)(x, w)
+    half = make(kind).to(dtype)(x.to(dtype), w)
+    assert half.dtype == dtype
+    tolerance = 8 * torch.finfo(dtype).eps * float(expected.detach().abs().max())
+    torch.testing.assert_close(half.double(), expected, rtol=0, atol=tolerance)
+
+
+def test_batch_statistics_with_weights_of_each_sample() -> None:
+    """Σ_bi w_bi f_bi / Σ_bi w_bi by loops, whatever the sums of the weights of the samples."""
+    x, norm = field(3, 2), make("batch")
+    w = torch.rand(4, 3, 2, dtype=torch.float64) * torch.tensor([1.0, 5.0, 0.2, 3.0])[:, None, None]
+    y = norm(x, w)
+    for c in range(6):
+        mean = sum(float((w[b] * x[b, c]).sum()) for b in range(4)) / float(w.sum())
+        variance = sum(float((w[b] * (x[b, c] - mean) ** 2).sum()) for b in range(4)) / float(w.sum())
+        expected = (x[:, c] - mean) / math.sqrt(variance + 1e-5) * norm.weight[c] + norm.bias[c]
+        torch.testing.assert_close(y[:, c], expected, rtol=1e-12, atol=1e-12)
+        assert float(norm.running_mean[c]) == pytest.approx(0.1 * mean, rel=1e-12)
+        assert float(norm.running_var[c]) == pytest.approx(0.9 + 0.1 * variance, rel=1e-12)
+    repeated = make("batch")(x, w[:1].expand(4, 3, 2))
+    torch.testing.assert_close(make("batch")(x, w[:1]), repeated, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradients(kind: str) -> None:
     x, w = field(3, 2)[:2].requires_grad_(), torch.rand(3, 2, dtype=torch.float64, requires_grad=True)
     norm = make(kind)

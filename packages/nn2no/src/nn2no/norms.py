@@ -28,12 +28,13 @@ def quadrature_norm(
     """
     if weights is None:
         return F.group_norm(x, groups, weight, bias, eps)
-    share = _share(x, weights)
-    parts = x.flatten(2).unflatten(1, (groups, -1))  # (batch, group, channel, node)
+    work = _at_least_single(x)
+    share = _share(work, weights)
+    parts = work.flatten(2).unflatten(1, (groups, -1))  # (batch, group, channel, node)
     mean = (parts * share).sum(-1).mean(-1)[..., None, None]
     centred = parts - mean
     variance = (centred.square() * share).sum(-1).mean(-1)[..., None, None]
-    return _affine((centred * (variance + eps).rsqrt()).reshape(x.shape), weight, bias)
+    return _affine((centred * (variance + eps).rsqrt()).reshape(x.shape).to(x.dtype), weight, bias)
 
 
 def quadrature_batch_norm(
@@ -55,8 +56,9 @@ def quadrature_batch_norm(
     """
     if weights is None or not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    share = _share(x, weights, over_batch=True).flatten(1)  # (batch | 1, node), sums to one over the batch
-    parts = x.flatten(2)
+    work = _at_least_single(x)
+    share = _share(work, weights, over_batch=True).flatten(1)  # (batch | 1, node), sums to one over the batch
+    parts = work.flatten(2)
     mean = (parts * share[:, None]).sum((0, 2))
     centred = parts - mean[:, None]
     variance = (centred.square() * share[:, None]).sum((0, 2))
@@ -64,7 +66,7 @@ def quadrature_batch_norm(
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean), momentum)
             running_var.lerp_(variance.to(running_var), momentum)
-    return _affine((centred * (variance + eps).rsqrt()[:, None]).reshape(x.shape), weight, bias)
+    return _affine((centred * (variance + eps).rsqrt()[:, None]).reshape(x.shape).to(x.dtype), weight, bias)
 
 
 class QuadratureNorm(nn.Module):
@@ -159,10 +161,15 @@ def _share(x: Tensor, weights: Tensor, *, over_batch: bool = False) -> Tensor:
             f"Weights have shape {tuple(weights.shape)} for a field with nodes {space}; give {space}, {(1, *space)} or "
             f"{(batch, *space)}."
         )
-    w = weights.to(x).reshape(-1, 1, 1, math.prod(space))
-    if over_batch:
-        return w / (w.sum() * (batch // len(w)))
-    return w / w.sum(-1, keepdim=True)
+    # the sum of small weights is nothing in half precision, nor are the shares of many nodes
+    w = weights.to(torch.promote_types(weights.dtype, x.dtype)).reshape(-1, 1, 1, math.prod(space))
+    total = w.sum() * (batch // len(w)) if over_batch else w.sum(-1, keepdim=True)
+    return (w / total).to(x)
+
+
+def _at_least_single(x: Tensor) -> Tensor:
+    """The field in the precision that torch's own layers compute its statistics in."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
