@@ -18,9 +18,18 @@ from pnde.constraints import (
 from pnde.metrics import constraint_error, relative_state_error, valid_prediction_time
 from pnde.models import NeuralODE, ProjectedNeuralODE, Solution, StabilizedNeuralODE
 from pnde.problems import DoublePendulum
-from pnde.projection import RankDeficientConstraintError, min_norm_solve, project_tangent
+from pnde.projection import (
+    Banded,
+    RankDeficientConstraintError,
+    SparseJacobian,
+    detect_band,
+    min_norm_solve,
+    project_tangent,
+)
+from pnde.retraction import Retraction, retract
 
 __all__ = [
+    "Banded",
     "CentralMotion",
     "Constraint",
     "ConverterEnergy",
@@ -35,14 +44,18 @@ __all__ = [
     "PendulumConstraint",
     "ProjectedNeuralODE",
     "RankDeficientConstraintError",
+    "Retraction",
     "RigidBodyInvariants",
     "Solution",
+    "SparseJacobian",
     "StabilizedNeuralODE",
     "StackedConstraint",
     "constraint_error",
+    "detect_band",
     "min_norm_solve",
     "project_tangent",
     "relative_state_error",
+    "retract",
     "stack",
     "valid_prediction_time",
 ]
