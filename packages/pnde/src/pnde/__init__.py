@@ -15,6 +15,18 @@ from pnde.constraints import (
     StackedConstraint,
     stack,
 )
+from pnde.fields import (
+    MLP,
+    ChainConv,
+    ConstrainedHamiltonianField,
+    ConstrainedMechanics,
+    HamiltonianField,
+    MLPField,
+    ProjectedField,
+    SecondOrderField,
+    StabilizedField,
+    VectorField,
+)
 from pnde.metrics import constraint_error, relative_state_error, valid_prediction_time
 from pnde.models import NeuralODE, ProjectedNeuralODE, Solution, StabilizedNeuralODE
 from pnde.problems import DoublePendulum
@@ -29,27 +41,37 @@ from pnde.projection import (
 from pnde.retraction import Retraction, retract
 
 __all__ = [
+    "MLP",
     "Banded",
     "CentralMotion",
+    "ChainConv",
+    "ConstrainedHamiltonianField",
+    "ConstrainedMechanics",
     "Constraint",
     "ConverterEnergy",
     "DoublePendulum",
     "EndPointMotion",
     "FPUTEnergy",
     "FunctionConstraint",
+    "HamiltonianField",
     "LearnedConstraint",
     "LinearConstraint",
     "LotkaVolterraInvariant",
+    "MLPField",
     "NeuralODE",
     "PendulumConstraint",
+    "ProjectedField",
     "ProjectedNeuralODE",
     "RankDeficientConstraintError",
     "Retraction",
     "RigidBodyInvariants",
+    "SecondOrderField",
     "Solution",
     "SparseJacobian",
+    "StabilizedField",
     "StabilizedNeuralODE",
     "StackedConstraint",
+    "VectorField",
     "constraint_error",
     "detect_band",
     "min_norm_solve",

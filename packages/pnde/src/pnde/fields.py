@@ -1,0 +1,278 @@
+"""Vector fields u̇ = f(t, u): learned ones, and what a constraint makes of any of them (arXiv 2410.23667)."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from sciml.data import Normalizer
+from sciml.errors import ConfigError, ShapeError
+from torch import Tensor, nn
+
+from pnde.constraints import Constraint
+from pnde.projection import Method, Rank, min_norm_solve, project_tangent
+
+
+class VectorField(nn.Module):
+    """f(t, u) on states of `n` components; autonomous fields ignore t."""
+
+    n: int
+
+    def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        raise NotImplementedError
+
+
+class MLP(nn.Module):
+    """A perceptron (..., n_in) to (..., n_out) with GELU activations, on its input shifted and scaled by statistics.
+
+    With `skip`, every hidden layer but the first is h ↦ h + gelu(W h + b).
+    """
+
+    def __init__(
+        self, n_in: int, n_out: int, hidden: Sequence[int], *, skip: bool = False, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        if skip and len(set(hidden)) > 1:
+            raise ConfigError(f"hidden={tuple(hidden)}: layers with skip connections must have one width.")
+        self.skip = skip
+        widths = [n_in, *hidden]
+        self.hidden = nn.ModuleList(nn.Linear(a, b, dtype=dtype) for a, b in pairwise(widths))
+        self.out = nn.Linear(widths[-1], n_out, dtype=dtype)
+        self.register_buffer("mean", torch.zeros(n_in, dtype=dtype))
+        self.register_buffer("std", torch.ones(n_in, dtype=dtype))
+
+    def set_normalization(self, x: Float[Tensor, "sample n_in"]) -> None:
+        """Take mean and deviation of these, as `sciml.data.Normalizer` does. ShapeError, DataError for bad samples."""
+        mean = self.get_buffer("mean")
+        if x.ndim != 2:
+            raise ShapeError(f"samples must be (sample, {len(mean)}); got {tuple(x.shape)}")
+        found = Normalizer(len(mean), dtype=torch.float64).fit(x)
+        mean.copy_(found.mean)
+        self.get_buffer("std").copy_(found.std)
+
+    def forward(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch n_out"]:
+        h = (x - self.get_buffer("mean")) / self.get_buffer("std")
+        for i, layer in enumerate(self.hidden):
+            y = nn.functional.gelu(layer(h))
+            h = h + y if self.skip and i > 0 else y
+        return self.out(h)
+
+
+class ChainConv(nn.Module):
+    """Convolutions along a chain (x, v) of `n_masses` with fixed ends, (..., 2N) to accelerations (..., N)."""
+
+    def __init__(
+        self,
+        n_masses: int,
+        channels: int = 32,
+        layers: int = 3,
+        kernel_size: int = 3,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if layers < 1 or kernel_size % 2 == 0:
+            raise ConfigError(f"layers={layers} must be at least 1, kernel_size={kernel_size} odd.")
+        self.n_masses = n_masses
+        widths = [2, *[channels] * (layers - 1), 1]
+        modules: list[nn.Module] = []
+        for a, b in pairwise(widths):
+            modules += [nn.Conv1d(a, b, kernel_size, padding=kernel_size // 2, dtype=dtype), nn.GELU()]
+        self.net = nn.Sequential(*modules[:-1])
+
+    def forward(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch half"]:
+        return self.net(u.reshape(-1, 2, self.n_masses)).reshape(*u.shape[:-1], self.n_masses)
+
+
+class MLPField(VectorField):
+    """u̇ = MLP(u)."""
+
+    def __init__(
+        self, n: int, hidden: Sequence[int] = (64, 64), *, skip: bool = False, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.n, self.net = n, MLP(n, n, hidden, skip=skip, dtype=dtype)
+
+    def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        return self.net(u)
+
+
+class SecondOrderField(VectorField):
+    """q̇ = v, v̇ = acceleration(u) for states u = (q, v) and any module from (..., n) to (..., n/2)."""
+
+    def __init__(self, n: int, acceleration: nn.Module) -> None:
+        super().__init__()
+        if n % 2:
+            raise ConfigError(f"n={n}: states (q, v) have an even number of components.")
+        self.n, self.acceleration = n, acceleration
+
+    def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        return torch.cat([u[..., self.n // 2 :], self.acceleration(u)], -1)
+
+
+class HamiltonianField(VectorField):
+    """u̇ = J∇H(u), u = (q, p), for any H from (..., n) to (..., 1) or (...): it keeps H and the symplectic form."""
+
+    def __init__(self, n: int, hamiltonian: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        if n % 2:
+            raise ConfigError(f"n={n}: states (q, p) have an even number of components.")
+        self.n, self.hamiltonian = n, hamiltonian
+
+    def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        return symplectic(self.gradient(u))
+
+    def gradient(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """∇H."""
+        return torch.func.grad(lambda x: self.hamiltonian(x).sum())(u)
+
+
+def symplectic(x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+    """J x = (x_p, -x_q)."""
+    q, p = x.chunk(2, -1)
+    return torch.cat([p, -q], -1)
+
+
+class _Constrained(VectorField):
+    """A base field and a constraint on the same states."""
+
+    def __init__(self, base: VectorField, constraint: Constraint, gamma: float) -> None:
+        super().__init__()
+        if base.n != constraint.n:
+            raise ConfigError(f"the field is on {base.n} components, the constraint on {constraint.n}.")
+        if not 0 <= gamma < float("inf"):
+            raise ConfigError(f"gamma={gamma} must be a finite rate, not negative.")
+        self.base, self.constraint, self.gamma, self.n = base, constraint, float(gamma), base.n
+
+    def deviation(self, t: Any, u: Tensor, target: Tensor | None) -> Tensor:
+        """g - target; without one, of a level, g."""
+        g = self.constraint(t, u)
+        if target is None:
+            if self.constraint.kind == "conserved":
+                raise ConfigError(
+                    "this constraint is a conserved quantity, whose value differs by trajectory: pass "
+                    "target=constraint.target(t0, u0)."
+                )
+            return g
+        if target.shape[-1] != self.constraint.m:
+            raise ShapeError(f"target must be (..., {self.constraint.m}); got {tuple(target.shape)}")
+        return g - target
+
+
+class ProjectedField(_Constrained):
+    """u̇ = f - W Gᵀ(G W Gᵀ)⁻¹(G f + ∂g/∂t + γ(g - target)): d(g - target)/dt = -γ(g - target) whatever f is.
+
+    γ = 0 is the projected field of arXiv 2410.23667, which keeps g but lets the error of the solver accumulate; γ > 0
+    also draws back to the manifold. `metric` is W, by default the identity; with ones at algebraic components and
+    zeros at differential ones it is the index reduction of a semi-explicit DAE. `method` and `rank` are those of
+    `project_tangent`.
+    """
+
+    def __init__(
+        self,
+        base: VectorField,
+        constraint: Constraint,
+        *,
+        metric: Tensor | None = None,
+        gamma: float = 0.0,
+        method: Method = "auto",
+        rank: Rank = "error",
+    ) -> None:
+        super().__init__(base, constraint, gamma)
+        self.method: Method = method
+        self.rank: Rank = rank
+        self.register_buffer("metric", metric, persistent=False)
+
+    def forward(
+        self, t: Any, u: Float[Tensor, "*batch n"], target: Float[Tensor, "*batch m"] | None = None
+    ) -> Float[Tensor, "*batch n"]:
+        rhs = self.constraint.time_derivative(t, u)
+        if self.gamma:
+            pull = self.gamma * self.deviation(t, u, target)
+            rhs = pull if rhs is None else rhs + pull
+        G = self.constraint.jacobian(t, u)
+        return project_tangent(
+            G,
+            self.base(t, u),
+            rhs=rhs,
+            metric=self.metric,
+            method=self.method,
+            rank=self.rank,  # type: ignore[arg-type]
+        )
+
+
+class ConstrainedMechanics(_Constrained):
+    """Accelerations corrected by forces of constraint alone, so that q̇ = v stays exact (Gauss' principle).
+
+    The first half of the constraint's rows are positions φ(q), the second half ψ = φ̇ `per_rate` (½ for
+    φ = |d|² - 1, ψ = d·ḋ). `inverse_mass` is that of the velocities, (n/2,) or (n/2, n/2), by default one.
+    γ damps φ critically: φ̈ + 2γφ̇ + γ²φ = 0.
+    """
+
+    def __init__(
+        self,
+        base: VectorField,
+        constraint: Constraint,
+        *,
+        inverse_mass: Tensor | None = None,
+        gamma: float = 0.0,
+        per_rate: float = 0.5,
+        method: Method = "auto",
+    ) -> None:
+        super().__init__(base, constraint, gamma)
+        half = self.n // 2
+        if constraint.m % 2 or self.n % 2:
+            raise ConfigError("a mechanical constraint has as many rows for velocities as for positions.")
+        mass = torch.ones(half) if inverse_mass is None else inverse_mass
+        if mass.shape not in ((half,), (half, half)):
+            raise ConfigError(f"inverse_mass must be ({half},) or ({half}, {half}); got {tuple(mass.shape)}.")
+        zero = mass.new_zeros(half)
+        metric = torch.cat([zero, mass]) if mass.ndim == 1 else torch.block_diag(torch.diag(zero), mass)
+        self.per_rate, self.method = per_rate, method
+        self.register_buffer("metric", metric, persistent=False)
+
+    def forward(
+        self, t: Any, u: Float[Tensor, "*batch n"], target: Float[Tensor, "*batch m"] | None = None
+    ) -> Float[Tensor, "*batch n"]:
+        rows = self.constraint.m // 2
+        rhs = None
+        if self.gamma:
+            position, velocity = self.deviation(t, u, target).split(rows, -1)
+            rhs = 2 * self.gamma * velocity + self.gamma**2 * self.per_rate * position
+        G = self.constraint.jacobian(t, u)[..., rows:, :]
+        metric = self.get_buffer("metric").to(u)
+        return project_tangent(G, self.base(t, u), rhs=rhs, metric=metric, method=self.method)  # type: ignore[arg-type]
+
+
+class StabilizedField(_Constrained):
+    """u̇ = f - γ G⁺(g - target) (arXiv 2306.09739): deviations decay at rate γ down to a floor ‖G f‖/γ."""
+
+    def forward(
+        self, t: Any, u: Float[Tensor, "*batch n"], target: Float[Tensor, "*batch m"] | None = None
+    ) -> Float[Tensor, "*batch n"]:
+        pull = min_norm_solve(self.constraint.jacobian(t, u), self.deviation(t, u, target))
+        return self.base(t, u) - self.gamma * pull
+
+
+class ConstrainedHamiltonianField(VectorField):
+    """u̇ = (I - J Gᵀ(G J Gᵀ)⁻¹G) J∇H, the oblique symplectic projection of CHNN (arXiv:2010.13581).
+
+    The rows of G are those of the constraints on positions and of their rates: an even number, all of which it keeps,
+    and H with them.
+    """
+
+    def __init__(self, base: HamiltonianField, constraint: Constraint) -> None:
+        super().__init__()
+        if base.n != constraint.n or constraint.m % 2:
+            raise ConfigError(
+                f"the field is on {base.n} components, the constraint on {constraint.n} with {constraint.m} rows: give "
+                "the rows of positions and as many of their rates, on the same states."
+            )
+        self.base, self.constraint, self.n = base, constraint, base.n
+
+    def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        f, G = self.base(t, u), self.constraint.jacobian(t, u)
+        turned = symplectic(G)  # rows J g_i
+        gram = G @ turned.mT
+        multipliers = torch.linalg.solve(gram, (G @ f[..., None]))
+        return f - (turned.mT @ multipliers)[..., 0]

@@ -1,0 +1,227 @@
+"""Fields: what each keeps exactly, whatever its network, and what it is for the true dynamics."""
+
+import pytest
+import torch
+from pnde import CentralMotion, DoublePendulum, EndPointMotion, FPUTEnergy, LearnedConstraint, PendulumConstraint
+from pnde.fields import (
+    MLP,
+    ChainConv,
+    ConstrainedHamiltonianField,
+    ConstrainedMechanics,
+    HamiltonianField,
+    MLPField,
+    ProjectedField,
+    SecondOrderField,
+    StabilizedField,
+    VectorField,
+    symplectic,
+)
+from sciml.errors import ConfigError, ShapeError
+
+GRAVITY = 9.81
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def pendulums(samples: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    """Moving double pendulums in Cartesian coordinates, and their exact rates without damping."""
+    problem = DoublePendulum(damping=0.0)
+    angles = torch.cat([6 * torch.rand(samples, 2), 4 * torch.rand(samples, 2) - 2], -1).double()
+    rate = torch.from_numpy(problem.angular_field(angles.numpy()))
+    cartesian = []
+    for step in (-1e-4, 1e-4):
+        cartesian.append(torch.from_numpy(problem.to_cartesian((angles + step * rate).numpy())))
+    u = torch.from_numpy(problem.to_cartesian(angles.numpy()))
+    return u, (cartesian[1] - cartesian[0]) / 2e-4
+
+
+def network(n: int = 8, scale: float = 5.0) -> VectorField:
+    field = MLPField(n, (16,), dtype=torch.float64)
+    torch.nn.init.normal_(field.net.out.weight, std=scale)
+    return field
+
+
+class FreeFall(VectorField):
+    n = 8
+
+    def forward(self, t, u):
+        down = torch.tensor([0.0, 0.0, -GRAVITY, -GRAVITY], dtype=u.dtype).expand_as(u[..., :4])
+        return torch.cat([u[..., 4:], down], -1)
+
+
+def rate_of(constraint, t, u, field):
+    """dg/dt along a field."""
+    rate = (constraint.jacobian(t, u) @ field[..., None])[..., 0]
+    drift = constraint.time_derivative(t, u)
+    return rate if drift is None else rate + drift
+
+
+@pytest.mark.parametrize("gamma", [0.0, 3.0])
+@pytest.mark.parametrize("constraint", [PendulumConstraint(2), CentralMotion("quartic", True, True), EndPointMotion(5)])
+def test_projected_fields_relax_the_constraint_at_the_rate_gamma(constraint, gamma):
+    u, t = torch.rand(7, constraint.n, dtype=torch.float64) + 0.3, torch.linspace(0, 1, 7, dtype=torch.float64)
+    target = torch.rand(7, constraint.m, dtype=torch.float64)
+    field = ProjectedField(network(constraint.n), constraint, gamma=gamma)
+    expected = -gamma * (constraint(t, u) - target)
+    torch.testing.assert_close(rate_of(constraint, t, u, field(t, u, target)), expected, rtol=0, atol=1e-11)
+
+
+def test_algebraic_components_alone_are_corrected_by_their_metric():
+    """x differential, y algebraic on x² + y² = 1: ẏ = -x ẋ/y."""
+    base, g = network(2), CentralMotionCircle()
+    u = torch.tensor([[0.6, 0.8], [-0.8, 0.6]], dtype=torch.float64)
+    rate = ProjectedField(base, g, metric=torch.tensor([0.0, 1.0], dtype=torch.float64))(None, u)
+    x = base(None, u)[:, 0]
+    torch.testing.assert_close(rate, torch.stack([x, -u[:, 0] * x / u[:, 1]], -1))
+
+
+class CentralMotionCircle(LearnedConstraint):
+    """|u|² of two components."""
+
+    def __init__(self):
+        super().__init__(torch.nn.Identity(), 2, 1)
+
+    def forward(self, t, u):
+        return u.square().sum(-1, keepdim=True)
+
+
+def test_constrained_mechanics_of_free_masses_is_the_pendulum():
+    u, exact = pendulums()
+    for inverse_mass in (None, torch.ones(4), torch.eye(4)):
+        kept = None if inverse_mass is None else inverse_mass.double()
+        field = ConstrainedMechanics(FreeFall(), PendulumConstraint(2), inverse_mass=kept)
+        torch.testing.assert_close(field(None, u), exact, rtol=0, atol=1e-5)
+
+
+def test_masses_decide_how_forces_of_constraint_are_shared():
+    """Least constraint: M(v̇ - a) is a combination of the rows of positions."""
+    mass = torch.diag(torch.tensor([1.0, 2.0, 1.0, 2.0])).double() + 0.1
+    u, g = pendulums()[0], PendulumConstraint(2)
+    base = SecondOrderField(8, MLP(8, 4, (8,), dtype=torch.float64))
+    change = ConstrainedMechanics(base, g, inverse_mass=mass.inverse())(None, u) - base(None, u)
+    assert (change[:, :4] == 0).all()
+    A = g.jacobian(None, u)[:, :2, :4]
+    forces = change[:, 4:] @ mass
+    off = forces - (torch.linalg.pinv(A) @ A @ forces[..., None])[..., 0]
+    assert off.abs().max() <= 1e-10 * forces.abs().max()
+
+
+def test_constrained_mechanics_damps_positions_critically():
+    gamma, g = 3.0, PendulumConstraint(2)
+    u = pendulums()[0] + 0.05 * torch.randn(6, 8, dtype=torch.float64)
+    base = SecondOrderField(8, MLP(8, 4, (8,), dtype=torch.float64))
+    field = ConstrainedMechanics(base, g, gamma=gamma)(None, u)
+    phi, psi = g(None, u).split(2, -1)
+    rate = rate_of(g, None, u, field)
+    torch.testing.assert_close(rate[:, :2], 2 * psi)
+    torch.testing.assert_close(rate[:, 2:], -2 * gamma * psi - gamma**2 / 2 * phi)
+
+
+def test_stabilised_fields_without_a_base_shrink_the_deviation():
+    class Still(VectorField):
+        n = 8
+
+        def forward(self, t, u):
+            return torch.zeros_like(u)
+
+    u, g = pendulums()[0] + 0.1, PendulumConstraint(2)
+    rate = StabilizedField(Still(), g, 4.0)(None, u)
+    torch.testing.assert_close(rate_of(g, None, u, rate), -4.0 * g(None, u))
+
+
+def energy(u):
+    return (u[..., 4:].square().sum(-1) / 2 + GRAVITY * u[..., 2:4].sum(-1))[..., None]
+
+
+def test_the_oblique_projection_of_the_true_energy_is_the_pendulum():
+    u, exact = pendulums()
+    field = ConstrainedHamiltonianField(HamiltonianField(8, energy), PendulumConstraint(2))
+    torch.testing.assert_close(field(None, u), exact, rtol=0, atol=1e-5)
+
+
+def test_the_oblique_projection_keeps_constraints_and_energy_of_any_network():
+    net = MLP(8, 1, (16,), dtype=torch.float64)
+    base, g, u = HamiltonianField(8, net), PendulumConstraint(2), pendulums()[0]
+    rate = ConstrainedHamiltonianField(base, g)(None, u)
+    assert rate_of(g, None, u, rate).abs().max() <= 1e-11
+    assert (base.gradient(u) * rate).sum(-1).abs().max() <= 1e-12
+    rate.square().sum().backward()
+    assert net.out.weight.grad.abs().max() > 0
+
+
+def test_hamiltonian_fields_are_symplectic_gradients_also_without_grad():
+    base, u = HamiltonianField(8, energy), pendulums()[0]
+    with torch.no_grad():
+        torch.testing.assert_close(base(None, u), FreeFall()(None, u))
+    torch.testing.assert_close(symplectic(symplectic(u)), -u)
+
+
+def test_a_chain_of_convolutions_sees_neighbours_only():
+    net = ChainConv(10, 4, 2, dtype=torch.float64)
+    u = torch.randn(3, 20, dtype=torch.float64)
+    J = torch.autograd.functional.jacobian(net, u[0]).reshape(10, 2, 10)
+    i = torch.arange(10)
+    far = (i[:, None] - i).abs() > 2
+    assert (J.abs().amax(1)[far] == 0).all()
+    assert (J.abs().amax(1)[~far] > 0).all()
+    field = SecondOrderField(20, net)
+    assert field(None, u).shape == u.shape
+    projected = ProjectedField(field, FPUTEnergy(10))(None, u)
+    assert rate_of(FPUTEnergy(10), None, u, projected).abs().max() <= 1e-12
+
+
+def test_skip_connections_add_each_hidden_layer_but_the_first():
+    net = MLP(2, 3, (5, 5, 5), skip=True, dtype=torch.float64)
+    net.set_normalization(3 * torch.randn(50, 2, dtype=torch.float64) + 1)
+    x = torch.randn(4, 2, dtype=torch.float64)
+    gelu = torch.nn.functional.gelu
+    h = gelu(net.hidden[0]((x - net.mean) / net.std))
+    for layer in net.hidden[1:]:
+        h = h + gelu(layer(h))
+    torch.testing.assert_close(net(x), net.out(h))
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: ProjectedField(network(4), PendulumConstraint(2)),
+            ConfigError,
+            "on 4 components, the constraint on 8",
+        ),
+        (lambda: StabilizedField(network(), PendulumConstraint(2), -1.0), ConfigError, "gamma=-1.0"),
+        (lambda: SecondOrderField(3, torch.nn.Identity()), ConfigError, "even number"),
+        (lambda: HamiltonianField(3, energy), ConfigError, "even number"),
+        (lambda: MLP(2, 2, (3, 4), skip=True), ConfigError, "one width"),
+        (lambda: ChainConv(4, kernel_size=2), ConfigError, "odd"),
+        (
+            lambda: ConstrainedMechanics(network(), PendulumConstraint(2), inverse_mass=torch.ones(3)),
+            ConfigError,
+            r"must be \(4,\)",
+        ),
+        (
+            lambda: ConstrainedHamiltonianField(HamiltonianField(4, energy), CentralMotion()),
+            ConfigError,
+            "with 1 rows",
+        ),
+        (
+            lambda: StabilizedField(network(4), CentralMotion(), 1.0)(None, torch.ones(2, 4).double()),
+            ConfigError,
+            "differs by trajectory",
+        ),
+        (
+            lambda: StabilizedField(network(4), CentralMotion(), 1.0)(
+                None, torch.ones(2, 4).double(), torch.ones(2, 2).double()
+            ),
+            ShapeError,
+            r"target must be \(\.\.\., 1\)",
+        ),
+    ],
+)
+def test_bad_fields_are_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
