@@ -123,6 +123,21 @@ def test_gradients_and_types():
     assert conv.float()(f.float().detach(), grid).dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("n", [16, 40])  # few points under the kernel are summed, many transformed
+def test_half_precision(n, dtype):
+    conv, grid = layer(0.2), square(n)
+    f = field(grid)
+    expected = conv(f, grid)
+    half = conv.to(dtype)(f.to(dtype), grid)
+    assert half.dtype == dtype
+    tolerance = 4 * torch.finfo(dtype).eps * float(expected.detach().abs().max())
+    torch.testing.assert_close(half.double(), expected, rtol=0, atol=tolerance)
+    with torch.autocast("cpu", dtype):
+        torch.testing.assert_close(layer(0.2).float()(f.float(), grid).double(), expected, rtol=0, atol=tolerance)
+        torch.testing.assert_close(layer(0.2).float()(f.to(dtype), grid).double(), expected, rtol=0, atol=tolerance)
+
+
 @pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("call", "error", "message"),

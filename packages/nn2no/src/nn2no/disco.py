@@ -85,7 +85,9 @@ class DiscoConv2d(nn.Module):
         if any(axis.kind != "uniform" for axis in grid.axes):
             raise ShapeError("DiscoConv2d needs equispaced axes; interpolate to a uniform grid first.")
         hx, hy = (axis.spacing for axis in grid.axes)
-        psi = disco_filters(self.radius, self.kernel_shape, hx, hy, self.basis, f.dtype, f.device)
+        # transforms, and weights of less than 1/64, need more than half precision
+        kind = torch.float32 if f.dtype in (torch.float16, torch.bfloat16) else f.dtype
+        psi = disco_filters(self.radius, self.kernel_shape, hx, hy, self.basis, kind, f.device)
         sizes = tuple(psi.shape[1:])
         modes: list[Continuation] = []
         for dim, axis in enumerate(grid.axes, start=2):
@@ -98,9 +100,9 @@ class DiscoConv2d(nn.Module):
         widths = [size // 2 for size in sizes]
         f = extend(f, widths, widths, modes)
         if math.prod(sizes) <= _LARGE:
-            kernel = torch.einsum("ocb,bxy->ocxy", self.weight, psi)
+            kernel = torch.einsum("ocb,bxy->ocxy", self.weight, psi.to(self.weight))
             return F.conv2d(f, kernel, self.bias)
-        return F.conv2d(_correlate(f, psi), self.weight.flatten(1)[..., None, None], self.bias)
+        return F.conv2d(_correlate(f, psi).to(f.dtype), self.weight.flatten(1)[..., None, None], self.bias)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, radius={self.radius}, {self.kernel_shape}, {self.basis!r}"
@@ -183,8 +185,7 @@ _BASES = {"piecewise-linear": _piecewise_linear, "zernike": _zernike, "morlet": 
 
 def _correlate(f: Tensor, psi: Tensor) -> Tensor:
     """Σ_k ψ_b[k] f[· + k] of every channel where f is given, as (batch, channel · basis, *space), by transforms."""
-    f = f.to(psi.dtype)  # which is not half precision
     space = f.shape[-2:]
-    spectrum = torch.fft.rfft2(f)[:, :, None] * torch.fft.rfft2(psi, s=space).conj()
+    spectrum = torch.fft.rfft2(f.to(psi.dtype))[:, :, None] * torch.fft.rfft2(psi, s=space).conj()
     nx, ny = (n - k + 1 for n, k in zip(space, psi.shape[1:], strict=True))
     return torch.fft.irfft2(spectrum, s=space)[..., :nx, :ny].flatten(1, 2)
