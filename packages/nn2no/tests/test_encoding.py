@@ -147,6 +147,29 @@ def test_sensors_read_the_interpolant_of_any_domain() -> None:
     assert errors[2] < errors[0] / 8
 
 
+@pytest.mark.parametrize("layer", layers(), ids=["learned", "fourier", "pca", "readout"])
+def test_an_empty_batch_stays_empty(layer: FunctionEncoder | IntegralReadout) -> None:
+    grid = Grid.uniform((6, 5))
+    f = torch.ones(2, 2, 6, 5, dtype=torch.float64)
+    assert layer(f[:0], grid).shape == (0, *layer(f, grid).shape[1:])
+    x, w = torch.rand(0, 9, 2, dtype=torch.float64), torch.rand(0, 9, dtype=torch.float64)
+    assert layer.on_points(torch.rand(0, 9, 2, dtype=torch.float64), x, w).shape[0] == 0
+
+
+def test_coefficients_are_conjugate_and_features_of_half_a_period() -> None:
+    """1 + sin 2πx has the coefficients -i/2 and i/2 of the modes 1 and -1; axes with walls have cos πkx/L."""
+    grid = Grid.uniform(9, periodic=True)
+    v = FunctionEncoder(FourierBasis((1,)))((1 + torch.sin(2 * math.pi * grid.coords[:, 0]))[None, None], grid)
+    expected = torch.tensor([0.5j, 1, -0.5j], dtype=torch.complex128)  # of the modes -1, 0 and 1
+    torch.testing.assert_close(v[0, 0], expected, rtol=0, atol=1e-14)
+    x = torch.tensor([[0.7, 0.7]], dtype=torch.float64)
+    features = CoordinateFeatures(2, lengths=(2.0, 3.0), periodic=[False, True], frequencies=2)(x)[0]
+    k = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    walls, around = math.pi * k * 0.7 / 2, 2 * math.pi * k * 0.7 / 3
+    parts = [walls.cos(), walls.sin(), x[0, :1] / 2, around.cos(), around.sin()]
+    torch.testing.assert_close(features, torch.cat(parts), rtol=0, atol=1e-14)
+
+
 def test_decoders_are_functions_of_the_point() -> None:
     w = torch.randn(2, 3, 3, dtype=torch.float64)
     points = torch.rand(2, 7, 2, dtype=torch.float64)

@@ -1,5 +1,6 @@
 """The spectral convolution is one function of functions, on every grid that resolves its modes."""
 
+import cmath
 import itertools
 import math
 import warnings
@@ -150,6 +151,28 @@ def test_padding_is_a_physical_length(padding):
         g.append(conv(f, grid, ends))
     steps = [float((a - b).norm()) for a, b in itertools.pairwise(g)]
     assert all(3.8 < a / b < 4.2 for a, b in itertools.pairwise(steps))
+
+
+@pytest.mark.parametrize("shape", [(16,), (16, 16), (64, 64), (8, 9, 10)])
+@pytest.mark.parametrize("padding", [0.0, 0.3])
+def test_an_empty_batch_stays_empty(shape, padding):
+    f = torch.zeros(0, 2, *shape, dtype=torch.float64)
+    for grid in (periodic(*shape), Grid.uniform(shape)):
+        assert layer(len(shape), padding=padding)(f, grid).shape == (0, 3, *shape)
+
+
+@pytest.mark.parametrize("padding", [0.0, 0.5])
+def test_coefficients_on_padded_axes_are_integrals_over_the_period(padding):
+    """∫₀¹ x exp(-iωx) dx / P = ((1 + iω) exp(-iω) - 1) / (ω² P), ω = 2π/P, of the linear function on 0 to 1."""
+    conv = SpectralConv(1, 1, (1,), padding=padding, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        conv.weight.zero_()
+        conv.weight[1, 0, 0, 0] = 1
+    grid, P = Grid.gauss_legendre(20), 1 + padding
+    x, omega = grid.coords[:, 0], TWO_PI / P
+    coefficient = ((1 + 1j * omega) * cmath.exp(-1j * omega) - 1) / (omega**2 * P)
+    expected = 2 * (coefficient * torch.exp(1j * omega * x)).real
+    torch.testing.assert_close(conv(x[None, None], grid)[0, 0], expected, rtol=0, atol=1e-13)
 
 
 def test_gradients():

@@ -282,7 +282,8 @@ class IntegralReadout(nn.Module):
         if f.shape[-1] != self.in_channels:
             raise ShapeError(f"The field has {f.shape[-1]} channels; expected {self.in_channels}.")
         kernel = self.kernel(coords.to(f)) * weights.to(f)[..., None]
-        return (f.flatten(1)[:, None] @ kernel.reshape(len(kernel), f[0].numel(), -1))[:, 0] + self.bias
+        functionals = kernel.reshape(len(kernel), f.shape[1] * self.in_channels, len(self.bias))
+        return (f.flatten(1)[:, None] @ functionals)[:, 0] + self.bias
 
 
 def mlp(inputs: int, hidden: int, n_layers: int, outputs: int, *, dtype: torch.dtype | None = None) -> nn.Sequential:

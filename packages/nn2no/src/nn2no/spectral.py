@@ -142,7 +142,7 @@ class SpectralConv(nn.Module):
 
 def _along(m: Tensor, f: Tensor, dim: int) -> Tensor:
     """The matrix applied to a dimension."""
-    rows = f.reshape(f.shape[:dim].numel(), f.shape[dim], -1)
+    rows = f.reshape(f.shape[:dim].numel(), f.shape[dim], f.shape[dim + 1 :].numel())
     return torch.bmm(m.expand(len(rows), -1, -1), rows).reshape(*f.shape[:dim], len(m), *f.shape[dim + 1 :])
 
 
