@@ -217,6 +217,27 @@ def test_layers_have_a_physical_size_in_every_dimension(dim):
     torch.testing.assert_close(conv(f, larger), expected)
 
 
+def test_every_axis_has_its_spacing_and_its_dilation():
+    """At the base spacings of all axes, which differ, the layer is torch's convolution with these dilations."""
+    for dim, cls in ((1, IntegralConv1d), (2, IntegralConv2d), (3, IntegralConv3d)):
+        shape, spacing, dilation = (9, 8, 7)[:dim], [0.1, 0.25, 0.4][:dim], [2, 1, 3][:dim]
+        conv = cls(1, 2, 3, spacing, dilation=dilation, dtype=torch.float64)
+        grid = Grid.uniform(shape, tuple(n * h for n, h in zip(shape, spacing, strict=True)), periodic=True)
+        f = random(2, 1, *shape)
+        around = F.pad(f, [d for d in reversed(dilation) for _ in range(2)], mode="circular")
+        expected = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[dim](around, conv.weight, conv.bias, 1, 0, dilation)
+        torch.testing.assert_close(conv(f, grid), expected, rtol=0, atol=1e-13)
+
+
+def test_axes_without_padding_are_continued_by_their_last_values_where_no_tap_leaves_the_field():
+    w, x = random(1, 1, 2), random(1, 1, 12)
+    y = integral_conv(x, w, scale=(3,), stride=2)
+    torch.testing.assert_close(y, integral_conv(x, w, scale=(3,), stride=2, padding_mode="replicate"))
+    ones = torch.ones(1, 1, 12, dtype=torch.float64)
+    constant = integral_conv(ones, w, scale=(3,), stride=2)
+    torch.testing.assert_close(constant, w.sum().expand_as(constant))
+
+
 def test_layers_on_anisotropic_grids_with_walls():
     torch.manual_seed(0)
     conv = IntegralConv2d(1, 1, (3, 4), (0.1, 0.05), padding_mode="replicate", dtype=torch.float64)
@@ -297,6 +318,9 @@ def test_compiles_in_one_graph():
     torch.testing.assert_close(compiled(x, w), conv(x, w))
 
 
+UNIT, TINY = Grid.uniform(16, periodic=True), Grid.uniform(16, 1e-7)
+
+
 @pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("call", "error", "message"),
@@ -315,6 +339,8 @@ def test_compiles_in_one_graph():
             "'zeros' or 'circular'",
         ),
         (lambda: IntegralConv2d(1, 1, 3, 0.0), ConfigError, "positive number"),
+        (lambda: IntegralConv1d(1, 1, 3, 1e-9)(random(1, 1, 16), UNIT), ConfigError, "at least a millionth"),
+        (lambda: IntegralConv1d(1, 1, 3, 1.0)(random(1, 1, 16), TINY), ConfigError, "more than 32 times its length"),
         (lambda: IntegralConv2d(1, 1, 3, 0.1, padding_mode="circular"), ConfigError, "periodic axes always wrap"),
         (lambda: IntegralConv2d(3, 1, 3, 0.1, groups=2), ConfigError, "groups"),
         (lambda: IntegralConv1d(1, 1, 3, 0.1)(random(1, 2, 8), Grid.uniform(8)), ShapeError, r"\(batch, 1"),

@@ -29,6 +29,7 @@ from nn2no.scale import Scale, as_scale, base_size, refined_size
 PaddingMode = Literal["zeros", "circular", "reflect", "replicate"]
 Continuation = Literal["zeros", "circular", "reflect", "replicate", "symmetric"]
 _MODES = get_args(Continuation)
+_FARTHEST = 32  # lengths of the domain that a kernel may reach beyond its centre
 CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -272,6 +273,8 @@ class _IntegralConv(nn.Module):
         ------
         ShapeError
             `f` has other channels or is no field on `grid`, or an axis is not uniform.
+        ConfigError
+            The kernel is much larger than the domain, or its taps are less than a millionth of a cell apart.
         """
         grid.check(f)
         if f.ndim != self.dim + 2 or f.shape[1] != self.in_channels:
@@ -280,6 +283,13 @@ class _IntegralConv(nn.Module):
             )
         if any(axis.kind != "uniform" for axis in grid.axes):
             raise ShapeError("An integral convolution needs equispaced axes; interpolate to a uniform grid first.")
+        taps = zip(self.weight.shape[2:], self.dilation, self.base_spacing, strict=True)
+        reach = [((k - 1) * d / 2 + 1) * h0 for k, d, h0 in taps]
+        if any(r > _FARTHEST * axis.length for r, axis in zip(reach, grid.axes, strict=True)):
+            raise ConfigError(
+                f"The kernel reaches {', '.join(f'{r:g}' for r in reach)} far in a domain of {grid.lengths}, more than "
+                f"{_FARTHEST} times its length: give base_spacing in the units of the grid."
+            )
         return integral_conv(
             f,
             self.weight,

@@ -15,11 +15,17 @@ def as_scale(values: Sequence[Fraction | float | int]) -> Scale:
     Raises
     ------
     ConfigError
-        A factor that is not positive.
+        A factor that is not positive, or below a millionth.
     """
-    if not all(0 < v < float("inf") for v in values):
-        raise ConfigError(f"scale={tuple(map(float, values))}: every factor h0/h must be a positive number.")
-    return tuple(v if isinstance(v, Fraction) else Fraction(v).limit_denominator(10**6) for v in values)
+    scale = tuple(
+        v if isinstance(v, Fraction) else Fraction(v).limit_denominator(10**6) if 0 < v < float("inf") else Fraction(0)
+        for v in values
+    )
+    if not all(s > 0 for s in scale):
+        raise ConfigError(
+            f"scale={tuple(map(float, values))}: every factor h0/h must be a positive number, of at least a millionth."
+        )
+    return scale
 
 
 def scale_between(base: Sequence[int], fine: Sequence[int], ends: Ends) -> Scale:
