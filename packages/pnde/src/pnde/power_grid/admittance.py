@@ -1,0 +1,64 @@
+"""Powers that flow into a network, and their derivatives, from the entries of its admittance matrix."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.sparse import coo_array, csr_array
+from torch import Tensor
+
+
+class Rows(NamedTuple):
+    """Rows of Y_bus at some buses: entries real + i·imag at (rows, columns), where row r is that of bus buses[r]."""
+
+    buses: Tensor
+    rows: Tensor
+    columns: Tensor
+    real: Tensor
+    imag: Tensor
+
+    @classmethod
+    def of(cls, Y: csr_array, buses: np.ndarray) -> "Rows":
+        """The rows of an admittance matrix that stores its diagonal."""
+        chosen = coo_array(Y[buses])
+        index = (torch.as_tensor(np.array(x), dtype=torch.long) for x in (buses, *chosen.coords))
+        return cls(*index, torch.as_tensor(chosen.data.real.copy()), torch.as_tensor(chosen.data.imag.copy()))
+
+
+def series_admittances(n_buses: int, ends: Int[np.ndarray, "lines 2"], y: np.ndarray) -> csr_array:
+    """Y_bus of lines with series admittances y only: Y_ij = -y_ij, Y_ii = Σ_j y_ij."""
+    i, j = ends.T
+    bus = np.arange(n_buses)
+    rows, columns = np.concatenate([i, j, i, j, bus]), np.concatenate([j, i, i, j, bus])
+    values = np.concatenate([-y, -y, y, y, np.zeros(n_buses)])
+    return csr_array(coo_array((values, (rows, columns)), shape=(n_buses, n_buses)))
+
+
+def currents(Y: Rows, u: Float[Tensor, "*batch n"]) -> tuple[Tensor, Tensor]:
+    """Real and imaginary parts of i = Y v at the buses of the rows, for u = (Re v, Im v)."""
+    a, b = (part[..., Y.columns] for part in u.chunk(2, -1))
+    g, s = Y.real.to(u.dtype), Y.imag.to(u.dtype)
+    zero = u.new_zeros(*u.shape[:-1], len(Y.buses))
+    return zero.index_add(-1, Y.rows, g * a - s * b), zero.index_add(-1, Y.rows, g * b + s * a)
+
+
+def powers(Y: Rows, u: Float[Tensor, "*batch n"]) -> tuple[Tensor, Tensor]:
+    """Active and reactive powers p + iq = v·conj(i) at the buses of the rows."""
+    a, b = (part[..., Y.buses] for part in u.chunk(2, -1))
+    i_r, i_i = currents(Y, u)
+    return a * i_r + b * i_i, b * i_r - a * i_i
+
+
+def power_derivatives(Y: Rows, u: Float[Tensor, "*batch n"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """∂p/∂a, ∂p/∂b, ∂q/∂a, ∂q/∂b at the entries of the rows, for v = a + ib.
+
+    ∂p = [diag(i_r) + diag(a)Y_r + diag(b)Y_i, diag(i_i) - diag(a)Y_i + diag(b)Y_r] and
+    ∂q = [-diag(i_i) - diag(a)Y_i + diag(b)Y_r, diag(i_r) - diag(a)Y_r - diag(b)Y_i].
+    """
+    a, b = (part[..., Y.buses[Y.rows]] for part in u.chunk(2, -1))
+    Y_r, Y_i = Y.real.to(u.dtype), Y.imag.to(u.dtype)
+    diagonal = (Y.buses[Y.rows] == Y.columns).to(u.dtype)
+    i_r, i_i = (part[..., Y.rows] * diagonal for part in currents(Y, u))
+    along, across = a * Y_r + b * Y_i, b * Y_r - a * Y_i
+    return i_r + along, i_i + across, across - i_i, i_r - along

@@ -1,0 +1,290 @@
+"""Power grids: load flow, power balance, the index-reduced field against implicit solvers, initial states."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from pnde.constraints.base import differentiate
+from pnde.constraints.power_balance import PowerBalance
+from pnde.fields import ProjectedField
+from pnde.power_grid import Inverter, PowerGrid, ieee14
+from pnde.power_grid.admittance import series_admittances
+from pnde.power_grid.dynamics import GridField, InverterField, ambient_states, trajectories
+from pnde.projection import project_tangent
+from sciml.errors import ConfigError, ShapeError
+from scipy.integrate import solve_ivp
+
+VARIANTS = ("published", "corrected")
+TIME = np.linspace(0, 10, 101)
+
+
+def seeds(n):
+    return [np.random.SeedSequence(0, spawn_key=(i,)) for i in range(n)]
+
+
+def complex_voltage(u):
+    return u[..., : u.shape[-1] // 2] + 1j * u[..., u.shape[-1] // 2 :]
+
+
+@cache
+def solved(bus8, n=8):
+    grid = ieee14(bus8)
+    return grid, trajectories(grid, ambient_states(grid, seeds(n)), TIME)
+
+
+def chain(n):
+    """A slack bus, then alternately loads and inverters along a line."""
+    ends = np.stack([np.arange(n - 1), np.arange(1, n)], axis=-1)
+    return PowerGrid(
+        Y=series_admittances(n, ends, np.full(n - 1, 20 - 60j)),
+        loads=dict.fromkeys(range(1, n, 2), -0.002 - 0.001j),
+        inverters={bus: Inverter(0.002) for bus in range(2, n, 2)},
+        slack=0,
+    ).dispatched()
+
+
+def test_load_flow_has_the_known_values():
+    grid = ieee14("corrected")
+    u = grid.load_flow()
+    v, s = complex_voltage(u), grid.power(u)
+    np.testing.assert_allclose(s.imag[[0, 2, 5, 7]], [-0.437150, 0.482609, 0.350072, 0.154873], rtol=0, atol=5e-7)
+    np.testing.assert_allclose(abs(v[[3, 6, 13]]), [0.973257, 0.972719, 0.944949], rtol=0, atol=5e-7)
+    np.testing.assert_allclose(abs(v[[0, 2, 5, 7]]), 1, rtol=0, atol=1e-12)
+    assert s[1].real == pytest.approx(0.221126, abs=5e-7)
+    assert s[1].imag == pytest.approx(0.472984, abs=5e-7)
+    np.testing.assert_allclose(s[grid.load_buses], grid.load_powers, rtol=0, atol=1e-12)
+    assert [grid.inverters[bus].Q for bus in (0, 2, 5, 7)] == pytest.approx(s.imag[[0, 2, 5, 7]], abs=1e-12)
+
+
+def test_published_inverter_at_bus_8_has_its_reactive_power_as_voltage():
+    published, corrected = ieee14().inverters, ieee14("corrected").inverters
+    assert published[7] == Inverter(P=0.0, Q=0.0, V=corrected[7].Q)
+    assert pytest.approx(0.154872814, abs=5e-10) == published[7].V
+    assert {bus: published[bus] for bus in (0, 2, 5)} == {bus: corrected[bus] for bus in (0, 2, 5)}
+
+
+def test_normal_form_constants():
+    x = Inverter(P=2.32, Q=-0.4, V=0.9)
+    eta, V = 3e-3, 0.9
+    assert pytest.approx(-5 * eta / V**2 + eta * 1j * (2.32 + 0.4j) / V**4, abs=1e-17) == x.C
+    assert x.Gamma == pytest.approx(-eta * 1j / V**2, abs=1e-17)
+    assert pytest.approx(-eta / V**2, abs=1e-17) == x.H
+
+
+@pytest.mark.parametrize("bus8", VARIANTS)
+def test_operating_point_is_a_stable_equilibrium(bus8):
+    grid = ieee14(bus8)
+    u = torch.as_tensor(grid.operating_point())
+    field = GridField(grid)
+    assert field.inverters(None, u).abs().max() < 1e-13
+    assert field.balance(None, u).abs().max() < 1e-11
+    rates = np.linalg.eigvals(torch.autograd.functional.jacobian(lambda x: field(None, x), u).numpy()).real
+    assert (rates < -1e-3).sum() == 8
+    assert (abs(rates) < 1e-10).sum() == 20
+
+
+def test_operating_point_is_the_load_flow_where_bus_8_is_corrected():
+    grid = ieee14("corrected")
+    np.testing.assert_allclose(grid.operating_point(), grid.load_flow(), rtol=0, atol=1e-10)
+    published = complex_voltage(ieee14().operating_point())
+    assert abs(published[7]) < 0.4 < 0.6 < abs(published[6]) < 0.7
+
+
+def test_inverter_field_is_the_normal_form_and_zero_elsewhere():
+    grid, u = solved("published")
+    v, s = complex_voltage(u), grid.power(u)
+    expected = np.zeros_like(v)
+    for bus, x in grid.inverters.items():
+        p, q = s[..., bus].real, s[..., bus].imag
+        bracket = x.C * (abs(v[..., bus]) ** 2 - x.V**2) + x.Gamma * (p - x.P) + x.H * (q - x.Q)
+        expected[..., bus] = v[..., bus] * bracket
+    found = InverterField(grid)(None, torch.as_tensor(u)).numpy()
+    np.testing.assert_allclose(complex_voltage(found), expected, rtol=0, atol=1e-15)
+    assert not complex_voltage(found)[..., [1, *grid.load_buses]].any()
+
+
+@pytest.mark.parametrize("slack", [True, False])
+def test_jacobian_is_the_derivative(slack):
+    balance = PowerBalance(slack=slack)
+    torch.manual_seed(0)
+    u = torch.randn(3, 4, 28, dtype=torch.float64)
+    G = balance.jacobian(None, u)
+    assert G.shape == (3, 4, 20 if slack else 18, 28)
+    torch.testing.assert_close(G, differentiate(balance.forward, None, u, balance.m), rtol=0, atol=1e-12)
+    v = u[..., :14] + 1j * u[..., 14:]
+    Y = torch.as_tensor(ieee14().Y.toarray())
+    s = (v * (v @ Y.mT).conj())[..., ieee14().load_buses] - torch.as_tensor(ieee14().load_powers)
+    torch.testing.assert_close(balance(None, u)[..., :18], torch.cat([s.real, s.imag], -1), rtol=0, atol=1e-12)
+    assert balance.jacobian(None, u.float()).dtype == balance(None, u.float()).dtype == torch.float32
+    assert torch.autograd.gradgradcheck(lambda x: balance(None, x), u[0, :1].requires_grad_())
+
+
+def test_rows_of_the_loads_are_well_conditioned_on_the_data():
+    kappa = [
+        torch.linalg.cond(PowerBalance(slack=False).jacobian(None, torch.as_tensor(solved(x)[1]))) for x in VARIANTS
+    ]
+    assert all(k.min() > 16 and k.max() < 25 for k in kappa)
+
+
+@pytest.mark.parametrize("bus8", VARIANTS)
+def test_ambient_states_are_consistent_and_each_its_own(bus8):
+    grid = ieee14(bus8)
+    states = ambient_states(grid, seeds(8))
+    assert PowerBalance(grid)(None, torch.as_tensor(states)).abs().max() < 1e-10
+    assert np.linalg.norm(states - grid.operating_point(), axis=-1).min() > 0.1
+    alone = ambient_states(grid, seeds(8)[5:6])
+    np.testing.assert_allclose(alone[0], states[5], rtol=0, atol=1e-9)
+
+
+def test_projection_without_slack_rows_moves_the_slack_voltage():
+    balance = PowerBalance(slack=False)
+    u = torch.as_tensor(solved("published")[1][:, 0])
+    f = torch.ones_like(u)
+    f[:, [1, 15]] = 0
+    assert project_tangent(balance.jacobian(None, u), f)[:, [1, 15]].abs().min() > 1e-3
+    full = project_tangent(PowerBalance().jacobian(None, u), f)
+    assert full[:, [1, 15]].abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("bus8", VARIANTS)
+def test_grid_field_is_the_index_reduction(bus8):
+    grid, states = solved(bus8)
+    field, u = GridField(grid), torch.as_tensor(states[:, ::20])
+    f, G = field.inverters(None, u), field.balance.jacobian(None, u)
+    x = np.concatenate([grid.inverter_buses, 14 + grid.inverter_buses])
+    y = np.setdiff1d(np.arange(28), x)
+    expected = f.clone()
+    expected[..., y] = -torch.linalg.solve(G[..., y], (G[..., x] @ f[..., x, None])[..., 0])
+    torch.testing.assert_close(field(None, u), expected, rtol=0, atol=1e-13)
+    projected = ProjectedField(InverterField(grid), PowerBalance(grid), metric=field.get_buffer("metric"))
+    assert torch.equal(projected(None, u), field(None, u))
+    sparse = project_tangent(field.balance.sparse_jacobian(None, u), f, metric=field.get_buffer("metric"))
+    torch.testing.assert_close(sparse, expected, rtol=0, atol=1e-13)
+    assert field.balance(None, torch.as_tensor(states)).abs().max() < 1e-11
+
+
+def dense_reduction(grid):
+    """Rates of the inverters' voltages, and loads by Newton's method, in dense complex numpy."""
+    Y, inv = grid.Y.toarray(), grid.inverter_buses
+    loads, S = grid.load_buses, grid.load_powers
+    laws = [
+        np.array([getattr(grid.inverters[bus], name) for bus in inv]) for name in ("C", "Gamma", "H", "V", "P", "Q")
+    ]
+
+    def complete(x, guess):
+        v = guess.copy()
+        v[inv], v[grid.slack] = x, grid.slack_voltage
+        for _ in range(20):
+            i = Y @ v
+            residual = (v * i.conj() - S_all)[loads]
+            step_a = np.diag(i.conj()) + np.diag(v) @ Y.conj()
+            step_b = 1j * np.diag(i.conj()) - 1j * np.diag(v) @ Y.conj()
+            J = np.concatenate([step_a[np.ix_(loads, loads)], step_b[np.ix_(loads, loads)]], axis=1)
+            step = np.linalg.solve(np.concatenate([J.real, J.imag]), np.concatenate([residual.real, residual.imag]))
+            v[loads] -= complex_voltage(step)
+            if abs(step).max() < 1e-13:
+                break
+        return v
+
+    S_all = np.zeros(grid.n_buses, dtype=complex)
+    S_all[loads] = S
+
+    def rates(v):
+        C, Gamma, H, V, P, Q = laws
+        s = (v * (Y @ v).conj())[inv]
+        return v[inv] * (C * (abs(v[inv]) ** 2 - V**2) + Gamma * (s.real - P) + H * (s.imag - Q))
+
+    return complete, rates
+
+
+@pytest.mark.parametrize("bus8", VARIANTS)
+def test_trajectories_agree_with_an_implicit_solver_on_the_differential_states(bus8):
+    grid, states = solved(bus8)
+    complete, rates = dense_reduction(grid)
+    for u in states[:2]:
+        start = complex_voltage(u[0])
+        guess = [start]
+
+        def field(t, x, guess=guess):
+            guess[0] = complete(complex_voltage(x), guess[0])
+            rate = rates(guess[0])
+            return np.concatenate([rate.real, rate.imag])
+
+        x = start[grid.inverter_buses]
+        solution = solve_ivp(field, (0, 10), np.concatenate([x.real, x.imag]), method="Radau", rtol=1e-11, atol=1e-11)
+        end = complete(complex_voltage(solution.y[:, -1]), guess[0])
+        np.testing.assert_allclose(complex_voltage(u[-1]), end, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("bus8", VARIANTS)
+def test_trajectories_agree_with_sundials(bus8):
+    ida = pytest.importorskip("sksundae.ida")
+    grid, states = solved(bus8)
+    field = InverterField(grid)
+    balance = PowerBalance(grid)
+    x = np.concatenate([grid.inverter_buses, 14 + grid.inverter_buses])
+    y = np.setdiff1d(np.arange(28), x)
+
+    def residual(t, u, rate, out):
+        state = torch.as_tensor(np.array(u))
+        out[:8] = rate[x] - field(None, state).numpy()[x]
+        out[8:] = balance(None, state).numpy()
+
+    solver = ida.IDA(residual, rtol=1e-11, atol=1e-11, algebraic_idx=y, max_num_steps=100_000)
+    rate = GridField(grid)(None, torch.as_tensor(states[:3, 0])).numpy()
+    for u, start in zip(states[:3], rate, strict=True):
+        end = solver.solve(np.array([0.0, 10.0]), u[0], start).y[-1]
+        np.testing.assert_allclose(u[-1], end, rtol=0, atol=1e-8)
+
+
+def test_orthogonal_projection_of_the_differential_part_is_another_field():
+    grid, states = solved("published")
+    u = torch.as_tensor(states[:, 0])
+    field = GridField(grid)
+    orthogonal = project_tangent(field.balance.jacobian(None, u), field.inverters(None, u))
+    assert ((orthogonal - field(None, u)).norm(dim=-1) / field(None, u).norm(dim=-1)).min() > 0.1
+
+
+def test_large_grid_runs_through_sparse_rows():
+    grid = chain(241)
+    u = torch.as_tensor(grid.operating_point())
+    field = GridField(grid)
+    torch.manual_seed(0)
+    G, v = field.balance.jacobian(None, u), torch.randn(482, dtype=torch.float64)
+    metric = field.get_buffer("metric")
+    dense = project_tangent(G, v, metric=metric)
+    torch.testing.assert_close(
+        project_tangent(field.balance.sparse_jacobian(None, u), v, metric=metric), dense, rtol=0, atol=1e-9
+    )
+    start = ambient_states(grid, seeds(1), duration=0.01, tolerance=1e-8)
+    end = trajectories(grid, start, np.array([0.0, 0.1]), tolerance=1e-8)[:, -1]
+    assert field.balance(None, torch.as_tensor(end)).abs().max() < 1e-5
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ieee14("broken"), "published, corrected"),
+        (lambda: PowerBalance("ieee15"), "ieee14"),
+        (lambda: replace(ieee14(), slack=3), "exactly one"),
+        (lambda: replace(ieee14(), names=(1, 2)), "14 buses"),
+        (lambda: Inverter(P=0.0, V=0.0), "positive"),
+    ],
+)
+def test_bad_grids_are_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+@pytest.mark.unchecked
+def test_states_of_another_grid_are_refused():
+    with pytest.raises(ShapeError, match="28"):
+        PowerBalance().jacobian(None, torch.zeros(3, 26, dtype=torch.float64))
+
+
+def test_overloaded_grid_has_no_load_flow():
+    with pytest.raises(RuntimeError, match="did not converge"):
+        replace(ieee14(), loads={bus: 40 * S for bus, S in ieee14().loads.items()}).load_flow()
