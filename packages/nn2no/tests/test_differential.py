@@ -67,6 +67,39 @@ def test_at_the_base_spacing_it_is_the_convolution_with_weights_of_sum_zero():
     torch.testing.assert_close(conv(f, grid), expected)
 
 
+@pytest.mark.parametrize("kernel_size", [3, 5])
+def test_fields_are_continued_linearly_beyond_walls(kernel_size):
+    """f(-j) = f₀ - j (f₁ - f₀), and so at the other end and along the other axis."""
+    grid, conv, p = Grid.uniform((6, 7)), layer(1.0, kernel_size), kernel_size // 2
+    conv.base_spacing = (3 / 5, 3 / 6)
+    f = torch.randn(6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def at(values: torch.Tensor, i: int) -> torch.Tensor:
+        if i < 0:
+            return values[0] + i * (values[1] - values[0])
+        n = len(values)
+        return values[i] if i < n else values[-1] + (i - n + 1) * (values[-1] - values[-2])
+
+    wide = torch.stack([at(f, i) for i in range(-p, 6 + p)])
+    wide = torch.stack([at(wide.T, j) for j in range(-p, 7 + p)], 1)
+    expected = torch.zeros(2, 6, 7, dtype=torch.float64)
+    for a, b in itertools.product(range(kernel_size), repeat=2):
+        expected += 3 * conv.weight[:, 0, a, b, None, None] * (wide[a : a + 6, b : b + 7] - f)
+    torch.testing.assert_close(conv(f[None, None], grid)[0], expected, rtol=0, atol=1e-12)
+
+
+def test_cells_need_not_be_square():
+    """Spacings (1/48, 1/32) where the layer was made for (1/12, 1/8): four times as fine along both axes."""
+    torch.manual_seed(0)
+    conv = DifferentialConv2d(1, 2, (1 / 12, 1 / 8), dtype=torch.float64)
+    grid = Grid.uniform((48, 64), (1.0, 2.0), periodic=True)
+    f = torch.randn(1, 1, 48, 64, dtype=torch.float64)
+    expected = torch.zeros(1, 2, 48, 64, dtype=torch.float64)
+    for a, b in itertools.product(range(3), repeat=2):
+        expected += 4 * conv.weight[:, 0, a, b, None, None] * (f.roll((1 - a, 1 - b), (2, 3)) - f)
+    torch.testing.assert_close(conv(f, grid), expected, rtol=0, atol=1e-12)
+
+
 def test_gradients():
     grid, conv = Grid.uniform((5, 5)), layer(0.25)
     f = torch.randn(1, 1, 5, 5, dtype=torch.float64, requires_grad=True)

@@ -73,6 +73,77 @@ def test_it_is_its_sum():
     torch.testing.assert_close(conv(f, grid), expected)
 
 
+def polar_hats(dx: Tensor, dy: Tensor, r: float, n_r: int, n_phi: int) -> list[Tensor]:
+    """(1 - |ρ - ρ_b|/dr)₊ (1 - |φ - φ_b|/dφ)₊ with dr = 2r/(n_r + 1), dφ = 2π/n_φ; at ρ = 0 the mean of all angles."""
+    rho, phi, dr, dphi = torch.hypot(dx, dy), torch.atan2(dy, dx), 2 * r / (n_r + 1), 2 * math.pi / n_phi
+
+    def hat(rho: Tensor, phi: Tensor, ring: float, angle: float) -> Tensor:
+        turn = ((phi - angle + math.pi) % (2 * math.pi) - math.pi).abs()  # periodic
+        across = torch.where(rho == 0, 1 / n_phi, (1 - turn / dphi).clamp_min(0))
+        return (1 - (rho - ring).abs() / dr).clamp_min(0) * across
+
+    functions = [(1 - rho / dr).clamp_min(0)] if n_r % 2 else []
+    for i, j in itertools.product(range(n_r // 2), range(n_phi)):
+        if n_r % 2:
+            functions.append(hat(rho, phi, (i + 1) * dr, j * dphi))
+        else:
+            ring = (i + 0.5) * dr
+            functions.append(hat(rho, phi, ring, j * dphi) + hat(-rho, phi + math.pi, ring, j * dphi))
+    return functions
+
+
+def wave_products(dx: Tensor, dy: Tensor, r: float, n_x: int, n_y: int) -> list[Tensor]:
+    """1, sin πx/r, cos πx/r, sin 2πx/r, … along each axis, under cos²(πρ/2r)."""
+    window = (math.pi * torch.hypot(dx, dy) / (2 * r)).cos() ** 2
+    waves = [
+        lambda t: torch.ones_like(t),
+        lambda t: torch.sin(math.pi * t / r),
+        lambda t: torch.cos(math.pi * t / r),
+        lambda t: torch.sin(2 * math.pi * t / r),
+        lambda t: torch.cos(2 * math.pi * t / r),
+    ]
+    return [window * waves[i](dx) * waves[j](dy) for i, j in itertools.product(range(n_x), range(n_y))]
+
+
+def disk_polynomials(dx: Tensor, dy: Tensor, r: float, n: int, _: int) -> list[Tensor]:
+    """Those of a degree below 3, in x = ρ cos φ and y = ρ sin φ."""
+    x, y = dx / r, dy / r
+    return [torch.ones_like(x), y, x, 2 * x * y, 2 * (x**2 + y**2) - 1, x**2 - y**2][: n * (n + 1) // 2]
+
+
+@pytest.mark.parametrize("walls", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("basis", "functions", "shape"),
+    [
+        ("piecewise-linear", polar_hats, (3, 5)),
+        ("piecewise-linear", polar_hats, (2, 3)),
+        ("piecewise-linear", polar_hats, (4, 5)),
+        ("morlet", wave_products, (4, 5)),
+        ("zernike", disk_polynomials, (3, 3)),
+    ],
+)
+def test_it_is_its_formula_pair_by_pair(basis, functions, shape, walls):
+    """Of nodes x and y on an anisotropic grid, with Δ_i of the trapezoidal rule at walls, where f ends."""
+    r, conv = 0.45, layer(0.45, shape, basis=basis)
+    grid = Grid.uniform(17, 1.0, periodic=not walls[0]) * Grid.uniform(13, 1.2, periodic=not walls[1])
+    f = torch.randn(1, 2, 17, 13, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    hx, hy = (axis.spacing for axis in grid.axes)
+    steps = torch.arange(-9, 10, dtype=torch.float64)
+    lattice = torch.meshgrid(hx * steps, hy * steps, indexing="ij")
+    dx, dy = (c[:, None] - c for c in grid.coords.reshape(-1, 2).unbind(-1))  # x_i - y_j
+    dx = dx if walls[0] else (dx + 0.5) % 1.0 - 0.5
+    dy = dy if walls[1] else (dy + 0.6) % 1.2 - 0.6
+    expected = conv.bias.view(1, 3, 1).expand(1, 3, 17 * 13).clone()
+    pairs = zip(functions(*lattice, r, *shape), functions(dx, dy, r, *shape), strict=True)
+    inside = torch.hypot(*lattice) <= r
+    for b, (everywhere, psi) in enumerate(pairs):
+        mass = (everywhere * inside).abs().sum() * hx * hy
+        psi = torch.where(torch.hypot(dx, dy) <= r, psi, 0.0) / mass
+        g = torch.einsum("nci,i,ij->ncj", f.flatten(2), grid.weights.flatten(), psi)
+        expected += torch.einsum("oc,ncj->noj", conv.weight[:, :, b], g)
+    torch.testing.assert_close(conv(f, grid).flatten(2), expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("n", [16, 40])  # few points under the kernel are summed, many transformed
 def test_equivariant_to_shifts_on_periodic_grids(n):
     conv, grid = layer(0.2), square(n)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from nn2no.problems._vorticity import solve_vorticity
+from nn2no.problems._vorticity import VorticityEquation, solve_vorticity
 from nn2no.problems.navier_stokes import NavierStokes, sample_forcing
 from sciml.errors import ConfigError, DataError, ShapeError
 from sciml.grids import Grid
@@ -108,6 +108,16 @@ def test_64_nodes_resolve_the_vorticity(reynolds, expected):
     )
     difference = (coarse - fine[:, ::2, ::2]).norm(dim=(1, 2)) / coarse.norm(dim=(1, 2))
     assert expected / 2 <= float(difference.mean()) <= expected * 2
+
+
+def test_the_step_is_bounded_along_each_axis_by_its_spacing():
+    """cfl / max(|u₁|/h₁ + |u₂|/h₂) of each sample, with h = (1/8, 3/16)."""
+    equation = VorticityEquation((8, 16), (1.0, 3.0), torch.zeros((), dtype=torch.float64), 1.0)
+    u = torch.zeros(3, 2, 8, 16, dtype=torch.float64)
+    u[0, 0, 3, 4], u[1, 1, 5, 6], u[2, :, 1, 2] = 2.0, -2.0, 1.0
+    expected = torch.tensor([0.5 / 16, 0.5 * 3 / 32, 0.5 / (8 + 16 / 3)], dtype=torch.float64)
+    torch.testing.assert_close(equation.step_size(u, 0.5, 1.0).flatten(), expected)
+    assert float(equation.step_size(u, 0.5, 0.01).max()) == 0.01
 
 
 def test_a_sample_does_not_depend_on_its_batch():

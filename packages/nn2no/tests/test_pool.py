@@ -166,6 +166,34 @@ def test_constants_pass_at_the_ends_of_axes_without_padding(s):
         torch.testing.assert_close(y, torch.ones_like(y), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("s", [1, 2, 3])
+def test_suprema_on_periodic_axes_are_over_windows_that_wrap(s):
+    """The last window begins two spacings before the end and spans s of them."""
+    x = random(1, 1, 8 * s, 6 * s)
+    y = supremum_pool(x, 2, scale=(s, s), periodic=(True, False))
+    rows = torch.stack([x.roll(-j, 2)[:, :, ::2] for j in range(s + 1)]).amax(0)
+    columns = F.pad(rows, (0, s), value=-math.inf).unfold(3, s + 1, 2).amax(-1)
+    assert torch.equal(y, columns)
+
+
+@pytest.mark.parametrize("s", [1, 2, 3])
+def test_nearest_upsampling_of_periodic_fields_commutes_with_shifts(s):
+    x = random(1, 2, 4 * s, 5 * s)
+    options = {"size": (8 * s, 10 * s), "mode": "nearest", "scale": (s, s), "periodic": True}
+    y = upsample(x.roll((1, 3), (2, 3)), **options)
+    torch.testing.assert_close(y, upsample(x, **options).roll((2, 6), (2, 3)), rtol=0, atol=1e-13)
+
+
+def test_the_supremum_between_points_that_are_no_nodes_is_over_their_interval():
+    """Two points at the distance of 2 spacings of the base grid are 3 nodes apart, but from -3/2 to 3/2."""
+    x = random(1, 1, 12)
+    y = supremum_pool(x, 2, 1, 1, 2, scale=(Fraction(3, 2),))
+    expected = F.max_pool1d(x, 3, 1, 1)
+    assert torch.equal(y, expected)
+    nodes = supremum_pool(x, 2, 1, 0, 2, scale=(Fraction(3, 2),))  # from 0 to 3
+    assert torch.equal(nodes, torch.maximum(x[..., :-3], x[..., 3:]))
+
+
 @pytest.mark.unchecked
 @pytest.mark.parametrize(
     "call",
