@@ -12,6 +12,8 @@ from nn2no.spectral import SpectralConv
 from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 TWO_PI = 2 * math.pi
 
@@ -173,6 +175,39 @@ def test_coefficients_on_padded_axes_are_integrals_over_the_period(padding):
     coefficient = ((1 + 1j * omega) * cmath.exp(-1j * omega) - 1) / (omega**2 * P)
     expected = 2 * (coefficient * torch.exp(1j * omega * x)).real
     torch.testing.assert_close(conv(x[None, None], grid)[0, 0], expected, rtol=0, atol=1e-13)
+
+
+class NoComplexNumbers(TorchDispatchMode):
+    """A device that has none."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        assert not any(isinstance(t, Tensor) and t.is_complex() for t in tree_leaves(out)), func
+        return out
+
+
+@pytest.mark.parametrize(
+    ("shape", "modes", "options"),
+    [((12,), 3, {}), ((12, 11), 3, {"padding": 0.3}), ((64, 65), 24, {}), ((9, 10, 8), 3, {"bias": False})],
+)
+def test_devices_without_complex_numbers_compute_the_same(shape, modes, options, monkeypatch):
+    conv = SpectralConv(2, 3, (modes,) * len(shape), dtype=torch.float64, **options)
+    if conv.bias is not None:
+        torch.nn.init.normal_(conv.bias)
+    f = torch.randn(2, 2, *shape, dtype=torch.float64, requires_grad=True)
+    grid, to = Grid.uniform(shape, periodic="padding" not in options), periodic(*(n + 3 for n in shape))
+
+    def both() -> list[Tensor]:
+        g = conv(f, grid, to)
+        return [g, *torch.autograd.grad(g.square().sum(), [f, *conv.parameters()])]
+
+    expected = both()
+    monkeypatch.setattr("nn2no.spectral.has_complex", lambda device_type: False)
+    both()  # matrices are made of complex numbers on the CPU, once
+    with NoComplexNumbers():
+        found = both()
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-13 * max(1.0, float(b.detach().abs().max())))
 
 
 def test_gradients():

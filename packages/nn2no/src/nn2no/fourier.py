@@ -153,6 +153,16 @@ def to_sinusoids(line: Line, k: int, padding: float, device: torch.device) -> Te
     return to_modes(line, k, padding, device).mH
 
 
+def to_modes_in_parts(line: Line, k: int, padding: float, device: torch.device) -> Tensor:
+    """(2, 2k + 1, 2k + 1): the real and the imaginary part of `to_modes`."""
+    return torch.view_as_real(to_modes(line, k, padding, device)).movedim(-1, 0)
+
+
+def to_sinusoids_in_parts(line: Line, k: int, padding: float, device: torch.device) -> Tensor:
+    """(2, 2k + 1, 2k + 1): the real and the imaginary part of `to_sinusoids`."""
+    return torch.view_as_real(to_sinusoids(line, k, padding, device).resolve_conj()).movedim(-1, 0)
+
+
 def last_analysis(line: Line, k: int, padding: float, device: torch.device) -> Tensor:
     """(node, pairs): coefficients from 0 to k of real values, each as a real and an imaginary column."""
     c = waves(line, torch.arange(k + 1, device=device), padding) * shares(line, padding, device)
@@ -164,6 +174,21 @@ def last_synthesis(line: Line, k: int, padding: float, device: torch.device) -> 
     modes = torch.arange(k + 1, device=device)
     c = waves(line, modes, padding) * torch.where(modes == 0, 1, 2)[:, None]
     return torch.stack([c.real, -c.imag], 1).flatten(0, 1)
+
+
+@torch.compiler.assume_constant_result
+def has_complex(device_type: str) -> bool:
+    """Whether matrices of complex numbers can be multiplied on that type of device."""
+    return _tried(device_type)
+
+
+@functools.lru_cache(maxsize=16)
+def _tried(device_type: str) -> bool:
+    try:
+        one = torch.ones(1, 1, 1, dtype=torch.complex64, device=device_type)
+        return bool((one @ one).real.cpu() == 1)
+    except (RuntimeError, TypeError):
+        return False
 
 
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}

@@ -1,6 +1,6 @@
 """Convolution in Fourier space with a learned multiplier of finitely many modes (arXiv:2506.10973, §3.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nn2no.fourier import (
     Line,
     analysis,
+    has_complex,
     kept_modes,
     last_analysis,
     last_synthesis,
@@ -20,7 +21,9 @@ from nn2no.fourier import (
     matrix,
     synthesis,
     to_modes,
+    to_modes_in_parts,
     to_sinusoids,
+    to_sinusoids_in_parts,
 )
 
 
@@ -96,7 +99,8 @@ class SpectralConv(nn.Module):
 
     def _convolve(self, f: Tensor, source: Sequence[Line], target: Sequence[Line]) -> Tensor:
         kept = [kept_modes(a, b, m, self.padding) for a, b, m in zip(source, target, self.n_modes, strict=True)]
-        if _fft_is_faster(source, kept) and _fft_is_faster(target, kept):
+        in_parts = not has_complex(f.device.type)
+        if not in_parts and _fft_is_faster(source, kept) and _fft_is_faster(target, kept):
             return _from_modes_by_fft(
                 self._multiply(_to_modes_by_fft(f, kept), kept), [line.n for line in target], kept
             )
@@ -108,14 +112,18 @@ class SpectralConv(nn.Module):
         for i in axes:
             f = _along(matrix(analysis, source[i], kept[i], *where), f, i + 2)
         pairs = f @ matrix(last_analysis, source[-1], kept[-1], *where)
-        c = torch.view_as_complex(pairs.unflatten(-1, (-1, 2)))
-        c = c.permute(*range(2, c.ndim), 0, 1)  # (k_1, …, k_last, batch, channel)
-        for i in axes:
-            c = _along(matrix(to_modes, source[i], kept[i], *where), c, i)
-        g = self._multiply(c, kept)
-        for i in axes:
-            g = _along(matrix(to_sinusoids, target[i], kept[i], *where), g, i)
-        pairs = torch.view_as_real(g.permute(-2, -1, *range(g.ndim - 2)).contiguous()).flatten(-2)
+        c = pairs.unflatten(-1, (-1, 2)).movedim((0, 1), (-3, -2))  # (k_1, …, k_last, batch, channel, part)
+        if in_parts:
+            g = self._multiply_in_parts(c.movedim(-1, 0), source, target, kept, where).movedim(0, -1)
+        else:
+            c = torch.view_as_complex(c)
+            for i in axes:
+                c = _along(matrix(to_modes, source[i], kept[i], *where), c, i)
+            c = self._multiply(c, kept)
+            for i in axes:
+                c = _along(matrix(to_sinusoids, target[i], kept[i], *where), c, i)
+            g = torch.view_as_real(c)
+        pairs = g.movedim((-3, -2), (0, 1)).flatten(-2)
         g = pairs @ matrix(last_synthesis, target[-1], kept[-1], *where)
         for i in axes:
             g = _along(matrix(synthesis, target[i], kept[i], *where), g, i + 2)
@@ -123,11 +131,7 @@ class SpectralConv(nn.Module):
 
     def _multiply(self, c: Tensor, kept: Sequence[int]) -> Tensor:
         """One matrix product for each mode, (k_1, …, k_last, batch, channel), and the bias as the mode zero."""
-        kind = c.real.dtype
-        R = self.weight.to(kind)
-        for dim, (k, m) in enumerate(zip(kept[:-1], self.n_modes[:-1], strict=True)):
-            R = R.narrow(dim, m - k, 2 * k + 1)
-        R = torch.view_as_complex(R.narrow(len(kept) - 1, 0, kept[-1] + 1))
+        R = torch.view_as_complex(self._multiplier(c.real.dtype, kept))
         if self.bias is None:
             return c @ R
         # a sum over the field would take as long as its transform
@@ -136,8 +140,36 @@ class SpectralConv(nn.Module):
         parts = (t.flatten(0, len(kept) - 1) for t in (zero, c, R))
         return torch.baddbmm(*parts).unflatten(0, c.shape[:-2])
 
+    def _multiplier(self, kind: torch.dtype, kept: Sequence[int]) -> Tensor:
+        """(k_1, …, k_last, in_channel, out_channel, part) of the kept modes."""
+        R = self.weight.to(kind)
+        for dim, (k, m) in enumerate(zip(kept[:-1], self.n_modes[:-1], strict=True)):
+            R = R.narrow(dim, m - k, 2 * k + 1)
+        return R.narrow(len(kept) - 1, 0, kept[-1] + 1)
+
+    def _multiply_in_parts(
+        self, c: Tensor, source: Sequence[Line], target: Sequence[Line], kept: Sequence[int], where: tuple
+    ) -> Tensor:
+        """From and to sinusoids, (part, k_1, …, k_last, batch, channel), on devices without complex numbers."""
+        axes = range(len(kept) - 1)
+        for i in axes:
+            M = matrix(to_modes_in_parts, source[i], kept[i], *where)
+            c = _product_in_parts(lambda m, c, i=i: _along(m, c, i), M, c)
+        g = _product_in_parts(torch.matmul, c, self._multiplier(c.dtype, kept).movedim(-1, 0))
+        if self.bias is not None:
+            g[(0, *kept[:-1], 0)] += self.bias.to(g)
+        for i in axes:
+            M = matrix(to_sinusoids_in_parts, target[i], kept[i], *where)
+            g = _product_in_parts(lambda m, g, i=i: _along(m, g, i), M, g)
+        return g
+
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, n_modes={self.n_modes}, padding={self.padding}"
+
+
+def _product_in_parts(times: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """(a₀ + i a₁)(b₀ + i b₁) as a pair."""
+    return torch.stack([times(a[0], b[0]) - times(a[1], b[1]), times(a[0], b[1]) + times(a[1], b[0])])
 
 
 def _along(m: Tensor, f: Tensor, dim: int) -> Tensor:
