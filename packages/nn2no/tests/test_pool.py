@@ -101,6 +101,8 @@ def test_means_on_node_grids_tend_to_integrals_over_hats_with_order_two(n_out):
         mean = adaptive_average(x, n_out, scale=(s,), ends=True)
         nodes = to_base(x, (Fraction(s),), (True,))
         torch.testing.assert_close(mean, F.adaptive_avg_pool1d(nodes, n_out), rtol=0, atol=1e-15)
+        without = to_base(x[..., :-1], (Fraction(s),), (False,))  # the same hats, all but the last
+        torch.testing.assert_close(without, nodes[..., :-1], rtol=0, atol=1e-15)
         errors.append(float((mean - limit).abs().max()))
     assert all(3.9 < a / b < 4.1 for a, b in itertools.pairwise(errors))
     coarse = adaptive_average(torch.linspace(0, 1, 5)[None, None].double(), 9, scale=(0.5,), ends=True)
