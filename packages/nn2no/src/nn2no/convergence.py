@@ -19,7 +19,16 @@ from sciml.grids import Grid
 from torch import Tensor, nn
 
 from nn2no.conversion import ConvertedOperator
-from nn2no.refinement import Norm, Probe, difference, intervals, random_fields, refined, spectrum_tail
+from nn2no.refinement import (
+    Norm,
+    Probe,
+    difference,
+    input_channels,
+    intervals,
+    random_fields,
+    refined,
+    spectrum_tail,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -322,8 +331,8 @@ def _parts(op: object) -> list[nn.Module]:
 
 
 def _channels(op: object, given: int | None) -> int:
-    known = [c for m in _parts(op) if isinstance(c := getattr(m, "in_channels", None), int)]
-    return given or (known[0] if known else 1)
+    found = [input_channels(part) for part in _parts(op)[:1]]
+    return given or (found[0] if found else None) or 1
 
 
 def _guess_domain(op: object) -> Grid:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from sciml.errors import ConfigError
 from sciml.grids import Grid
-from torch import Tensor
+from torch import Tensor, nn
 
 Norm = Literal["l2", "max"]
 Probe = Callable[[Grid], Tensor]
@@ -100,3 +100,12 @@ def _with_shape(domain: Grid, shape: Sequence[int]) -> Grid:
 
 def _grid_of(u: Tensor, domain: Grid) -> Grid:
     return _with_shape(domain, tuple(u.shape[2:]))
+
+
+def input_channels(module: nn.Module) -> int | None:
+    """Those of its first layer that says so; None if none does."""
+    for layer in module.modules():
+        channels = layer.in_features if isinstance(layer, nn.Linear) else getattr(layer, "in_channels", None)
+        if isinstance(channels, int):
+            return channels
+    return None

@@ -14,9 +14,10 @@ from nn2no.conversion.place import Options
 from nn2no.conversion.report import ConversionReport, Row, describe
 from nn2no.conversion.trace import Trace, paths, record, untouched
 from nn2no.errors import ConversionError
+from nn2no.refinement import input_channels
 
 CHOICES = {
-    "conv": ("integral", "kernel-interp", "differential", "spectral"),
+    "conv": ("integral", "kernel-interp", "kernel-interp-fourier", "differential", "spectral"),
     "norm": ("quadrature", "torch"),
     "attention": ("quadrature", "torch"),
     "pool": ("physical", "torch"),
@@ -29,7 +30,7 @@ def convert(
     module: nn.Module,
     base_grid: Grid,
     *,
-    conv: Literal["integral", "kernel-interp", "differential", "spectral"] = "integral",
+    conv: Literal["integral", "kernel-interp", "kernel-interp-fourier", "differential", "spectral"] = "integral",
     norm: Literal["quadrature", "torch"] = "quadrature",
     attention: Literal["quadrature", "torch"] = "quadrature",
     pool: Literal["physical", "torch"] = "physical",
@@ -47,12 +48,15 @@ def convert(
     and control flow that does not depend on sizes are converted like modules, and the base grid sees no change.
 
     Products of tensors, Fourier transforms and lengths (`einsum`, `matmul`, `fft`, `norm`) are left as they are, since
-    whether they count points depends on what is done with them: see `check_discretization_convergence`.
+    whether they count points depends on what is done with them, as a softmax over points is right only if a sum over
+    them follows: see `check_discretization_convergence`. What a coarse grid cannot hold is left out with a
+    `ResolutionWarning`; `warnings.simplefilter("error", nn2no.ResolutionWarning)` makes that an error.
 
     Parameters
     ----------
     conv
-        "integral": kernels of fixed physical size. "kernel-interp": kernels resized like images (as the authors do).
+        "integral": kernels of fixed physical size. "kernel-interp": kernels resized like images (as the authors do),
+        "kernel-interp-fourier": by Fourier interpolation; both for comparison.
         "differential": the differential operator of the same moments (up to 3 taps). "spectral": a multiplier of the
         modes of the base grid (periodic axes).
     norm, attention, pool
@@ -137,13 +141,9 @@ def _example(module: nn.Module, grid: Grid, given: Any) -> tuple[Any, ...]:
             )
         return example
     first = next((p for p in module.parameters() if p.is_floating_point()), None)
-    for layer in module.modules():
-        channels = getattr(layer, "in_channels", None)
-        if channels is None and isinstance(layer, nn.Linear):
-            channels = layer.in_features
-        if isinstance(channels, int):
-            kind = {"dtype": first.dtype, "device": first.device} if first is not None else {}
-            return (torch.zeros(2 if module.training else 1, channels, *grid.shape, **kind),)
+    if (channels := input_channels(module)) is not None:
+        kind = {"dtype": first.dtype, "device": first.device} if first is not None else {}
+        return (torch.zeros(2 if module.training else 1, channels, *grid.shape, **kind),)
     raise ConversionError("the number of input channels is not known: pass an example_input on the base grid")
 
 

@@ -29,7 +29,7 @@ from nn2no.local import (
     pad_pairs,
     per_axis,
 )
-from nn2no.pool import adaptive_average, average_pool, supremum_pool
+from nn2no.pool import average_pool, supremum_pool
 from nn2no.scale import Scale, refined_size
 from nn2no.upsample import upsample
 
@@ -87,9 +87,12 @@ def _alternative(
         return resized_conv(*tensors, dilation=dilation, **options)
     if conv == "differential" and max(taps) > 3:
         raise ConversionError(f"{call.path}: {taps} taps; differential operators go up to 3: conv='integral'.")
-    if conv == "kernel-interp" and max(dilation) > 1:
+    if conv == "differential":
+        y = moment_conv(*tensors, **options)
+    elif max(dilation) > 1:
         raise ConversionError(f"{call.path}: interpolated kernels have no dilation; use conv='integral'.")
-    y = (moment_conv if conv == "differential" else kernel_interpolation_conv)(*tensors, **options)
+    else:
+        y = kernel_interpolation_conv(*tensors, kind="fourier" if conv.endswith("fourier") else "linear", **options)
     return _fit(y, [refined_size(n, si, end) for n, si, end in zip(call.output[2:], s, place.ends, strict=True)])
 
 
@@ -111,7 +114,7 @@ def transposed(place: Place, call: Call, a: dict[str, Any], original: Callable[[
         return original()
     names = (("stride", 1), ("padding", 0), ("output_padding", 0), ("groups", 1), ("dilation", 1))
     options = {n: _value(call, n, d) for n, d in names}
-    if place.options.conv == "kernel-interp":
+    if place.options.conv.startswith("kernel-interp"):
         wanted = [refined_size(n, si, e) for n, si, e in zip(call.output[2:], s, place.ends, strict=True)]
         y = kernel_interpolation_conv_transpose(
             a["input"], a["weight"], a.get("bias"), scale=s, ends=place.ends, **options
@@ -267,14 +270,13 @@ def shift(place: Place, call: Call, a: dict[str, Any], original: Callable[[], An
 def mean(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
     x, axes = a["input"], a.get("dim")
     axes = () if axes is None else tuple(d % x.ndim for d in ((axes,) if isinstance(axes, int) else axes))
-    space = tuple(range(2, place.dim + 2))
-    if not any(place.ends) or x.ndim != place.dim + 2 or axes != space:
+    if not any(place.ends) or x.ndim != place.dim + 2 or not axes or min(axes) < 2:
         return original()
     s = place.scale_of(call, x)
     if s is None:
         return original()
-    y = adaptive_average(x, 1, scale=s, ends=place.ends)
-    return y if a.get("keepdim") else y.flatten(1)
+    over = tuple(si if axis in axes else Fraction(1) for axis, si in enumerate(s, start=2))
+    return to_base(x, over, place.ends).mean(axes, keepdim=bool(a.get("keepdim")))
 
 
 def flattening(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:

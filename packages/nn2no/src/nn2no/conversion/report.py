@@ -22,13 +22,15 @@ REASONS = {
     "pixel unshuffle": "a convolution with one tap a channel",
     "attention": "a ratio of integrals; class and register tokens are atoms",
     "multi-head attention": "a ratio of integrals; class and register tokens are atoms",
-    "softmax": "a ratio of integrals; class and register tokens are atoms",
+    "softmax": "a ratio of integrals, if a sum over the points follows as in attention; alone, its values fall as "
+    "points are added",
     "flattening": "a readout: integrals against the hats of the base grid's nodes",
-    "mean": "an integral divided by the volume",
+    "mean": "an integral divided by the volume; between nodes at both ends, of first order except over axes of a field",
     "slicing": "a part of fixed physical place and size",
 }
 CONV_REASONS = {
     "kernel-interp": "the kernel resized like an image",
+    "kernel-interp-fourier": "the kernel resized like a periodic image",
     "differential": "the differential operator of the same moments",
     "spectral": "a multiplier of the modes of the base grid",
 }

@@ -18,11 +18,17 @@ from nn2no.pool import adaptive_average, adaptive_supremum
 from nn2no.resample import fourier_resize
 from nn2no.upsample import pixel_shuffle, pixel_unshuffle
 
+_MATHEMATICAL = ("relu", "tanh", "sigmoid", "sin", "cos", "abs", "exp", "square", "pow", "erf", "sinh", "cosh", "atan")
+_MATHEMATICAL += ("clamp", "clamp_min", "clamp_max", "clip", "log", "log1p", "sqrt", "reciprocal")
 ACTIVATIONS = {
-    *(F.gelu, F.relu, F.silu, F.elu, F.leaky_relu, F.selu, F.celu, F.mish, F.softplus, F.hardswish, F.relu6),
-    *(torch.relu, torch.relu_, torch.tanh, torch.sigmoid, torch.sin, torch.cos),
-    *(torch.Tensor.relu, torch.Tensor.relu_, torch.Tensor.tanh, torch.Tensor.sigmoid, torch.Tensor.sin),
+    *(F.gelu, F.relu, F.silu, F.elu, F.leaky_relu, F.selu, F.celu, F.mish, F.softplus, F.hardswish, F.relu6, F.prelu),
+    *(F.hardtanh, F.logsigmoid, F.softsign, F.glu, F.hardsigmoid, F.threshold, F.tanhshrink, F.softshrink),
+    *(F.hardshrink, torch.relu_, torch.prelu, torch.Tensor.relu_, torch.Tensor.prelu, torch.Tensor.__pow__),
+    *(getattr(torch, name) for name in _MATHEMATICAL),
+    *(getattr(torch.Tensor, name) for name in _MATHEMATICAL),
 }
+# nonlinear only where both factors are fields
+PRODUCTS = {torch.mul, torch.multiply, torch.Tensor.mul, torch.Tensor.multiply, torch.Tensor.__mul__}
 
 
 RULES: dict[str, Callable[..., Any]] = {
@@ -77,7 +83,7 @@ class Conversion(TorchFunctionMode):
         """What the call becomes. SciMLError if it cannot be converted."""
         found = known(func, args)
         if found is None:
-            if self.antialias and func in ACTIVATIONS and isinstance(args[0], Tensor):
+            if self.antialias and (func in ACTIVATIONS or func in PRODUCTS) and args and isinstance(args[0], Tensor):
                 return self.activate(func, *args, **kwargs)
             return func(*args, **kwargs)
         kind, names = found
@@ -123,6 +129,11 @@ class Conversion(TorchFunctionMode):
     def activate(self, func: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The nonlinearity on a grid twice as fine, then filtered."""
         space = x.shape[2:]
-        if x.ndim != self.place.dim + 2 or min(space) < 2:
+        fields = [x, *(a for a in args if isinstance(a, Tensor) and a.shape[2:] == space)]
+        if x.ndim != self.place.dim + 2 or min(space) < 2 or not x.dtype.is_floating_point:
             return func(x, *args, **kwargs)
-        return fourier_resize(func(fourier_resize(x, [2 * n for n in space]), *args, **kwargs), space)
+        if func in PRODUCTS and len(fields) < 2:
+            return func(x, *args, **kwargs)
+        fine = [2 * n for n in space]
+        refined = [fourier_resize(a, fine) if any(a is f for f in fields) else a for a in (x, *args)]
+        return fourier_resize(func(*refined, **kwargs), space)
