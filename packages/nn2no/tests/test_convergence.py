@@ -243,3 +243,48 @@ def test_a_converted_network_is_left_in_training():
     assert op.training
     assert network.training
     assert network[1].training
+
+
+class PointByPoint(nn.Module):
+    """Dense layers over three channels, at every point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 1))
+
+    def forward(self, f: Tensor) -> Tensor:
+        return self.net(f.movedim(1, -1)).movedim(-1, 1)
+
+
+def test_channels_of_a_first_dense_layer_are_known():
+    torch.manual_seed(0)
+    report = check(PointByPoint(), FEW, domain=Grid.uniform((16, 16), periodic=True))
+    assert report.consistent
+    assert report.converges
+
+
+def test_a_layer_that_inherits_a_bad_input_is_not_the_culprit():
+    torch.manual_seed(0)
+    report = check(nn.Sequential(nn.Conv2d(1, 1, 1), OddPixels(), circular(1, 1, 1)), FEW, base=16)
+    assert not report.consistent or not report.converges
+    assert report.culprit == "1"
+
+
+def test_the_order_leaves_out_the_step_from_the_base_grid():
+    """That step holds the mismatch: here errors 1, 1/4, 1/16, … after a first one a hundred times as large."""
+
+    def op(f: Tensor) -> Tensor:
+        n = f.shape[-1]
+        return f * (1 + 16 / n**2 + (0.5 if n == 16 else 0.0))
+
+    grid = Grid.uniform((16,), periodic=True)
+    report = check(op, (16, 32, 64, 128), domain=grid, base=16, in_channels=1)
+    assert report.order == pytest.approx(2, abs=0.05)
+    assert report.base_mismatch > 0.3
+
+
+@pytest.mark.parametrize(("rate", "converges"), [(0.2, False), (0.6, True)])
+def test_convergence_needs_an_order(rate, converges):
+    grid = Grid.uniform((16,), periodic=True)
+    report = check(lambda f: f * (1 + f.shape[-1] ** -rate), (16, 32, 64, 128), domain=grid, in_channels=1)
+    assert report.converges is converges

@@ -1,5 +1,6 @@
 """Weights integrate what they claim to integrate."""
 
+import contextlib
 import math
 
 import pytest
@@ -93,3 +94,11 @@ def test_bad_weights_and_points_are_named(call, error, message):
 def test_good_weights_pass():
     check_weights(trapezoid(9, 3.0), 9, 3)
     check_weights(delaunay(cloud(9)).float(), cloud(9), 1.0005)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(("factor", "fine"), [(1.0005, True), (1.002, False)])
+def test_weights_must_sum_to_the_volume_to_a_thousandth(factor, fine):
+    w = torch.full((10,), 0.1, dtype=torch.float64) * factor
+    with contextlib.nullcontext() if fine else pytest.raises(ValueError, match="sum"):
+        check_weights(w, 10, 1.0)
