@@ -32,6 +32,13 @@ def test_one_function_at_odd_and_even_sizes_of_every_dimension(shapes):
     assert float(fine.norm(difference) / fine.norm(b)) < 2e-3
 
 
+@pytest.mark.parametrize("shape", [(16,), (16, 16), (64, 64), (8, 9, 10)])
+def test_an_empty_batch_stays_empty(shape):
+    for padding in (0.0, 0.25):
+        model = small(n_modes=(3,) * len(shape), periodic=padding == 0, padding=padding)
+        assert model(torch.zeros(0, 1, *shape, dtype=torch.float64)).shape == (0, 1, *shape)
+
+
 def test_the_output_can_be_asked_for_on_another_grid():
     model, fine = small(), Grid.uniform((48, 50), periodic=True)
     f = smooth(24, 24)

@@ -36,7 +36,7 @@ class ChannelLinear(nn.Module):
         weight = self.weight.expand(len(x), -1, -1)
         nodes = x.flatten(2) if x.ndim > 2 else x[..., None]
         if add is not None:
-            y = torch.baddbmm(add.reshape(len(x), len(self.weight), -1), weight, nodes)
+            y = torch.baddbmm(add.reshape(len(x), len(self.weight), nodes.shape[-1]), weight, nodes)
             y = y if self.bias is None else y + self.bias[:, None]
         else:
             y = torch.bmm(weight, nodes) if self.bias is None else torch.baddbmm(self.bias[:, None], weight, nodes)
