@@ -1,7 +1,9 @@
 """Power grids: load flow, power balance, the index-reduced field against implicit solvers, initial states."""
 
+import sys
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -261,6 +263,61 @@ def test_large_grid_runs_through_sparse_rows():
     start = ambient_states(grid, seeds(1), duration=0.01, tolerance=1e-8)
     end = trajectories(grid, start, np.array([0.0, 0.1]), tolerance=1e-8)[:, -1]
     assert field.balance(None, torch.as_tensor(end)).abs().max() < 1e-5
+
+
+class Table(dict):
+    """Columns by name with an index, as pandas has them."""
+
+    def __init__(self, index=None, **columns):
+        super().__init__({name: np.array(values) for name, values in columns.items()})
+        self.index = np.arange(len(next(iter(columns.values())))) if index is None else np.array(index)
+
+
+def small_network(**tables):
+    given = {
+        "bus": Table(index=[5, 7, 9, 11], vn_kv=[110.0, 110.0, 110.0, 20.0], in_service=[True] * 4),
+        "line": Table(
+            from_bus=[5, 7, 5],
+            to_bus=[7, 9, 9],
+            length_km=[10.0, 20.0, 1.0],
+            r_ohm_per_km=[0.1, 0.1, 0.1],
+            x_ohm_per_km=[0.4, 0.4, 0.4],
+            parallel=[1, 2, 1],
+            in_service=[True, True, False],
+        ),
+        "trafo": Table(
+            hv_bus=[9], lv_bus=[11], sn_mva=[40.0], vk_percent=[10.0], vkr_percent=[6.0], vn_lv_kv=[22.0], parallel=[1]
+        ),
+        "load": Table(bus=[11, 9], p_mw=[8.0, 5.0], q_mvar=[2.0, 1.0], scaling=[0.5, 1.0]),
+        "gen": Table(bus=[9], p_mw=[7.0], vm_pu=[1.01], scaling=[1.0]),
+        "ext_grid": Table(bus=[5], vm_pu=[1.02], va_degree=[30.0]),
+    }
+    return SimpleNamespace(sn_mva=100.0, **(given | tables))
+
+
+def test_tables_of_pandapower_become_a_grid():
+    grid = PowerGrid.from_pandapower(small_network())
+    ohm = 110**2 / 100
+    y = [ohm / (1 + 4j), 2 * ohm / (2 + 8j), 1 / ((0.06 + 0.08j) * 100 / 40 * 1.1**2)]
+    expected = series_admittances(4, np.array([[0, 1], [1, 2], [2, 3]]), np.array(y))
+    np.testing.assert_allclose(grid.Y.toarray(), expected.toarray(), rtol=1e-14)
+    assert grid.names == (5, 7, 9, 11)
+    assert grid.slack == 0
+    assert grid.slack_voltage == pytest.approx(1.02 * np.exp(1j * np.pi / 6))
+    assert grid.loads == {1: 0, 3: pytest.approx(-0.04 - 0.01j)}
+    assert pytest.approx(0.02) == grid.inverters[2].P
+    assert grid.inverters[2].V == 1.01
+    np.testing.assert_allclose(grid.operating_point(), grid.load_flow(), rtol=0, atol=1e-9)
+
+
+def test_networks_that_cannot_be_read_are_refused(monkeypatch):
+    with pytest.raises(ConfigError, match="one external grid"):
+        PowerGrid.from_pandapower(small_network(ext_grid=Table(bus=[5, 7], vm_pu=[1.0, 1.0], va_degree=[0.0, 0.0])))
+    with pytest.raises(ConfigError, match="trafo3w"):
+        PowerGrid.from_pandapower(small_network(trafo3w=Table(hv_bus=[1])))
+    monkeypatch.setitem(sys.modules, "pandapower.networks", None)
+    with pytest.raises(ImportError, match="pip install pandapower"):
+        PowerGrid.from_pandapower("case118")
 
 
 @pytest.mark.unchecked

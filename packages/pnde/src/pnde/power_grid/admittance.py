@@ -22,8 +22,9 @@ class Rows(NamedTuple):
     def of(cls, Y: csr_array, buses: np.ndarray) -> "Rows":
         """The rows of an admittance matrix that stores its diagonal."""
         chosen = coo_array(Y[buses])
-        index = (torch.as_tensor(np.array(x), dtype=torch.long) for x in (buses, *chosen.coords))
-        return cls(*index, torch.as_tensor(chosen.data.real.copy()), torch.as_tensor(chosen.data.imag.copy()))
+        rows, columns = (torch.as_tensor(np.array(x), dtype=torch.long) for x in chosen.coords)
+        values = torch.as_tensor(chosen.data)
+        return cls(torch.as_tensor(buses), rows, columns, values.real.clone(), values.imag.clone())
 
 
 def series_admittances(n_buses: int, ends: Int[np.ndarray, "lines 2"], y: np.ndarray) -> csr_array:

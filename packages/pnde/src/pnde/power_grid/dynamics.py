@@ -34,8 +34,8 @@ class InverterField(VectorField):
         for name in ("C", "Gamma", "H", "V", "P", "Q"):
             values = np.zeros(grid.n_buses, dtype=complex)
             values[grid.inverter_buses] = [getattr(grid.inverters[bus], name) for bus in grid.inverter_buses]
-            parts = np.stack([values.real, values.imag]) if name in ("C", "Gamma", "H") else values.real.copy()
-            self.register_buffer(name, torch.as_tensor(parts), persistent=False)
+            both = torch.as_tensor(np.stack([np.real(values), np.imag(values)]))
+            self.register_buffer(name, both if name in ("C", "Gamma", "H") else both[0], persistent=False)
 
     def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         p, q = powers(Rows(*(self.get_buffer(name) for name in Rows._fields)), u)

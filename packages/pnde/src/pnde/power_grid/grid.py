@@ -102,9 +102,16 @@ class PowerGrid:
         if not self.names:
             object.__setattr__(self, "names", tuple(range(self.n_buses)))
 
+    @classmethod
+    def from_pandapower(cls, net: Any) -> "PowerGrid":
+        """A network of pandapower, or the one it has under a name, by `pnde.power_grid.tables.from_pandapower`."""
+        from pnde.power_grid.tables import from_pandapower
+
+        return from_pandapower(net)
+
     @property
     def n_buses(self) -> int:
-        return self.Y.shape[0]
+        return self.Y.shape[0]  # type: ignore[index]
 
     @cached_property
     def load_buses(self) -> np.ndarray:
@@ -151,16 +158,16 @@ class PowerGrid:
 
     def dispatched(self) -> "PowerGrid":
         """The same grid with the reactive powers Q of the inverters set to those of the load flow."""
-        q = self.power(self.load_flow()).imag
+        q = np.imag(self.power(self.load_flow()))
         return replace(self, inverters={bus: replace(x, Q=float(q[bus])) for bus, x in self.inverters.items()})
 
     def _balance(self, laws: dict[int, tuple[complex, complex, complex]]) -> np.ndarray:
         """u with c(|v|² - V²) + γ(p - P) + h(q - Q) = 0 for (c, γ, h) by bus, where loads have (0, 1, i)."""
         N, free = self.n_buses, np.delete(np.arange(self.n_buses), self.slack)
-        c, gamma, h = np.array([laws.get(bus, (0j, 1 + 0j, 1j)) for bus in free], dtype=np.complex128).T
-        V = np.array([self.inverters[bus].V if bus in self.inverters else 0.0 for bus in free])
+        c, gamma, h = np.array([laws.get(bus, (0j, 1 + 0j, 1j)) for bus in free.tolist()], dtype=np.complex128).T
+        V = np.array([self.inverters[bus].V if bus in self.inverters else 0.0 for bus in free.tolist()])
         goal: dict[int, complex] = {**self.loads, **{bus: complex(x.P, x.Q) for bus, x in self.inverters.items()}}
-        S = np.array([goal[bus] for bus in free])
+        S = np.array([goal[bus] for bus in free.tolist()])
         rows = Rows.of(self.Y, free)
         unknown = np.concatenate([free, N + free])
         u = np.repeat([1.0, 0.0], N)
@@ -169,7 +176,7 @@ class PowerGrid:
             state = torch.as_tensor(u)
             p, q = (x.numpy() for x in powers(rows, state))
             a, b = u[free], u[N + free]
-            residual = c * (a**2 + b**2 - V**2) + gamma * (p - S.real) + h * (q - S.imag)
+            residual = c * (a**2 + b**2 - V**2) + gamma * (p - np.real(S)) + h * (q - np.imag(S))
             if np.abs(residual).max() < TOLERANCE:
                 return u
             if not np.isfinite(residual).all():
