@@ -15,7 +15,7 @@ from pnde.power_grid.admittance import Rows, powers
 from pnde.power_grid.grid import PowerGrid
 from pnde.projection import SparseJacobian, project_tangent
 
-SPARSE_FROM = 200  # buses, where dense rows of one state take longer to factorise than sparse ones
+SPARSE_FROM = 100  # buses, from where sparse rows of a batch of 25 states take no longer than dense ones
 
 
 class InverterField(VectorField):
