@@ -237,19 +237,39 @@ def test_finished_samples_are_no_longer_evaluated():
 def test_step_budget_and_blow_up_end_a_sample_alone():
     """u̇ = u² is infinite at t = 1/u0."""
     u0, t = torch.tensor([[0.8], [-1.0], [0.1]], dtype=F64), grid(0, 2, 9)
-    solution = solve(lambda t, u: u * u, u0, t, rtol=1e-8, atol=1e-8)
+    solution = solve(lambda t, u: u * u, u0, t, rtol=1e-6, atol=1e-6)
     assert solution.status[0] in (Status.STEP_UNDERFLOW, Status.NONFINITE)
     assert solution.status[1:].tolist() == [0, 0]
     exact = u0 / (1 - u0 * t)
-    torch.testing.assert_close(solution.u[1:, :, 0], exact[1:], rtol=1e-6, atol=0)
-    torch.testing.assert_close(solution.u[0, t < 1.25, 0], exact[0, t < 1.25], rtol=1e-6, atol=0)
+    torch.testing.assert_close(solution.u[1:, :, 0], exact[1:], rtol=1e-4, atol=0)
+    torch.testing.assert_close(solution.u[0, t < 1.25, 0], exact[0, t < 1.25], rtol=1e-4, atol=0)
     assert solution.u[0, t > 1.25].isnan().all()
-    few = solve(lambda t, u: u * u, u0, t, rtol=1e-8, atol=1e-8, max_steps=30)
+    few = solve(lambda t, u: u * u, u0, t, rtol=1e-6, atol=1e-6, max_steps=20)
     assert few.status.tolist() == [Status.MAX_STEPS, 0, 0]
-    assert few.n_accepted[0] + few.n_rejected[0] == 30
+    assert few.n_accepted[0] + few.n_rejected[0] == 20
     assert few.u[0, :2].isfinite().all()
     with pytest.raises(SolveError, match=r"1 of 3 .*0: max_steps.*valid up to t"):
-        solve(lambda t, u: u * u, u0, t, rtol=1e-8, atol=1e-8, max_steps=30, strict=True)
+        solve(lambda t, u: u * u, u0, t, rtol=1e-6, atol=1e-6, max_steps=20, strict=True)
+
+
+def test_the_step_budget_counts_across_jumps():
+    options = {"jump_times": [0.5, 1.0, 1.5], "rtol": 1e-6, "atol": 1e-6}
+    u0, t = states(3), grid(0, 2, 5)
+    needed = solve(rotation, u0, t, **options)
+    total = needed.n_accepted + needed.n_rejected
+    budget = int(total.min())
+    solution = solve(rotation, u0, t, max_steps=budget, **options)
+    assert torch.equal(solution.status == Status.SUCCESS, total <= budget)
+    assert (solution.n_accepted + solution.n_rejected).max() <= budget
+
+
+def test_fixed_steps_that_overflow_end_a_sample_alone():
+    u0 = torch.tensor([[3.0], [-0.1]], dtype=F64)
+    solution = solve(lambda t, u: u**3, u0, grid(0, 3, 7), method="rk4", substeps=4)
+    assert solution.status.tolist() == [Status.NONFINITE, Status.SUCCESS]
+    assert solution.u[0, -1].isnan().all()
+    exact = u0[1] / (1 - 2 * u0[1] ** 2 * solution.t).sqrt()
+    torch.testing.assert_close(solution.u[1, :, 0], exact, rtol=1e-9, atol=0)
 
 
 class Net(torch.nn.Module):
@@ -327,9 +347,12 @@ def test_second_derivatives():
     assert torch.autograd.gradgradcheck(lambda u: solve(lambda t, u: torch.sin(u) * 0.1, u, t, **scheme).u, (u0,))
 
 
-@pytest.mark.parametrize("method", ["dopri5", "rk4"])
-def test_an_empty_batch_gives_empty_tensors(method):
-    solution = solve(rotation, torch.zeros(0, 2, dtype=F64), grid(0, 1, 5), method=method)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"method": "rk4"}, {"adjoint": True, "params": []}, {"event": lambda t, u: u[:, 0]}, {"jump_times": [0.5]}],
+)
+def test_an_empty_batch_gives_empty_tensors(options):
+    solution = solve(rotation, torch.zeros(0, 2, dtype=F64), grid(0, 1, 5), **options)
     assert solution.u.shape == (0, 5, 2)
     assert solution.status.shape == solution.n_accepted.shape == (0,)
 
