@@ -29,7 +29,17 @@ from pnde.fields import (
 )
 from pnde.metrics import constraint_error, relative_state_error, valid_prediction_time
 from pnde.models import NeuralODE, ProjectedNeuralODE, Solution, StabilizedNeuralODE
-from pnde.problems import DoublePendulum
+from pnde.problems import (
+    FPUT,
+    DCDCConverter,
+    DoublePendulum,
+    LotkaVolterra,
+    NPendulum,
+    QuarticPotential,
+    RigidBody,
+    RobotArm,
+    TwoBody,
+)
 from pnde.projection import (
     Banded,
     RankDeficientConstraintError,
@@ -41,6 +51,7 @@ from pnde.projection import (
 from pnde.retraction import Retraction, retract
 
 __all__ = [
+    "FPUT",
     "MLP",
     "Banded",
     "CentralMotion",
@@ -49,6 +60,7 @@ __all__ = [
     "ConstrainedMechanics",
     "Constraint",
     "ConverterEnergy",
+    "DCDCConverter",
     "DoublePendulum",
     "EndPointMotion",
     "FPUTEnergy",
@@ -56,21 +68,27 @@ __all__ = [
     "HamiltonianField",
     "LearnedConstraint",
     "LinearConstraint",
+    "LotkaVolterra",
     "LotkaVolterraInvariant",
     "MLPField",
+    "NPendulum",
     "NeuralODE",
     "PendulumConstraint",
     "ProjectedField",
     "ProjectedNeuralODE",
+    "QuarticPotential",
     "RankDeficientConstraintError",
     "Retraction",
+    "RigidBody",
     "RigidBodyInvariants",
+    "RobotArm",
     "SecondOrderField",
     "Solution",
     "SparseJacobian",
     "StabilizedField",
     "StabilizedNeuralODE",
     "StackedConstraint",
+    "TwoBody",
     "VectorField",
     "constraint_error",
     "detect_band",
