@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import sciml
+import torch
+import xarray
 from pnde.problems import (
     FPUT,
     DCDCConverter,
@@ -20,6 +22,7 @@ from pnde.problems import (
 from pnde.problems._common import Integrated
 from pnde.problems.central import eccentric_anomaly
 from pnde.problems.lotka_volterra import REGIMES, invariant
+from sciml.data import generate, open_dataset
 from sciml.errors import ConfigError
 from scipy.integrate import solve_ivp
 from scipy.special import ellipj
@@ -51,6 +54,28 @@ def test_references_keep_their_constraints(name):
     assert data.state.dims == ("trajectory", "time", "component")
     assert data.attrs["problem"] == name
     assert "solver" in data.attrs
+
+
+@pytest.mark.parametrize("name", DRIFT)
+def test_fields_are_tangent_to_their_constraints(name):
+    problem = sciml.create_problem(name)
+    g, data = problem.constraint(), problem.generate(5)
+    for i in (1, 7, 31):
+        t, u = float(data.time[i]), data.state.values[:, i]
+        state = torch.from_numpy(u)
+        f = torch.from_numpy(problem.field(t, u))
+        rate = (g.jacobian(t, state) @ f[..., None])[..., 0]
+        if g.driven:
+            rate = rate + g.time_derivative(t, state)
+        assert rate.abs().max() <= 1e-12 * max(1, f.square().sum(-1).max())
+
+
+def test_drifts_of_all_trajectories_are_stored(tmp_path):
+    problem = LotkaVolterra(duration=0.1)
+    n = problem.chunk + 5
+    stored = open_dataset(generate(problem, n, out=tmp_path / "data"))
+    xarray.testing.assert_equal(stored.load(), problem.generate(n))
+    assert stored.constraint_drift.shape == (n,)
 
 
 def test_drift_is_the_largest_departure_from_the_first_value():
