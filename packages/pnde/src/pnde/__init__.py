@@ -15,6 +15,7 @@ from pnde.constraints import (
     StackedConstraint,
     stack,
 )
+from pnde.constraints.power_balance import PowerBalance
 from pnde.fields import (
     MLP,
     ChainConv,
@@ -29,6 +30,7 @@ from pnde.fields import (
 )
 from pnde.metrics import constraint_error, relative_state_error, valid_prediction_time
 from pnde.models import NeuralODE, ProjectedNeuralODE, Solution, StabilizedNeuralODE
+from pnde.power_grid import Inverter, PowerGrid, ieee14
 from pnde.problems import (
     FPUT,
     DCDCConverter,
@@ -66,6 +68,7 @@ __all__ = [
     "FPUTEnergy",
     "FunctionConstraint",
     "HamiltonianField",
+    "Inverter",
     "LearnedConstraint",
     "LinearConstraint",
     "LotkaVolterra",
@@ -74,6 +77,8 @@ __all__ = [
     "NPendulum",
     "NeuralODE",
     "PendulumConstraint",
+    "PowerBalance",
+    "PowerGrid",
     "ProjectedField",
     "ProjectedNeuralODE",
     "QuarticPotential",
@@ -92,6 +97,7 @@ __all__ = [
     "VectorField",
     "constraint_error",
     "detect_band",
+    "ieee14",
     "min_norm_solve",
     "project_tangent",
     "relative_state_error",
