@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -14,6 +15,7 @@ from sciml.errors import ShapeError
 from sciml.files import write_atomically
 
 Scale = Literal["linear", "log"]
+CROWDED = 5  # curves, beyond which a legend among them would hide some
 
 
 def curves(
@@ -25,14 +27,14 @@ def curves(
 ) -> Figure:
     """One panel a title, in it one curve a label over `x`, shape (n,); on a log scale zeros are left out."""
     _some(panels, "panels")
-    crowded = max(map(len, panels.values())) > 5  # a legend inside would hide the curves
+    crowded = max(map(len, panels.values())) > CROWDED
     figure = Figure(figsize=((6.5 if crowded else 4.5) * len(panels), 3.5), layout="constrained")
     for axis, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
         for label, values in lines.items():
             y = np.asarray(values, dtype=float)
             axis.plot(x, np.where(y > 0, y, np.nan) if scale == "log" else y, label=label)
         axis.set(xlabel=xlabel, title=title, yscale=scale)
-        axis.legend(fontsize="small", **({"loc": "upper left", "bbox_to_anchor": (1, 1)} if crowded else {}))
+        _legend(axis, crowded)
     return figure
 
 
@@ -103,7 +105,8 @@ def convergence(
     """Errors against `h` on log axes, with dotted lines of the given orders through the first error."""
     _some(errors, "errors")
     steps = np.asarray(h, dtype=float)
-    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    crowded = len(errors) > CROWDED
+    figure = Figure(figsize=(7.5 if crowded else 5, 3.5), layout="constrained")
     axis = figure.subplots()
     for label, values in errors.items():
         axis.loglog(steps, values, "o-", label=label)
@@ -111,8 +114,12 @@ def convergence(
     for order in orders:
         axis.loglog(steps, start * (steps / steps[0]) ** order, "k:", label=f"order {order:g}")
     axis.set(xlabel=xlabel, ylabel="error")
-    axis.legend(fontsize="small")
+    _legend(axis, crowded)
     return figure
+
+
+def _legend(axis: Axes, beside: bool) -> None:
+    axis.legend(fontsize="small", **({"loc": "upper left", "bbox_to_anchor": (1, 1)} if beside else {}))
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 100) -> None:
