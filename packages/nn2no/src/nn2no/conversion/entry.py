@@ -11,7 +11,7 @@ from torch import nn
 
 from nn2no.conversion.operator import ConvertedOperator, check_grid, ends_of, resized
 from nn2no.conversion.place import Options
-from nn2no.conversion.report import ConversionReport, Row, describe
+from nn2no.conversion.report import ALONE, ConversionReport, Row, describe
 from nn2no.conversion.trace import Trace, paths, record, untouched
 from nn2no.errors import ConversionError
 from nn2no.refinement import input_channels
@@ -48,9 +48,12 @@ def convert(
     and control flow that does not depend on sizes are converted like modules, and the base grid sees no change.
 
     Products of tensors, Fourier transforms and lengths (`einsum`, `matmul`, `fft`, `norm`) are left as they are, since
-    whether they count points depends on what is done with them, as a softmax over points is right only if a sum over
-    them follows: see `check_discretization_convergence`. What a coarse grid cannot hold is left out with a
-    `ResolutionWarning`; `warnings.simplefilter("error", nn2no.ResolutionWarning)` makes that an error.
+    whether they count points depends on what is done with them: see `check_discretization_convergence`. A softmax over
+    points gives shares of them, which fall as points are added; it is refused where it reaches the output or another
+    layer before a sum over the points, and warned about where it cannot be followed.
+
+    What a coarse grid cannot hold is left out with a `ResolutionWarning`, also if `strict`, which is about layers;
+    `warnings.simplefilter("error", nn2no.ResolutionWarning)` makes that an error.
 
     Parameters
     ----------
@@ -65,7 +68,8 @@ def convert(
         Convolutions with stride = kernel: "ratio" keeps the ratio of resolutions, so that tokens grow in number;
         "fixed", or a list of names of layers, keeps the patches, and so their number.
     activation
-        "antialiased" evaluates nonlinearities on a grid twice as fine, also on the base grid (periodic axes).
+        "antialiased" evaluates nonlinearities, products and ratios of fields on a grid twice as fine, also on the base
+        grid (periodic axes). `where`, `einsum` and softmaxes over channels stay point by point.
     padding_mode
         "circular" treats zero padding along periodic axes as periodic, also on the base grid.
     position_params
@@ -116,6 +120,9 @@ def convert(
             f"{len(report.problems)} of {len(report.rows)} layers cannot be converted:\n{lines}\n"
             "Replace them, or pass strict=False to let them run as they are."
         )
+    for row in report.rows:
+        if row.rule.startswith(ALONE):
+            warnings.warn(f"{row.name or 'the network'}: a softmax {row.rule}", stacklevel=2)
     if any(isinstance(m, nn.Dropout) and m.p > 0 for m in module.modules()) and module.training:
         warnings.warn(
             "elementwise Dropout of a field is white noise, which is no function: it does not converge while training. "

@@ -16,6 +16,8 @@ POINTS = {
     "pass strict=False",
     "running sum": "a running sum over points grows with their number; if the network itself divides by it, pass "
     "strict=False",
+    "logarithm of a softmax": "it falls by the logarithm of the number of points: subtract log(mean(exp)) over them",
+    "logarithm of a sum": "it grows by the logarithm of the number of points: write the logarithm of a mean",
     "difference": "differences of neighbouring points vanish as they come closer; write them as a convolution",
     "position of an extremum": "indices of points are no functions",
 }
@@ -23,6 +25,8 @@ POINTS = {
 
 def over_points(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Any:
     """Reductions that mean something else on every grid, unless they are over other axes."""
+    if call.arguments["shares"]:
+        return original()  # of the points, as a softmax gives them: a ratio of integrals
     x, axes = a["input"], a.get("dim", -1 if call.kind == "difference" else None)
     axes = range(x.ndim) if axes is None else [axes] if isinstance(axes, int) else axes
     if len(call.shape) == x.ndim and any(d % x.ndim > 0 and x.shape[d] != call.shape[d] for d in axes):

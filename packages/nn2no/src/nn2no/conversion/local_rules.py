@@ -58,7 +58,8 @@ def convolution(place: Place, call: Call, a: dict[str, Any], original: Callable[
     options: dict[str, Any] = {"stride": stride, "groups": _value(call, "groups", 1)}
     modes = place.modes([any(pair) for pair in pads], mode)
     if _is_patch(place, call, taps, stride):
-        coarse = extend(to_base(x, s, place.ends), *zip(*pads, strict=True), modes)
+        left, right = zip(*pads, strict=True)
+        coarse = extend(to_base(x, s, place.ends), left, right, modes)
         return CONV[dim](coarse, weight, bias, **options)
     if place.options.conv != "integral" and set(taps) != {1}:
         return _alternative(place, call, (x, weight, bias), s, pads, dilation, mode, options)
@@ -170,7 +171,8 @@ def _bordered(x: Tensor, widths: Sequence[tuple[Fraction, Fraction]], mode: Padd
     left, total = [math.floor(a) for a, _ in widths], [math.ceil(a + b) for a, b in widths]
     between = [axis for axis, (a, _) in enumerate(widths) if a.denominator > 1]
     now = [(0, 0) if axis in between else (a, t - a) for axis, (a, t) in enumerate(zip(left, total, strict=True))]
-    x = extend(x, *zip(*now, strict=True), mode)
+    before, after = zip(*now, strict=True)
+    x = extend(x, before, after, mode)
     for axis in between:
         a, b = left[axis], total[axis] - left[axis]
         sides = extend_axis(x, 2 + axis, a, b, mode), extend_axis(x, 2 + axis, a + 1, b - 1, mode)
@@ -265,18 +267,6 @@ def shift(place: Place, call: Call, a: dict[str, Any], original: Callable[[], An
         f"{call.path}: a shift by a number of pixels (shifted windows?) is no operation on functions; windows must "
         "have a physical size."
     )
-
-
-def mean(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
-    x, axes = a["input"], a.get("dim")
-    axes = () if axes is None else tuple(d % x.ndim for d in ((axes,) if isinstance(axes, int) else axes))
-    if not any(place.ends) or x.ndim != place.dim + 2 or not axes or min(axes) < 2:
-        return original()
-    s = place.scale_of(call, x)
-    if s is None:
-        return original()
-    over = tuple(si if axis in axes else Fraction(1) for axis, si in enumerate(s, start=2))
-    return to_base(x, over, place.ends).mean(axes, keepdim=bool(a.get("keepdim")))
 
 
 def flattening(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:

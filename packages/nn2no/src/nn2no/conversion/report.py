@@ -22,12 +22,22 @@ REASONS = {
     "pixel unshuffle": "a convolution with one tap a channel",
     "attention": "a ratio of integrals; class and register tokens are atoms",
     "multi-head attention": "a ratio of integrals; class and register tokens are atoms",
-    "softmax": "a ratio of integrals, if a sum over the points follows as in attention; alone, its values fall as "
-    "points are added",
+    "softmax": "a ratio of integrals with the sum over the points that follows, as in attention",
     "flattening": "a readout: integrals against the hats of the base grid's nodes",
-    "mean": "an integral divided by the volume; between nodes at both ends, of first order except over axes of a field",
+    "mean": "an integral divided by the volume",
+    "variance": "an integral divided by the volume",
+    "standard deviation": "the root of an integral divided by the volume",
+    "variance and mean": "integrals divided by the volume",
+    "standard deviation and mean": "integrals divided by the volume, one as its root",
     "slicing": "a part of fixed physical place and size",
 }
+POINTWISE = {
+    "pointwise": "acts point by point, or is not called: unchanged",
+    "antialiased": "acts point by point, if nonlinear on a grid twice as fine, or is not called",
+}
+ALONE = "over points, used alone"
+SHARES = ALONE + " ({}): its values fall as points are added; right where a sum over the points follows (attention)"
+REMEDY = ". Multiply it by the number of points and pass strict=False, or sum over the points"
 CONV_REASONS = {
     "kernel-interp": "the kernel resized like an image",
     "kernel-interp-fourier": "the kernel resized like a periodic image",
@@ -77,7 +87,7 @@ def describe(module: nn.Module, trace: Trace, tables: tuple[str, ...], options: 
     rows += [_row(call, options) for call in _first_of_each(trace) if call.scaled or call.problem]
     seen = {row.name for row in rows}
     rows += [
-        Row(name, type(m).__name__, "acts point by point, or is not called: unchanged")
+        Row(name, type(m).__name__, POINTWISE[options.activation])
         for name, m in module.named_modules()
         if name and name not in seen and not list(m.children())
     ]
@@ -90,15 +100,30 @@ def _first_of_each(trace: Trace) -> list[Call]:
     found: dict[tuple[str, str], Call] = {}
     for call in trace.calls:
         key = (call.path, call.kind)
-        if key not in found or (call.scaled and not found[key].scaled):
+        if key not in found or _weight(call) > _weight(found[key]):
             found[key] = call
     convolved = {path for path, kind in found if kind == "convolution"}
     return [c for (path, kind), c in found.items() if kind != "padding" or path not in convolved]
 
 
+def _weight(call: Call) -> tuple[bool, ...]:
+    """Of several calls of a kind, the one that there is most to say about is reported."""
+    return call.scaled, call.over_points, bool(alone(call)), call.note is not None
+
+
+def alone(call: Call) -> list[str]:
+    """What sees the shares of points that a softmax gives, without their sum."""
+    return sorted(use.removeprefix("alone: ") for use in call.uses if use != "sum") if call.over_points else []
+
+
 def _row(call: Call, options: Options) -> Row:
     if call.problem:
         return Row(call.path, call.kind, call.problem, False)
+    if users := alone(call):
+        refused = any(use.startswith("alone") for use in call.uses)
+        return Row(call.path, call.kind, SHARES.format(", ".join(users)) + REMEDY * refused, not refused)
+    if call.note:
+        return Row(call.path, call.kind, call.note)
     taps = call.arguments.get("taps")
     if call.kind == "convolution" and taps and set(taps) == {1}:
         return Row(call.path, call.kind, "one tap: acts point by point")

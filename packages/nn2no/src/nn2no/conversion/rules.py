@@ -9,7 +9,7 @@ from sciml.errors import SciMLError
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from nn2no.conversion import index_rules, local_rules, norm_rules, token_rules
+from nn2no.conversion import index_rules, local_rules, mean_rules, norm_rules, token_rules
 from nn2no.conversion.place import Place
 from nn2no.conversion.trace import Call, Trace, bind, known
 from nn2no.errors import ConversionError
@@ -19,16 +19,27 @@ from nn2no.resample import fourier_resize
 from nn2no.upsample import pixel_shuffle, pixel_unshuffle
 
 _MATHEMATICAL = ("relu", "tanh", "sigmoid", "sin", "cos", "abs", "exp", "square", "pow", "erf", "sinh", "cosh", "atan")
-_MATHEMATICAL += ("clamp", "clamp_min", "clamp_max", "clip", "log", "log1p", "sqrt", "reciprocal")
+_MATHEMATICAL += ("clamp", "clamp_min", "clamp_max", "clip", "log", "log1p", "sqrt", "reciprocal", "rsqrt", "tan")
+_MATHEMATICAL += ("expm1", "exp2", "log2", "log10", "sinc", "sign", "erfc", "asinh", "acosh", "atanh", "asin", "acos")
 ACTIVATIONS = {
     *(F.gelu, F.relu, F.silu, F.elu, F.leaky_relu, F.selu, F.celu, F.mish, F.softplus, F.hardswish, F.relu6, F.prelu),
     *(F.hardtanh, F.logsigmoid, F.softsign, F.glu, F.hardsigmoid, F.threshold, F.tanhshrink, F.softshrink),
-    *(F.hardshrink, torch.relu_, torch.prelu, torch.Tensor.relu_, torch.Tensor.prelu, torch.Tensor.__pow__),
+    *(F.hardshrink, torch.prelu, torch.Tensor.prelu, torch.Tensor.__pow__, F.rrelu),
+    *(torch.Tensor.__rpow__, torch.Tensor.__rtruediv__, torch.Tensor.__abs__, torch.maximum, torch.minimum),
     *(getattr(torch, name) for name in _MATHEMATICAL),
     *(getattr(torch.Tensor, name) for name in _MATHEMATICAL),
 }
 # nonlinear only where both factors are fields
 PRODUCTS = {torch.mul, torch.multiply, torch.Tensor.mul, torch.Tensor.multiply, torch.Tensor.__mul__}
+PRODUCTS |= {torch.div, torch.divide, torch.true_divide, torch.Tensor.div, torch.Tensor.__truediv__}
+# what writes its result into its first argument
+IN_PLACE = {
+    *(torch.relu_, torch.Tensor.relu_, torch.Tensor.mul_, torch.Tensor.__imul__, torch.Tensor.div_, F.elu_, F.selu_),
+    *(F.leaky_relu_, F.hardtanh_, torch.Tensor.__itruediv__, torch.Tensor.__ipow__),
+    *(getattr(torch.Tensor, f"{name}_") for name in _MATHEMATICAL if hasattr(torch.Tensor, f"{name}_")),
+}
+MULTIPLIED = {torch.Tensor.mul_, torch.Tensor.__imul__, torch.Tensor.div_, torch.Tensor.__itruediv__}
+NONLINEAR = ACTIVATIONS | PRODUCTS | IN_PLACE
 
 
 RULES: dict[str, Callable[..., Any]] = {
@@ -51,11 +62,17 @@ RULES: dict[str, Callable[..., Any]] = {
     "multi-head attention": token_rules.multi_head,
     "softmax": token_rules.softmax,
     "shift": local_rules.shift,
-    "mean": local_rules.mean,
+    "mean": mean_rules.mean,
+    "variance": mean_rules.spread(root=False, with_mean=False),
+    "standard deviation": mean_rules.spread(root=True, with_mean=False),
+    "variance and mean": mean_rules.spread(root=False, with_mean=True),
+    "standard deviation and mean": mean_rules.spread(root=True, with_mean=True),
     "flattening": index_rules.reshaping(local_rules.flattening),
     "slicing": index_rules.slicing,
     **dict.fromkeys(index_rules.POINTS, index_rules.over_points),
 }
+REDUCTIONS = {k for k in RULES if k == "mean" or k.startswith(("variance", "standard deviation"))}
+OF_TABLES = REDUCTIONS | {"interpolation", "flattening", "slicing"}
 
 
 class Conversion(TorchFunctionMode):
@@ -83,7 +100,7 @@ class Conversion(TorchFunctionMode):
         """What the call becomes. SciMLError if it cannot be converted."""
         found = known(func, args)
         if found is None:
-            if self.antialias and (func in ACTIVATIONS or func in PRODUCTS) and args and isinstance(args[0], Tensor):
+            if self.antialias and func in NONLINEAR and args and isinstance(args[0], Tensor):
                 return self.activate(func, *args, **kwargs)
             return func(*args, **kwargs)
         kind, names = found
@@ -91,7 +108,7 @@ class Conversion(TorchFunctionMode):
         while self.position < len(calls) and calls[self.position].problem and calls[self.position].kind != kind:
             self.position += 1
         if self.position >= len(calls) or calls[self.position].kind != kind:
-            if kind in ("interpolation", "mean", "flattening", "slicing"):  # of a table, to the size of this grid
+            if kind in OF_TABLES:  # of a table, to the size of this grid
                 return func(*args, **kwargs)
             expected = calls[self.position].kind if self.position < len(calls) else "the end"
             raise ConversionError(
@@ -111,6 +128,8 @@ class Conversion(TorchFunctionMode):
             )
         lasting = slice(0, 1) if kind == "multi-head attention" else slice(1, None)  # axes other than the batch
         same = tuple(first.shape[lasting]) == call.shape[lasting]
+        if kind in REDUCTIONS and first.ndim:  # maybe over points that come before the samples
+            same &= first.shape[0] * self.trace.batch == call.shape[0] * self.place.batch
         if same and not self.changes_on_base(kind) and not self.leaves_base_size(kind, call, arguments):
             return func(*args, **kwargs)
         call.scaled = True
@@ -129,11 +148,14 @@ class Conversion(TorchFunctionMode):
     def activate(self, func: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The nonlinearity on a grid twice as fine, then filtered."""
         space = x.shape[2:]
-        fields = [x, *(a for a in args if isinstance(a, Tensor) and a.shape[2:] == space)]
         if x.ndim != self.place.dim + 2 or min(space) < 2 or not x.dtype.is_floating_point:
             return func(x, *args, **kwargs)
-        if func in PRODUCTS and len(fields) < 2:
+        fields = [isinstance(a, Tensor) and a.shape[2:] == space for a in (x, *args)]
+        linear = func in PRODUCTS or func in MULTIPLIED
+        if linear and sum(fields) < 2:
             return func(x, *args, **kwargs)
         fine = [2 * n for n in space]
-        refined = [fourier_resize(a, fine) if any(a is f for f in fields) else a for a in (x, *args)]
-        return fourier_resize(func(*refined, **kwargs), space)
+        refined = [fourier_resize(a, fine) if is_field else a for a, is_field in zip((x, *args), fields, strict=True)]
+        y = fourier_resize(func(*refined, **kwargs), space)
+        written = func in IN_PLACE or kwargs.get("inplace")
+        return x.copy_(y) if written else y

@@ -65,7 +65,12 @@ def multi_head(place: Place, call: Call, a: dict[str, Any], original: Callable[[
 
 def softmax(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
     x, dim = a["input"], a.get("dim")
-    if dim not in (-1, x.ndim - 1) or x.shape[-1] == call.shape[-1]:
+    if dim is None or len(call.shape) != x.ndim or x.shape[dim] == call.shape[dim]:
+        call.note = "over other axes than the points: unchanged"
         return original()
-    bias = _log_weights(place, call, call.shape[-1], x.shape[-1], x)
-    return original() if bias is None else torch.softmax(x + bias, -1)
+    call.over_points = True
+    bias = _log_weights(place, call, call.shape[dim], x.shape[dim], x)
+    if bias is None:
+        return original()
+    bias = bias.reshape([-1 if k == dim % x.ndim else 1 for k in range(x.ndim)])
+    return torch.softmax(x + bias, dim, dtype=a.get("dtype"))

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from nn2no.conversion.shares import Shares
+
 # functions by what they do, with the names of their arguments; everything else acts point by point
 _POOL = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 _MAX = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
@@ -22,6 +24,7 @@ _ADAPTIVE = ("input", "output_size")
 _MULTI_HEAD = F.multi_head_attention_forward
 _SOFTMAX = ("input", "dim", "_stacklevel", "dtype")
 _MEAN = ("input", "dim", "keepdim")
+_SPREAD = ("input", "dim", "unbiased", "keepdim")
 
 FUNCTIONS: dict[Any, tuple[str, tuple[str, ...]]] = {}
 
@@ -52,12 +55,19 @@ _add("softmax", _SOFTMAX, F.softmax)
 _add("softmax", ("input", "dim", "dtype"), torch.softmax, torch.Tensor.softmax)
 _add("shift", ("input", "shifts", "dims"), torch.roll, torch.Tensor.roll)
 _add("mean", _MEAN, torch.mean, torch.Tensor.mean)
+_add("variance", _SPREAD, torch.var, torch.Tensor.var)
+_add("standard deviation", _SPREAD, torch.std, torch.Tensor.std)
+_add("variance and mean", _SPREAD, torch.var_mean)
+_add("standard deviation and mean", _SPREAD, torch.std_mean)
 _add("flattening", ("input", "start_dim", "end_dim"), torch.flatten, torch.Tensor.flatten)
 _add("flattening", ("input",), torch.Tensor.view, torch.Tensor.reshape, torch.reshape)
 _add("flattening", ("input",), torch.Tensor.unflatten, torch.unflatten)
 _add("slicing", ("input", "index"), torch.Tensor.__getitem__)
 _add("sum", _MEAN, torch.sum, torch.Tensor.sum, torch.nansum, torch.Tensor.nansum)
 _add("running sum", ("input", "dim"), torch.cumsum, torch.Tensor.cumsum, torch.cumprod, torch.Tensor.cumprod)
+_add("logarithm of a softmax", _SOFTMAX, F.log_softmax)
+_add("logarithm of a softmax", ("input", "dim", "dtype"), torch.log_softmax, torch.Tensor.log_softmax)
+_add("logarithm of a sum", _MEAN, torch.logsumexp, torch.Tensor.logsumexp)
 _add("difference", ("input", "n", "dim"), torch.diff, torch.Tensor.diff)
 _add("position of an extremum", _MEAN, torch.argmax, torch.Tensor.argmax, torch.argmin, torch.Tensor.argmin)
 
@@ -102,6 +112,9 @@ class Call:
     output: tuple[int, ...]
     problem: str | None = None
     scaled: bool = False  # whether its input grew in a trial on a finer grid
+    over_points: bool = False  # whether a softmax was over points there
+    note: str | None = None  # what becomes of it, where that is not what becomes of others of its kind
+    uses: set[str] = field(default_factory=set)  # of the output of a softmax
 
 
 @dataclass
@@ -180,18 +193,20 @@ class Recorder(TorchFunctionMode):
     def __init__(self, module: nn.Module, stack: list[str]) -> None:
         super().__init__()
         self.names = {id(p): name for name, p in module.named_parameters()}
-        self.stack, self.trace = stack, Trace()
+        self.stack, self.trace, self.shares = stack, Trace(), Shares()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
+        found = known(func, args)
+        summed = self.shares.follow(func, (args, kwargs), output, found[0] if found else None)
         path = self.stack[-1] if self.stack else ""
         if func in UNSUPPORTED:
             name = getattr(func, "__name__", str(func))
             self.trace.calls.append(Call(name, path, {}, (), (), UNSUPPORTED[func]))
-        elif (found := known(func, args)) is not None:
+        elif found is not None:
             kind, names = found
             arguments = bind(names, args, kwargs)
             first = arguments.get("key", arguments.get("input"))
@@ -199,7 +214,10 @@ class Recorder(TorchFunctionMode):
             call = Call(kind, path, {k: plain(v) for k, v in arguments.items()}, shape, _shape(output))
             if kind.endswith("convolution"):
                 call.arguments["taps"] = tuple(arguments["weight"].shape[2:])
+            call.arguments["shares"] = summed is not None
             self.trace.calls.append(call)
+            if kind == "softmax":
+                self.shares.begin(output, call)
         elif getattr(func, "__name__", "") in _SUMS:
             for table in args[:2]:
                 name = self.names.get(id(table))
@@ -236,6 +254,7 @@ def record(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -
     """The trace of `module(*inputs, **kwargs)`, which leaves it `untouched`."""
     with untouched(module, inputs[0]), paths(module) as stack, Recorder(module, stack) as recorder:
         output = module(*inputs, **kwargs)
+        recorder.shares.end(output)
     recorder.trace.outputs = tuple(tuple(y.shape) if isinstance(y, Tensor) else None for y in tree_leaves(output))
     recorder.trace.batch = len(inputs[0])
     return recorder.trace
