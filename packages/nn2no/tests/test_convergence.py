@@ -263,11 +263,33 @@ def test_channels_of_a_first_dense_layer_are_known():
     assert report.converges
 
 
-def test_a_layer_that_inherits_a_bad_input_is_not_the_culprit():
-    torch.manual_seed(0)
-    report = check(nn.Sequential(nn.Conv2d(1, 1, 1), OddPixels(), circular(1, 1, 1)), FEW, base=16)
-    assert not report.consistent or not report.converges
-    assert report.culprit == "1"
+@pytest.mark.parametrize("where", ["before", "between"])
+def test_layers_that_inherit_a_bad_input_are_not_the_culprit(where):
+    """What is bad comes from no layer, but from between them: the network itself is to blame."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv1d(1, 2, 1), nn.Conv1d(2, 1, 1)
+
+        def forward(self, f: Tensor) -> Tensor:
+            pixels = torch.tensor([1.0, 0.3]).repeat(f.shape[-1] // 2)
+            return self.second(self.first(f * pixels) if where == "before" else self.first(f) * pixels)
+
+    report = check(Net(), FEW, per_layer=True)
+    assert not report.converges
+    assert set(report.layers) == {"first", "second", "Net"}
+    assert report.culprit == "Net"
+
+
+def test_the_floor_is_ten_times_what_rounding_of_the_input_changes():
+    grid, eps = Grid.uniform((16,), periodic=True), torch.finfo(torch.float32).eps
+    report = check(lambda f: f, FEW, domain=grid, in_channels=1)
+    assert 10 * eps <= report.floor < 30 * eps
+    damped = check(lambda f: 1 + 0.01 * f, FEW, domain=grid, in_channels=1).floor
+    assert damped == pytest.approx(10 * eps)
+    amplified = check(lambda f: (50 * f).sin(), FEW, domain=grid, in_channels=1).floor
+    assert amplified > 200 * eps
 
 
 def test_the_order_leaves_out_the_step_from_the_base_grid():
