@@ -18,6 +18,7 @@ from nn2no.conversion.rules import ACTIVATIONS
 from nn2no.conversion.trace import Call
 from nn2no.errors import ConversionError
 from nn2no.resample import fourier_resize
+from nn2no.spectral import SpectralConv
 from sciml.grids import Grid
 from torch import Tensor, nn
 
@@ -220,13 +221,21 @@ def test_kernels_are_resized_as_asked(conv, kind):
 
 
 @pytest.mark.unchecked
-def test_warnings_of_coarse_grids_can_be_made_errors():
-    module = nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular").double()
-    op = convert(module, Grid.uniform((80, 80), periodic=True))
+@pytest.mark.parametrize(
+    ("module", "base", "message"),
+    [
+        (nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"), 80, "10 times as coarse"),
+        (SpectralConv(1, 1, (7, 7)), 16, r"8 nodes holds the modes \|k\| <= 3 only: those up to 7 are left out"),
+    ],
+)
+def test_warnings_of_coarse_grids_can_be_made_errors(module, base, message):
+    """The strict mode of layers: each pass raises, and names what would be left out."""
+    op = convert(module, Grid.uniform((base, base), periodic=True))
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResolutionWarning)
-        with pytest.raises(ResolutionWarning, match="10 times as coarse"):
-            op(torch.zeros(1, 1, 8, 8, dtype=torch.float64))
+        for _ in range(2):
+            with pytest.raises(ResolutionWarning, match=message):
+                op(torch.zeros(1, 1, 8, 8))
 
 
 def test_borders_that_end_between_nodes_are_interpolated():

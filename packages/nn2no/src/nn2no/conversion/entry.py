@@ -53,7 +53,8 @@ def convert(
     layer before a sum over the points, and warned about where it cannot be followed.
 
     What a coarse grid cannot hold is left out with a `ResolutionWarning`, also if `strict`, which is about layers;
-    `warnings.simplefilter("error", nn2no.ResolutionWarning)` makes that an error.
+    `warnings.simplefilter("error", nn2no.ResolutionWarning)` makes that an error, if it is set before the first pass
+    on the grid: each resolution is warned of once.
 
     Parameters
     ----------
