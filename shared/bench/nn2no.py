@@ -2,8 +2,10 @@
 
 Targets: spectral convolution 2.5 times as fast as the peer's forward and 1.8 times forward and backward; whole operator
 1.5 times at 64² and 1.35 times at 128² forward, 1.2 times forward and backward; converted convolution within 1.03 times
-torch's on the base grid, 1.5 times on refined grids for 5 taps and more, 2.5 times for 3. Without neuraloperator what
-compares with it is left out.
+torch's on the base grid, 1.5 times on refined grids for 5 taps and more, 2.5 times for 3; the authors' kernel
+interpolation is timed beside it. Without neuraloperator what compares with it is left out, without torch-harmonics its
+discrete-continuous convolution. `python -m shared.bench.nn2no --generator` times the Navier-Stokes data of the preset
+`small` as well, some minutes.
 """
 
 import contextlib
@@ -11,6 +13,8 @@ import ctypes
 import importlib.util
 import io
 import platform
+import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,11 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nn2no.attention import QuadratureAttention
 from nn2no.convergence import check_discretization_convergence
 from nn2no.conversion import convert
+from nn2no.disco import DiscoConv2d
 from nn2no.interop import from_neuralop
 from nn2no.local import integral_conv
 from nn2no.models.unet import UNetNO
+from nn2no.problems.navier_stokes import NavierStokes
 from nn2no.refinement import difference, random_fields
 from nn2no.resample import fourier_resize
 from nn2no.spectral import SpectralConv
@@ -173,6 +180,9 @@ def convolutions() -> None:
                 limit = 1.03 if s == 1 else 1.5 if k >= 5 else 2.5
                 race(title, lambda conv=conv, x=x: conv(x), cases, at_most=limit)
             kernels = {f"explicit kernel, s={s}": layer(s, explicit=True) for s in (2, 4)}
+            grids = {s: Grid.uniform((n // s, n // s), periodic=True) for s in (2, 4)}
+            resized = {s: convert(conv, grid, conv="kernel-interp") for s, grid in grids.items()}
+            kernels |= {f"the authors' resized kernel, s={s}": lambda op=op, x=x: op(x) for s, op in resized.items()}
             race(title, lambda conv=conv, x=x: conv(x), kernels, repeats=3)
         x = x.clone().requires_grad_()
         ways = {f"converted, s={s}, and backward": backward(lambda op=op, x=x: op(x)) for s, op in ops.items()}
@@ -225,7 +235,58 @@ def where_the_peer_is_wrong() -> None:
     reports = [check_discretization_convergence(op, sizes, domain=square, probe=draw) for op in (uno, operator)]
     for a, b in pairwise(sizes):
         add(f"untrained U-shaped operators (UNO; UNetNO) on {a}² and {b}²", *(r.errors[a] for r in reports))
+    add("linear attention, half of the nodes split in two of half the weight", *split_nodes())
+    if importlib.util.find_spec("torch_harmonics") is None:
+        add("discrete-continuous convolutions", "torch-harmonics is not installed", "")
+    else:
+        for question, errors in local_integrals(f).items():
+            add(question, *errors)
     CONSOLE.print(table)
+
+
+def split_nodes() -> tuple[float, float]:
+    """Changes of linear attention at the nodes that stay whole; an integral stays what it is."""
+    from neuralop.layers.attention_kernel_integral import AttentionKernelIntegral as Peer
+
+    n, c = 128, 16
+    theirs, ours = Peer(c, c, 2, c), QuadratureAttention(c, 2, kind="linear")
+    x, weights = torch.randn(1, n, c), torch.full((1, n), 1 / n)
+    twice = torch.cat([x, x[:, : n // 2]], 1)
+    halved = torch.cat([weights[:, : n // 2] / 2, weights[:, n // 2 :], weights[:, : n // 2] / 2], 1)
+
+    def change(call: Callable[[Tensor, Tensor], Tensor]) -> float:
+        before, after = (call(*given)[:, n // 2 : n] for given in ((x, weights), (twice, halved)))
+        return float((after - before).norm() / before.norm())
+
+    peer = change(lambda u, w: theirs(u, u.new_zeros(*u.shape[:2], 3), weights=w))
+    return peer, change(lambda u, w: ours(u, weights=w))
+
+
+def local_integrals(f: Mapping[int, Tensor]) -> dict[str, tuple[float, float]]:
+    """Discrete-continuous convolutions of a periodic field: shifted, and on the grid that they were not made on."""
+    from neuralop.layers.discrete_continuous_convolution import EquidistantDiscreteContinuousConv2d as Peer
+
+    square, radius = Grid.uniform((64, 64), periodic=True), 0.1875
+    sizes = {"in_shape": (64, 64), "out_shape": (64, 64), "domain_length": [1, 1]}
+    theirs = Peer(1, 1, kernel_shape=[3, 4], radius_cutoff=radius, periodic=True, bias=False, **sizes)
+    ours = DiscoConv2d(1, 1, radius, bias=False)
+
+    def errors(call: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+        y = call(f[64])
+        shifted = call(f[64].roll(16, -1)).roll(-16, -1)
+        return difference(shifted, y, square), difference(call(f[32]), y, square)
+
+    peer, own = errors(theirs), errors(lambda u: ours(u, Grid.uniform(tuple(u.shape[2:]), periodic=True)))
+    questions = ("a periodic discrete-continuous convolution, and of the shifted field", "the same on 32² and 64²")
+    return dict(zip(questions, zip(peer, own, strict=True), strict=True))
+
+
+def generator(samples: int = 1024 + 128) -> None:
+    """The seconds that the data of the preset `small` take: 64², Re = 100, float64."""
+    started = time.perf_counter()
+    NavierStokes(resolution=64, reynolds=100.0, dtype="float64").generate(samples, seed=0)
+    seconds = time.perf_counter() - started
+    CONSOLE.print(f"Navier-Stokes generator, {samples} samples, 64², Re = 100, float64: {seconds:.0f} s")
 
 
 def main() -> None:
@@ -239,6 +300,8 @@ def main() -> None:
         operators()
         where_the_peer_is_wrong()
     convolutions()
+    if "--generator" in sys.argv:
+        generator()
     table = Table("case", "reached", "target", "met", "peak MB", "reference's", title="reached and asked for")
     for row in ROWS:
         met = {True: "yes", False: "NO", None: ""}[row.met]
