@@ -150,6 +150,14 @@ def test_means_over_points_are_one_integral_however_they_are_written(function):
         torch.testing.assert_close(operator(function, 9, periodic=False)(x), base_mean(x))
 
 
+def test_axes_of_equal_sizes_keep_their_own_weights():
+    """Of 9 and 17 nodes each, the first axis periodic, the second from wall to wall."""
+    grid, x = Grid.uniform((9, 9), periodic=(True, False)), field(17, False)
+    for axis, expected in ((2, x.mean(2)), (3, to_base(x, (Fraction(1), Fraction(2)), (False, True)).mean(3))):
+        found = convert(Function(lambda y, axis=axis: y.mean(axis)), grid)(x)
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("batch", [3, 5])
 def test_means_over_samples_stay_means(batch):
     """Of 3 samples, as many as an axis of 2 nodes has after refinement."""

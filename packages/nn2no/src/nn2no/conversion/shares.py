@@ -40,6 +40,8 @@ class Shares:
 
     def follow(self, func: Callable[..., Any], inputs: Any, output: Any, kind: str | None) -> Any:
         """After a call: the softmax whose shares it summed up, or None."""
+        if not self.known:
+            return None
         source, name = self.source(inputs), getattr(func, "__name__", "")
         tensors = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
         if source is None or not tensors or name.startswith("new_") or name.endswith("_like"):
