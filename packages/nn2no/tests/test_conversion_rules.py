@@ -23,36 +23,11 @@ from sciml.grids import Grid
 from torch import Tensor, nn
 
 
-class Function(nn.Module):
-    """A function of a field of one channel, behind a layer that says how many channels there are."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(1, 1, 1, bias=False).double()
-        nn.init.ones_(self.first.weight)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self.first(x))
-
-
-def operator(function: Callable[[Tensor], Tensor], n: int = 8, periodic: bool = True, **options):
-    return convert(Function(function).eval(), Grid.uniform((n, n), periodic=periodic), **options)
-
-
-def field(n: int, periodic: bool = True) -> Tensor:
-    """A smooth function of x and y at n nodes an axis."""
-    x = torch.arange(n, dtype=torch.float64) / (n if periodic else n - 1)
-    if periodic:
-        return ((2 * math.pi * x[:, None]).sin() + (2 * math.pi * x + 1).cos() + 0.5)[None, None]
-    return (x[:, None] ** 2 + x**3)[None, None]
-
-
 @pytest.mark.parametrize(
     "name", ["hardtanh", "logsigmoid", "softsign", "hardsigmoid", "tanhshrink", "softshrink", "hardshrink", "elu"]
 )
-def test_functional_nonlinearities_are_evaluated_on_a_finer_grid(name):
-    _assert_antialiased(getattr(F, name))
+def test_functional_nonlinearities_are_evaluated_on_a_finer_grid(name, operator):
+    _assert_antialiased(getattr(F, name), operator)
 
 
 @pytest.mark.parametrize(
@@ -80,11 +55,11 @@ def test_functional_nonlinearities_are_evaluated_on_a_finer_grid(name):
         lambda x: F.glu(torch.cat([x, x], 1), 1),
     ],
 )
-def test_nonlinearities_of_modules_and_tensors_are_evaluated_on_a_finer_grid(function):
-    _assert_antialiased(function)
+def test_nonlinearities_of_modules_and_tensors_are_evaluated_on_a_finer_grid(function, operator):
+    _assert_antialiased(function, operator)
 
 
-def _assert_antialiased(function: Callable[[Tensor], Tensor]) -> None:
+def _assert_antialiased(function: Callable[[Tensor], Tensor], operator) -> None:
     torch.manual_seed(0)
     x = torch.randn(1, 1, 16, 16, dtype=torch.float64)  # whose products the grid cannot hold
     fine = fourier_resize(x, (32, 32))
@@ -103,10 +78,10 @@ def test_what_writes_into_a_field_does_so_after_filtering(write):
         write(y)
         return y
 
-    _assert_antialiased(function)
+    _assert_antialiased(function, operator)
 
 
-def test_products_with_numbers_and_gates_are_linear_and_left_alone():
+def test_products_with_numbers_and_gates_are_linear_and_left_alone(operator, field):
     x, gate = field(16), torch.rand(1, 1, 1, 1, dtype=torch.float64)
     found = operator(lambda y: 2 * y * gate, 16, activation="antialiased")(x)
     assert torch.equal(found, 2 * x * gate)
@@ -114,7 +89,7 @@ def test_products_with_numbers_and_gates_are_linear_and_left_alone():
 
 
 @pytest.mark.parametrize("dims", [(2, 3), 2, (3,), -1])
-def test_means_over_axes_of_a_field_between_walls_are_integrals_of_second_order(dims):
+def test_means_over_axes_of_a_field_between_walls_are_integrals_of_second_order(dims, operator, field):
     """The limit is the mean over the base nodes of the means over their hats."""
     found = [
         operator(lambda y: y.mean(dims, keepdim=True), 9, periodic=False)(field(8 * s + 1, False)) for s in (4, 8, 16)
@@ -140,7 +115,7 @@ def attention(mask: Callable[[int], Tensor | None]) -> Callable[[Tensor], Tensor
 
 
 @pytest.mark.parametrize("kind", ["none", "additive", "boolean"])
-def test_masks_stay_beside_the_weights_of_the_points(kind):
+def test_masks_stay_beside_the_weights_of_the_points(kind, operator, field):
     """A mask of one column holds for all points: of scores it changes nothing, a closed one lets nothing through."""
     masks = {
         "none": lambda n: None,
@@ -156,13 +131,13 @@ def test_masks_stay_beside_the_weights_of_the_points(kind):
     torch.testing.assert_close(found.flatten()[0], (weights * values).sum() / weights.sum())
 
 
-def test_a_closed_boolean_mask_lets_nothing_through():
+def test_a_closed_boolean_mask_lets_nothing_through(operator, field):
     mask = torch.zeros(1, 1, dtype=torch.bool)
     found = operator(attention(lambda n: mask), 5, periodic=False, strict=False)(field(9, False))
     assert (found == 0).all()
 
 
-def test_an_additive_mask_of_all_queries_is_added_to_the_weights():
+def test_an_additive_mask_of_all_queries_is_added_to_the_weights(operator, field):
     """A mask with a row for each of two queries: one as it is, one of minus infinity."""
     mask = torch.tensor([[0.0], [-math.inf]], dtype=torch.float64)
 
@@ -175,20 +150,23 @@ def test_an_additive_mask_of_all_queries_is_added_to_the_weights():
     assert found[0, 1] == 0
 
 
-def test_borders_keep_their_value():
+def test_borders_keep_their_value(operator):
     kernel = torch.ones(1, 1, 3, 3, dtype=torch.float64) / 9
-    net = lambda x: F.conv2d(F.pad(x, (1, 1, 1, 1), value=7.0), kernel)  # noqa: E731
+
+    def net(x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), value=7.0), kernel)
+
     for s in (1, 2, 4):
         x = torch.full((1, 1, 8 * s, 8 * s), 7.0, dtype=torch.float64)
         torch.testing.assert_close(operator(net)(x), x)
 
 
-def test_strided_slices_keep_their_step():
+def test_strided_slices_keep_their_step(operator, field):
     found = operator(lambda x: x[..., ::4, ::2])(field(16))
     torch.testing.assert_close(found, field(16)[..., ::4, ::2])
 
 
-def test_running_statistics_follow_their_momentum_between_walls():
+def test_running_statistics_follow_their_momentum_between_walls(field):
     grid = Grid.uniform((9, 9))
     module = nn.Sequential(nn.BatchNorm2d(1, momentum=0.25)).double().train()
     op = convert(module, grid, example_input=field(9, False))
@@ -199,7 +177,7 @@ def test_running_statistics_follow_their_momentum_between_walls():
     assert float(module[0].running_mean) == pytest.approx(0.25 * float(mean))
 
 
-def test_readouts_return_to_the_grid_linearly():
+def test_readouts_return_to_the_grid_linearly(operator, field):
     def net(x: Tensor) -> Tensor:
         return F.interpolate(F.adaptive_avg_pool2d(x, 4), size=x.shape[2:], mode="bilinear", align_corners=True)
 
@@ -210,7 +188,7 @@ def test_readouts_return_to_the_grid_linearly():
 
 
 @pytest.mark.parametrize(("conv", "kind"), [("kernel-interp", "linear"), ("kernel-interp-fourier", "fourier")])
-def test_kernels_are_resized_as_asked(conv, kind):
+def test_kernels_are_resized_as_asked(conv, kind, field):
     torch.manual_seed(0)
     module = nn.Conv2d(1, 1, 5, padding=2, padding_mode="circular").double()
     x, s = field(32), 2
@@ -253,20 +231,20 @@ def test_borders_that_end_between_nodes_are_interpolated():
     torch.testing.assert_close(found[..., 2], x[..., 1] * 0.75 + x[..., 2] * 0.25)
 
 
-def test_a_single_node_stands_for_the_whole_axis():
+def test_a_single_node_stands_for_the_whole_axis(operator):
     place = Place((9, 9), (Fraction(2),) * 2, (True, True), (False, False), operator(lambda y: y).options)
     weights = node_weights(place, torch.zeros(1, 1, 17, 1, dtype=torch.float64))
     torch.testing.assert_close(weights[:, 0], Grid.uniform(17).weights)
 
 
-def test_steps_between_walls_stay_as_wide():
+def test_steps_between_walls_stay_as_wide(operator, field):
     """In steps of 3 from the node 2 of 9 on: 2, 5, 8; twice as fine 4, 7, 10, 13, 16."""
     found = operator(lambda x: x[..., 2::3], 9, periodic=False)(field(17, False))
     torch.testing.assert_close(found, field(17, False)[..., 4::3])
 
 
 @pytest.mark.unchecked
-def test_slices_that_would_go_on_beyond_the_last_cell_are_refused():
+def test_slices_that_would_go_on_beyond_the_last_cell_are_refused(as_network):
     """The cells 1, 4, 7 of 8 would be 2, 5, 8, 11, 14, 17 of 16."""
     with pytest.raises(ConversionError, match="no counterpart on 16 nodes"):
-        convert(Function(lambda x: x[..., 1::3]), Grid.uniform((8, 8), centering="cell"))
+        convert(as_network(lambda x: x[..., 1::3]), Grid.uniform((8, 8), centering="cell"))

@@ -293,7 +293,10 @@ def test_continued_fields_by_index(mode, widths, n):
 @pytest.mark.parametrize("mode", INDEX)
 def test_continuation_has_two_derivatives(mode):
     x = random(1, 1, 4, 5).requires_grad_()
-    call = lambda x: extend(x, (2, 3), (1, 4), mode).square()  # noqa: E731
+
+    def call(x: Tensor) -> Tensor:
+        return extend(x, (2, 3), (1, 4), mode).square()
+
     assert torch.autograd.gradcheck(call, x)
     assert torch.autograd.gradgradcheck(call, x)
 

@@ -1,6 +1,5 @@
 """Softmaxes, means and variances over points are integrals, or are refused, however they are written."""
 
-import math
 import warnings
 from collections.abc import Callable
 from fractions import Fraction
@@ -13,31 +12,6 @@ from nn2no.conversion.place import to_base
 from nn2no.errors import ConversionError
 from sciml.grids import Grid
 from torch import Tensor, nn
-
-
-class Function(nn.Module):
-    """A function of a field of one channel, behind a layer that says how many channels there are."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(1, 1, 1, bias=False).double()
-        nn.init.ones_(self.first.weight)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self.first(x))
-
-
-def operator(function: Callable[[Tensor], Tensor], n: int = 8, periodic: bool = True, **options):
-    return convert(Function(function).eval(), Grid.uniform((n, n), periodic=periodic), **options)
-
-
-def field(n: int, periodic: bool = True) -> Tensor:
-    """A smooth function of x and y at n nodes an axis."""
-    x = torch.arange(n, dtype=torch.float64) / (n if periodic else n - 1)
-    if periodic:
-        return ((2 * math.pi * x[:, None]).sin() + (2 * math.pi * x + 1).cos() + 0.5)[None, None]
-    return (x[:, None] ** 2 + x**3)[None, None]
 
 
 class Softmax(nn.Module):
@@ -87,7 +61,7 @@ def test_a_softmax_over_points_without_a_sum_over_them_is_refused(use, what):
         (lambda a, v: (a * v).sum(1), 1),
     ],
 )
-def test_a_softmax_over_points_and_a_sum_are_a_ratio_of_integrals(use, dim, periodic):
+def test_a_softmax_over_points_and_a_sum_are_a_ratio_of_integrals(use, dim, periodic, field):
     grid = Grid.uniform((9, 9), periodic=periodic)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -100,13 +74,16 @@ def test_a_softmax_over_points_and_a_sum_are_a_ratio_of_integrals(use, dim, peri
 
 
 def test_shares_that_cannot_be_followed_are_warned_about():
-    use = lambda a, v: a.log1p() @ v.mT  # noqa: E731
+
+    def use(a: Tensor, v: Tensor) -> Tensor:
+        return a.log1p() @ v.mT
+
     with pytest.warns(UserWarning, match=r"over points, used alone \(log1p\)"):
         op = convert(Softmax(use), Grid.uniform((8, 8), periodic=True))
     assert not op.report.problems
 
 
-def test_a_softmax_over_channels_acts_point_by_point():
+def test_a_softmax_over_channels_acts_point_by_point(field):
     net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Softmax(1)).double()
     op = convert(net, Grid.uniform((8, 8), periodic=True))
     assert "unchanged" in next(row for row in op.report.rows if row.kind == "softmax").rule
@@ -117,7 +94,7 @@ def test_a_softmax_over_channels_acts_point_by_point():
 @pytest.mark.parametrize(
     "function", [lambda x: F.log_softmax(x, -1), lambda x: x.logsumexp((2, 3)), lambda x: x.flatten(2).log_softmax(2)]
 )
-def test_logarithms_of_sums_over_points_are_refused(function):
+def test_logarithms_of_sums_over_points_are_refused(function, operator):
     with pytest.raises(ConversionError, match="by the logarithm"):
         operator(function)
 
@@ -144,25 +121,25 @@ def base_mean(x: Tensor, n0: int = 9) -> Tensor:
         lambda y: torch.var_mean(y, (2, 3))[1],
     ],
 )
-def test_means_over_points_are_one_integral_however_they_are_written(function):
+def test_means_over_points_are_one_integral_however_they_are_written(function, operator, field):
     for s in (1, 2, 4):
         x = field(8 * s + 1, False)
         torch.testing.assert_close(operator(function, 9, periodic=False)(x), base_mean(x))
 
 
-def test_axes_of_equal_sizes_keep_their_own_weights():
+def test_axes_of_equal_sizes_keep_their_own_weights(field, as_network):
     """Of 9 and 17 nodes each, the first axis periodic, the second from wall to wall."""
     grid, x = Grid.uniform((9, 9), periodic=(True, False)), field(17, False)
     for axis, expected in ((2, x.mean(2)), (3, to_base(x, (Fraction(1), Fraction(2)), (False, True)).mean(3))):
-        found = convert(Function(lambda y, axis=axis: y.mean(axis)), grid)(x)
+        found = convert(as_network(lambda y, axis=axis: y.mean(axis)), grid)(x)
         torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("batch", [3, 5])
-def test_means_over_samples_stay_means(batch):
+def test_means_over_samples_stay_means(batch, field, as_network):
     """Of 3 samples, as many as an axis of 2 nodes has after refinement."""
     x = torch.cat([k**2 * field(17, False) for k in range(batch)])
-    module = Function(lambda y: y.mean(0, keepdim=True)).train()  # in training, traces have two samples
+    module = as_network(lambda y: y.mean(0, keepdim=True)).train()  # in training, traces have two samples
     found = convert(module, Grid.uniform((9, 9)))(x)
     torch.testing.assert_close(found, x.mean(0, keepdim=True))
 
@@ -170,7 +147,7 @@ def test_means_over_samples_stay_means(batch):
 @pytest.mark.parametrize("correction", [0, 1])
 @pytest.mark.parametrize("periodic", [True, False])
 @pytest.mark.parametrize("root", [False, True])
-def test_variances_over_points_are_integrals(correction, periodic, root):
+def test_variances_over_points_are_integrals(correction, periodic, root, operator, field):
     """With the factor of the base grid, so that N₀/(N₀ - 1) is there on all grids."""
     name = "std" if root else "var"
     nets = [
@@ -191,7 +168,7 @@ def test_variances_over_points_are_integrals(correction, periodic, root):
 
 
 @pytest.mark.parametrize("periodic", [True, False])
-def test_class_tokens_keep_their_share_of_means(periodic):
+def test_class_tokens_keep_their_share_of_means(periodic, operator):
     def net(y: Tensor) -> Tensor:
         tokens = y.flatten(2).mT
         return torch.cat([10 * torch.ones_like(tokens[:, :1]), tokens], 1).mean(1)
@@ -201,6 +178,6 @@ def test_class_tokens_keep_their_share_of_means(periodic):
     assert float(found) == pytest.approx((10 + n**2) / (1 + n**2))
 
 
-def test_means_of_channels_and_points_together_are_said_to_be_plain():
+def test_means_of_channels_and_points_together_are_said_to_be_plain(operator):
     op = operator(lambda y: torch.cat([y, y, y], 1).flatten(1, 2).mean(1), 9, periodic=False)
     assert "plain mean" in next(row for row in op.report.rows if row.kind == "mean").rule

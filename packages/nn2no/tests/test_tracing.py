@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -109,16 +110,20 @@ def test_further_inputs_of_every_kind(training):
     example = (field(16), field(16), torch.ones(1, dtype=torch.float64))
     shift = torch.tensor(0.5, dtype=torch.float64)
     op = convert(module, Grid.uniform((16,), periodic=True), example_input=example)
-    for batch in (1, 3):
+
+    def call(m, n, batch, widen):
         t = torch.arange(1.0, batch + 1, dtype=torch.float64)
+        return m(field(n, batch), z=field(n, batch, 0.2), t=t, shift=shift, widen=widen)
+
+    for batch in (1, 3):
         for widen in (False, True):
-            run = lambda n, m: m(field(n, batch), z=field(n, batch, 0.2), t=t, shift=shift, widen=widen)  # noqa: B023, E731
-            torch.testing.assert_close(run(16, op), run(16, module), rtol=0, atol=0)
-            coarse, fine, limit = (run(n, op)["y"][..., :: n // 16] for n in (32, 64, 128))
+            run = partial(call, batch=batch, widen=widen)
+            torch.testing.assert_close(run(op, 16), run(module, 16), rtol=0, atol=0)
+            coarse, fine, limit = (run(op, n)["y"][..., :: n // 16] for n in (32, 64, 128))
             assert float((fine - limit).norm()) < 0.3 * float((coarse - fine).norm())
             # two switches are two traces: each with its own dilation
             inner = (..., slice(8, 9))
-            a = [run(16 * s, op)["a"][..., ::s][inner] for s in (1, 16)]
+            a = [run(op, 16 * s)["a"][..., ::s][inner] for s in (1, 16)]
             torch.testing.assert_close(a[0], a[1], rtol=0.2, atol=0.05)
 
 

@@ -65,7 +65,7 @@ def _is_batch(place: Place, call: Call, x: Tensor, axis: int) -> bool:
 
 
 def _shares(place: Place, call: Call, x: Tensor, axes: Sequence[int]) -> Tensor | None:
-    """The shares of the points in a mean, to be multiplied by `x`; None if all are equal."""
+    """The shares of the points in a mean, to be multiplied by `x`, on the CPU; None if all are equal."""
     if x.ndim != len(call.shape):
         return None
     found: dict[int, Tensor] = {}
@@ -85,7 +85,7 @@ def _shares(place: Place, call: Call, x: Tensor, axes: Sequence[int]) -> Tensor 
     for axis in axes:
         shape = [x.shape[axis] if k == axis else 1 for k in range(x.ndim)]
         product = product * found.get(axis, torch.full((x.shape[axis],), 1 / x.shape[axis])).reshape(shape)
-    return product.to(x.device) if x.device.type != "mps" else product.float().to(x.device)
+    return product
 
 
 def _of_an_axis(place: Place, n0: int, n: int, own: int | None) -> Tensor | None:
