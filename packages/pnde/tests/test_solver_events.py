@@ -55,7 +55,10 @@ def test_steps_end_at_jumps(method):
 
 def test_known_jumps_cost_no_rejected_steps():
     """u̇ = ±1 is exact in any step, if no step sees the other side of a jump."""
-    field = lambda t, u: torch.where((t % 2 < 1)[:, None], torch.ones_like(u), -torch.ones_like(u))  # noqa: E731
+
+    def field(t, u):
+        return torch.where((t % 2 < 1)[:, None], torch.ones_like(u), -torch.ones_like(u))
+
     for t in (grid(0, 4, 9), grid(4, 0, 9)):
         solution = solve(field, torch.zeros(1, 1, dtype=F64), t, jump_times=[0, 1, 2, 3, 4])
         assert solution.n_rejected.item() == 0
@@ -139,7 +142,10 @@ def test_retracted_outputs_lie_on_the_manifold(method, where):
     radius, t = torch.tensor([1.0, 2.0, 3.0], dtype=F64), grid(0, 20, 81)
     u0 = torch.stack([radius, 0 * radius], dim=-1)
     options = {"args": (radius,), "method": method}
-    field = lambda t, u, r: rotation(t, u)  # noqa: E731
+
+    def field(t, u, radius):
+        return rotation(t, u)
+
     plain = solve(field, u0, t, **options)
     solution = solve(field, u0, t, retract=to_circle, retract_at=where, **options)
     assert (plain.u.norm(dim=-1) - radius[:, None]).abs().max() > 1e-9

@@ -7,6 +7,11 @@ from pnde._banded import Banded
 from pnde._sparse import SparseJacobian
 
 
+def values_are_known() -> bool:
+    """Whether code may branch on values: not inside torch.compile and torch.func transforms."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore
+
+
 def check_shapes(G: Tensor | SparseJacobian, v: Tensor, rhs: Tensor | None, metric: Tensor | None) -> None:
     """Shapes, dtypes and devices of the arguments."""
     if isinstance(G, SparseJacobian):

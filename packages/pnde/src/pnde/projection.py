@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pnde._autograd import project
 from pnde._banded import Banded, detect_band
-from pnde._checks import check_metric, check_options, check_shapes, check_values_can_be_read
+from pnde._checks import check_metric, check_options, check_shapes, check_values_can_be_read, values_are_known
 from pnde._factorisations import apply, apply_transposed, factorise, sharpen, square_root, times_root, weigh
 from pnde._rank import RankDeficientConstraintError, rank_error, rows_without_support
 from pnde._sparse import SparseFactor, SparseJacobian
@@ -87,7 +87,7 @@ def project_tangent(
     G = SparseJacobian.from_tensor(G) if isinstance(G, Tensor) and G.layout != torch.strided else G
     check_shapes(G, v, rhs, metric)
     check_options(G, metric, method, passes, rank, rtol, METHODS, RANKS)
-    check_values_can_be_read(G, method, _concrete())
+    check_values_can_be_read(G, method, values_are_known())
     return _solve(G, v, rhs, metric, rank, method, passes, scale, rtol)[0]
 
 
@@ -122,7 +122,7 @@ def _solve(
     entries = G.values[..., None] if isinstance(G, SparseJacobian) else G
     m, n = (G.pattern.m, G.pattern.n) if isinstance(G, SparseJacobian) else G.shape[-2:]
     batch = torch.broadcast_shapes(entries.shape[:-2], v.shape[:-1], () if rhs is None else rhs.shape[:-1])
-    if metric is not None and _concrete():
+    if metric is not None and values_are_known():
         check_metric(metric)
     v = v.expand(*batch, n)
     b = v.new_zeros(*batch, m) if rhs is None else rhs.expand(*batch, m)
@@ -136,7 +136,7 @@ def _solve(
         step = half if root is None else half * root if root.ndim == 1 else half @ root.mT
         return v - step, apply_transposed(inverse, half)
     if rank == "tikhonov":
-        if _concrete() and (rows := rows_without_support(G, metric)):
+        if values_are_known() and (rows := rows_without_support(G, metric)):
             raise RankDeficientConstraintError(
                 f"the rows {rows} have no weighted support, W Gᵀ is zero there; drop them, do not regularise", rows=rows
             )
@@ -167,7 +167,7 @@ def _solve_dense(
         name, floor = method, 0.0 if method in ("qr", "svd") else (8 * m * eps) ** 0.5
     with torch.no_grad():
         factor, ratio = factorise(name, G, metric, scale, band)
-    if _concrete():
+    if values_are_known():
         weak = ~(ratio > max(floor, rtol))
         found = bool(weak.any())  # the one wait for the device, unless a bound leaves doubt
         if found and name == "cholesky":
@@ -257,11 +257,6 @@ def _solve_sparse(
         )
         raise rank_error(dense[None], metric, weak)
     return project(full, v, b, metric, pattern, factor, passes or 2)
-
-
-def _concrete() -> bool:
-    # inside torch.compile and torch.func transforms nothing can branch on values
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore
 
 
 def _tolerance(G: Tensor, rtol: float | None) -> float:

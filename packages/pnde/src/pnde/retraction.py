@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pnde._checks import check_metric
+from pnde._checks import check_metric, values_are_known
 from pnde._factorisations import apply_transposed, correct, factorise, weigh
 from pnde.constraints import Constraint
 from pnde.projection import min_norm_solve
@@ -75,7 +75,7 @@ def retract(
             constraint, u, target, t, method == "chord", bound, max_iter, metric
         )
     converged = residual < bound
-    if torch.is_grad_enabled() or not _concrete():
+    if torch.is_grad_enabled() or not values_are_known():
         found = _differentiable(constraint, u, target, t, multipliers, converged, metric)
     return Retraction(found, converged, iterations, residual)
 
@@ -100,7 +100,7 @@ def _iterate(
     iterations = torch.zeros_like(residual, dtype=torch.long)
     active = residual >= tol  # neither converged nor NaN
     for _ in range(max_iter):
-        if _concrete() and not bool(active.any()):
+        if values_are_known() and not bool(active.any()):
             break
         if chord:
             step = correct("cholesky", rows, metric, factor, excess)[0]
@@ -149,10 +149,6 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
     return torch.linalg.solve_ex(matrix, right[..., None])[0][..., 0]
 
 
-def _concrete() -> bool:
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore
-
-
 def _check(
     constraint: Constraint,
     u: Tensor,
@@ -181,5 +177,5 @@ def _check(
         raise ValueError(f"metric must be ({n},) or ({n}, {n}); got {tuple(metric.shape)}")
     if u.dtype != target.dtype or (metric is not None and metric.dtype != u.dtype):
         raise TypeError(f"u, target and metric must have one dtype; got u {u.dtype}, target {target.dtype}")
-    if metric is not None and _concrete():
+    if metric is not None and values_are_known():
         check_metric(metric)

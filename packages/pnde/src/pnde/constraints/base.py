@@ -1,7 +1,8 @@
 """What a constraint is: values, Jacobian, drift in time, and which level set a trajectory stays on."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -24,7 +25,7 @@ class Constraint(nn.Module):
     n: int
     m: int
     kind: Kind = "level"
-    driven: ClassVar[bool] = False
+    driven: bool = False
 
     def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
         """Values g(t, u)."""
@@ -66,22 +67,24 @@ def differentiate(
 ) -> Float[Tensor, "*batch m n"]:
     """The Jacobian by `u` of a function of one time (or None) and one state, at every state."""
     flat = u.reshape(-1, u.shape[-1])
-    times = None
-    if t is not None:
-        times = torch.as_tensor(t, dtype=u.dtype, device=u.device).expand(u.shape[:-1]).reshape(-1)
+    times = None if t is None else times_of_states(t, u)
     if mode == "loop":
-        rows = [
-            torch.autograd.functional.jacobian(
-                lambda x, s=None if times is None else times[i]: function(s, x), state, create_graph=True
-            )
-            for i, state in enumerate(flat)
+        of_state = [partial(function, None if times is None else times[i]) for i in range(len(flat))]
+        rows: list[Any] = [
+            torch.autograd.functional.jacobian(f, state, create_graph=True)
+            for f, state in zip(of_state, flat, strict=True)
         ]
-        found: Any = torch.stack(rows) if rows else flat.new_zeros(0, m, u.shape[-1])  # type: ignore[arg-type]
+        found = torch.stack(rows) if rows else flat.new_zeros(0, m, u.shape[-1])
     else:
         jac = torch.func.jacrev if mode == "reverse" else torch.func.jacfwd
         over = (None if times is None else 0, 0)
         found = torch.func.vmap(jac(function, argnums=1), in_dims=over)(times, flat)
     return found.reshape(*u.shape[:-1], m, u.shape[-1])
+
+
+def times_of_states(t: Any, u: Tensor) -> Tensor:
+    """The time of each state, flattened, from one time or as many as states."""
+    return torch.as_tensor(t, dtype=u.dtype, device=u.device).expand(u.shape[:-1]).reshape(-1)
 
 
 class StackedConstraint(Constraint):
@@ -97,7 +100,7 @@ class StackedConstraint(Constraint):
         self.parts = nn.ModuleList(parts)
         self.n, self.m = parts[0].n, sum(part.m for part in parts)
         self.kind = "conserved" if any(part.kind == "conserved" for part in parts) else "level"
-        self.driven = any(part.driven for part in parts)  # type: ignore[misc]
+        self.driven = any(part.driven for part in parts)
 
     def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
         return torch.cat([part(t, u) for part in self.parts], -1)

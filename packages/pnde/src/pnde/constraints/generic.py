@@ -8,7 +8,7 @@ from jaxtyping import Float
 from sciml.errors import ConfigError
 from torch import Tensor, nn
 
-from pnde.constraints.base import Constraint, Kind, Mode, differentiate
+from pnde.constraints.base import Constraint, Kind, Mode, differentiate, times_of_states
 
 
 class FunctionConstraint(Constraint):
@@ -52,7 +52,7 @@ class FunctionConstraint(Constraint):
                 f"kind={kind!r}, mode={mode!r}; choose from {', '.join(get_args(Kind))} and {', '.join(get_args(Mode))}"
             )
         self.fn, self.jac, self.n, self.m, self.kind, self.mode = fn, jac, n, m, kind, mode
-        self.driven = driven  # type: ignore[misc]
+        self.driven = driven
 
     def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
         self.check(u)
@@ -76,9 +76,7 @@ class FunctionConstraint(Constraint):
 
     def _each(self, function: Callable[[Any, Tensor], Tensor], t: Any, u: Tensor) -> Tensor:
         """The function at every state."""
-        flat, times = u.reshape(-1, self.n), None
-        if self.driven:
-            times = torch.as_tensor(t, dtype=u.dtype, device=u.device).expand(u.shape[:-1]).reshape(-1)
+        flat, times = u.reshape(-1, self.n), times_of_states(t, u) if self.driven else None
         if self.mode == "loop" and len(flat):
             states = [function(None if times is None else times[i], x) for i, x in enumerate(flat)]
             found = torch.stack(states)

@@ -1,7 +1,7 @@
 """The prescribed motion of a robot arm's end point."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ class EndPointMotion(Constraint):
     """
 
     kind = "conserved"
-    driven: ClassVar[bool] = True
+    driven = True
 
     def __init__(self, n_links: int = 3) -> None:
         super().__init__()

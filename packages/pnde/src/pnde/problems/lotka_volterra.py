@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from sciml.errors import ConfigError
 
 from pnde.constraints import LotkaVolterraInvariant
@@ -57,18 +58,12 @@ class LotkaVolterra(Integrated):
         return LotkaVolterraInvariant()
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        low, high = np.transpose(REGIMES[self.regime])
+        (low, high), invariant = np.transpose(REGIMES[self.regime]), self.constraint()
         while True:
             u = rng.uniform(low, high)
-            if invariant(u) <= LARGEST_INVARIANT:
+            if invariant(None, torch.from_numpy(u)).item() <= LARGEST_INVARIANT:
                 return u
 
     def field(self, t: Any, u: np.ndarray) -> np.ndarray:
         x, y = u[..., 0], u[..., 1]
         return np.stack([1.5 * x - x * y, x * y - 3 * y], axis=-1)
-
-
-def invariant(u: np.ndarray) -> np.ndarray | np.floating:
-    """H of populations (..., 2)."""
-    x, y = u[..., 0], u[..., 1]
-    return x - 3 * np.log(x) + y - 1.5 * np.log(y)
