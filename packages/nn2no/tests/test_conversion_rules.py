@@ -72,7 +72,7 @@ def _assert_antialiased(function: Callable[[Tensor], Tensor], operator) -> None:
 
 
 @pytest.mark.parametrize("write", [F.relu_, lambda x: F.relu(x, inplace=True), lambda x: x.mul_(x), lambda x: x.exp_()])
-def test_what_writes_into_a_field_does_so_after_filtering(write):
+def test_what_writes_into_a_field_does_so_after_filtering(write, operator):
     def function(x: Tensor) -> Tensor:
         y = x.clone()
         write(y)
