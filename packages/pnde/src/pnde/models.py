@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 from pnde.constraints import CONSTRAINTS, Constraint
-from pnde.projection import min_norm_solve, project_tangent
+from pnde.fields import ConstrainedMechanics, ProjectedField, StabilizedField, VectorField
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,23 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
+class _BaseField(VectorField):
+    """What a model has learned, as the base of a constrained field."""
+
+    def __init__(self, model: NeuralODE) -> None:
+        super().__init__()
+        self.n, self.function = model.state_dim, model.base_field
+
+    def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        return self.function(u)
+
+
 class _ConstrainedODE(NeuralODE):
     constraint: Constraint
+    constrained: VectorField
+
+    def field(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        return self.constrained(None, u)
 
     def residual(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
         """g(u), which is zero on the manifold."""
@@ -188,7 +203,7 @@ class _ConstrainedODE(NeuralODE):
                 f"constraint_config={options!r} does not fit the constraint {constraint} ({error}); "
                 f"its arguments are {', '.join(signature(kind).parameters)}"
             ) from error
-        self.constraint, self.gamma = kind(**(options or {})), gamma
+        self.constraint = kind(**(options or {}))
         if self.constraint.kind != "level":
             raise ConfigError(f"constraint={constraint!r} is a conserved quantity; these models keep levels g(u) = 0.")
         if self.constraint.n != self.state_dim:
@@ -210,9 +225,7 @@ class StabilizedNeuralODE(_ConstrainedODE):
     ) -> None:
         super().__init__(state_dim, hidden, second_order, dtype)
         self._constrain(constraint, constraint_config, gamma)
-
-    def field(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-        return self.base_field(u) - self.gamma * min_norm_solve(self.constraint.jacobian(None, u), self.residual(u))
+        self.constrained = StabilizedField(_BaseField(self), self.constraint, float(gamma))
 
 
 class ProjectedNeuralODE(_ConstrainedODE):
@@ -241,16 +254,5 @@ class ProjectedNeuralODE(_ConstrainedODE):
         self._constrain(constraint, constraint_config, gamma)
         if metric not in ("identity", "mechanics"):
             raise ConfigError(f"metric={metric!r} is unknown; choose identity or mechanics")
-        self.metric = metric
-        mobility = torch.cat([torch.zeros(state_dim // 2), torch.ones(state_dim // 2)])
-        self.register_buffer("mobility", mobility.to(getattr(torch, dtype)), persistent=False)
-
-    def field(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-        G, f = self.constraint.jacobian(None, u), self.base_field(u)
-        if self.metric == "identity":
-            return project_tangent(G, f, rhs=self.gamma * self.residual(u) if self.gamma else None)
-        rows = self.constraint.m // 2
-        position, velocity = self.residual(u).split(rows, dim=-1)
-        # d(position)/dt = 2 velocity, hence the critically damped ψ̇ = -2γψ - γ²φ/2
-        damping = 2 * self.gamma * velocity + self.gamma**2 / 2 * position if self.gamma else None
-        return project_tangent(G[..., rows:, :], f, rhs=damping, metric=self.get_buffer("mobility"))
+        kind = ProjectedField if metric == "identity" else ConstrainedMechanics
+        self.constrained = kind(_BaseField(self), self.constraint, gamma=float(gamma))
