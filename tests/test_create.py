@@ -37,13 +37,13 @@ def test_pretrained_models_predict_unseen_trajectories():
     u = torch.tensor(sciml.create_problem("pnde/double-pendulum", duration=1.0).generate(10, seed=999).state.values)
     t = torch.arange(21, dtype=torch.float64) * 0.05
     error = {}
-    for name in ("nde", "pnde"):
+    for name in ("nde", "pnde-metric"):
         solution = sciml.create_model(f"pnde/{name}", pretrained=True).solve(u[:, 0], t).u
         error[name] = float(((solution - u).norm(dim=-1) / u.norm(dim=-1)).mean())
-    assert error["pnde"] < 0.1 < error["nde"]  # measured: 0.03 and 0.43 on 25 trajectories
-    assert sciml.create_model("pnde/pnde", pretrained=True, hidden=(128, 128, 128)).config["hidden"] == [128] * 3
-    with pytest.raises(ConfigError, match="has metric='mechanics', not 'identity'"):
-        sciml.create_model("pnde/pnde", pretrained=True, metric="identity")
+    assert error["pnde-metric"] < 0.1 < error["nde"]  # measured: 0.03 and 0.43 on 25 trajectories
+    assert sciml.create_model("pnde/pnde-metric", pretrained=True, hidden=(128, 128, 128)).config["hidden"] == [128] * 3
+    with pytest.raises(ConfigError, match="has metric='mechanics', not 'algebraic'"):
+        sciml.create_model("pnde/pnde-metric", pretrained=True, metric="algebraic")
 
 
 def test_model_arguments_and_missing_weights_are_explained(monkeypatch):

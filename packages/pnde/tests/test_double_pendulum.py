@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sciml
 import torch
-from pnde import DoublePendulum, NeuralODE, ProjectedNeuralODE, StabilizedNeuralODE
+from pnde import NDE, PNDE, SNDE, DoublePendulum, MetricPNDE, TrajectoryModel
 from pnde.experiments.double_pendulum import EXPERIMENT, _bars, _evaluate, window_loss
 from sciml.errors import ConfigError
 from torch import nn
@@ -108,7 +108,7 @@ def test_loss_is_the_mean_square_in_units_of_std_after_the_first_state():
 class Euler(nn.Module):
     """One step of the field to every time: no branch on values, which tensors without values do not allow."""
 
-    def __init__(self, model: NeuralODE) -> None:
+    def __init__(self, model: TrajectoryModel) -> None:
         super().__init__()
         self.model = model
 
@@ -120,10 +120,10 @@ class Euler(nn.Module):
 @pytest.mark.parametrize(
     "make",
     [
-        NeuralODE,
-        StabilizedNeuralODE,
-        ProjectedNeuralODE,
-        lambda **c: ProjectedNeuralODE(**c, metric="mechanics", gamma=4.0),
+        NDE,
+        SNDE,
+        PNDE,
+        lambda **c: MetricPNDE(**c, gamma=4.0),
     ],
     ids=["nde", "snde", "pnde", "mechanics"],
 )

@@ -13,7 +13,7 @@ from pnde.constraints.power_balance import PowerBalance
 from pnde.fields import ProjectedField
 from pnde.power_grid import Inverter, PowerGrid, ieee14
 from pnde.power_grid.admittance import series_admittances
-from pnde.power_grid.dynamics import GridField, InverterField, ambient_states, trajectories
+from pnde.power_grid.dynamics import GridField, InverterField, ambient_force, ambient_states, trajectories
 from pnde.projection import project_tangent
 from sciml.errors import ConfigError, ShapeError
 from scipy.integrate import solve_ivp
@@ -22,8 +22,9 @@ VARIANTS = ("published", "corrected")
 TIME = np.linspace(0, 10, 101)
 
 
-def seeds(n):
-    return [np.random.SeedSequence(0, spawn_key=(i,)) for i in range(n)]
+def forces(n, n_buses=14):
+    rng = np.random.default_rng(0)
+    return np.stack([ambient_force(rng, n_buses) for _ in range(n)])
 
 
 def complex_voltage(u):
@@ -33,7 +34,7 @@ def complex_voltage(u):
 @cache
 def solved(bus8, n=8):
     grid = ieee14(bus8)
-    return grid, trajectories(grid, ambient_states(grid, seeds(n)), TIME)
+    return grid, trajectories(grid, ambient_states(grid, forces(n)), TIME)
 
 
 def chain(n):
@@ -133,10 +134,10 @@ def test_rows_of_the_loads_are_well_conditioned_on_the_data():
 @pytest.mark.parametrize("bus8", VARIANTS)
 def test_ambient_states_are_consistent_and_each_its_own(bus8):
     grid = ieee14(bus8)
-    states = ambient_states(grid, seeds(8))
+    states = ambient_states(grid, forces(8))
     assert PowerBalance(grid)(None, torch.as_tensor(states)).abs().max() < 1e-10
     assert np.linalg.norm(states - grid.operating_point(), axis=-1).min() > 0.1
-    alone = ambient_states(grid, seeds(8)[5:6])
+    alone = ambient_states(grid, forces(8)[5:6])
     np.testing.assert_allclose(alone[0], states[5], rtol=0, atol=1e-9)
 
 
@@ -260,7 +261,7 @@ def test_large_grid_runs_through_sparse_rows():
     torch.testing.assert_close(
         project_tangent(field.balance.sparse_jacobian(None, u), v, metric=metric), dense, rtol=0, atol=1e-9
     )
-    start = ambient_states(grid, seeds(1), duration=0.01, tolerance=1e-8)
+    start = ambient_states(grid, forces(1, 241), duration=0.01, tolerance=1e-8)
     end = trajectories(grid, start, np.array([0.0, 0.1]), tolerance=1e-8)[:, -1]
     assert field.balance(None, torch.as_tensor(end)).abs().max() < 1e-5
 

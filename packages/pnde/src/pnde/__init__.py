@@ -29,10 +29,23 @@ from pnde.fields import (
     VectorField,
 )
 from pnde.metrics import constraint_error, relative_state_error, valid_prediction_time
-from pnde.models import NeuralODE, ProjectedNeuralODE, Solution, StabilizedNeuralODE
+from pnde.models import (
+    CFINDE,
+    CHNN,
+    HNN,
+    NDE,
+    PNDE,
+    PNODE,
+    PSNDE,
+    SNDE,
+    AngularNDE,
+    MetricPNDE,
+    TrajectoryModel,
+)
 from pnde.power_grid import Inverter, PowerGrid, ieee14
 from pnde.problems import (
     FPUT,
+    IEEE14,
     DCDCConverter,
     DoublePendulum,
     LotkaVolterra,
@@ -51,10 +64,21 @@ from pnde.projection import (
     project_tangent,
 )
 from pnde.retraction import Retraction, retract
+from pnde.solvers import Solution, Status, solve
 
 __all__ = [
+    "CFINDE",
+    "CHNN",
     "FPUT",
+    "HNN",
+    "IEEE14",
     "MLP",
+    "NDE",
+    "PNDE",
+    "PNODE",
+    "PSNDE",
+    "SNDE",
+    "AngularNDE",
     "Banded",
     "CentralMotion",
     "ChainConv",
@@ -74,13 +98,12 @@ __all__ = [
     "LotkaVolterra",
     "LotkaVolterraInvariant",
     "MLPField",
+    "MetricPNDE",
     "NPendulum",
-    "NeuralODE",
     "PendulumConstraint",
     "PowerBalance",
     "PowerGrid",
     "ProjectedField",
-    "ProjectedNeuralODE",
     "QuarticPotential",
     "RankDeficientConstraintError",
     "Retraction",
@@ -91,8 +114,9 @@ __all__ = [
     "Solution",
     "SparseJacobian",
     "StabilizedField",
-    "StabilizedNeuralODE",
     "StackedConstraint",
+    "Status",
+    "TrajectoryModel",
     "TwoBody",
     "VectorField",
     "constraint_error",
@@ -102,6 +126,7 @@ __all__ = [
     "project_tangent",
     "relative_state_error",
     "retract",
+    "solve",
     "stack",
     "valid_prediction_time",
 ]

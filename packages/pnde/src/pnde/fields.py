@@ -26,11 +26,19 @@ class VectorField(nn.Module):
 class MLP(nn.Module):
     """A perceptron (..., n_in) to (..., n_out) with GELU activations, on its input shifted and scaled by statistics.
 
-    With `skip`, every hidden layer but the first is h ↦ h + gelu(W h + b).
+    With `skip`, every hidden layer but the first is h ↦ h + gelu(W h + b). An `offset` of the output means nothing
+    where only its gradient counts.
     """
 
     def __init__(
-        self, n_in: int, n_out: int, hidden: Sequence[int], *, skip: bool = False, dtype: torch.dtype | None = None
+        self,
+        n_in: int,
+        n_out: int,
+        hidden: Sequence[int],
+        *,
+        skip: bool = False,
+        offset: bool = True,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if skip and len(set(hidden)) > 1:
@@ -38,7 +46,7 @@ class MLP(nn.Module):
         self.skip = skip
         widths = [n_in, *hidden]
         self.hidden = nn.ModuleList(nn.Linear(a, b, dtype=dtype) for a, b in pairwise(widths))
-        self.out = nn.Linear(widths[-1], n_out, dtype=dtype)
+        self.out = nn.Linear(widths[-1], n_out, bias=offset, dtype=dtype)
         self.register_buffer("mean", torch.zeros(n_in, dtype=dtype))
         self.register_buffer("std", torch.ones(n_in, dtype=dtype))
 
@@ -79,9 +87,17 @@ class ChainConv(nn.Module):
         for a, b in pairwise(widths):
             modules += [nn.Conv1d(a, b, kernel_size, padding=kernel_size // 2, dtype=dtype), nn.GELU()]
         self.net = nn.Sequential(*modules[:-1])
+        self.register_buffer("std", torch.ones(2, 1, dtype=dtype))
+
+    def set_normalization(self, u: Float[Tensor, "sample n"]) -> None:
+        """Divide positions and velocities by their deviations on these, the same for every mass."""
+        std = self.get_buffer("std")
+        found = Normalizer(2, dtype=torch.float64).fit(u.reshape(-1, 2, self.n_masses).transpose(1, 2).reshape(-1, 2))
+        std.copy_(found.std[:, None])
 
     def forward(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch half"]:
-        return self.net(u.reshape(-1, 2, self.n_masses)).reshape(*u.shape[:-1], self.n_masses)
+        scaled = u.reshape(-1, 2, self.n_masses) / self.get_buffer("std")
+        return self.net(scaled).reshape(*u.shape[:-1], self.n_masses)
 
 
 class MLPField(VectorField):

@@ -10,6 +10,7 @@ from pnde.constraints.invariants import (
     RigidBodyInvariants,
 )
 from pnde.constraints.pendulum import PendulumConstraint
+from pnde.constraints.power_balance import PowerBalance
 from pnde.constraints.robot_arm import EndPointMotion
 
 CONSTRAINTS: dict[str, type[Constraint]] = {
@@ -20,6 +21,7 @@ CONSTRAINTS: dict[str, type[Constraint]] = {
     "converter-energy": ConverterEnergy,
     "fput-energy": FPUTEnergy,
     "end-point-motion": EndPointMotion,
+    "power-balance": PowerBalance,
 }
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "LinearConstraint",
     "LotkaVolterraInvariant",
     "PendulumConstraint",
+    "PowerBalance",
     "RigidBodyInvariants",
     "StackedConstraint",
     "stack",

@@ -1,6 +1,6 @@
 """Dynamics of a power grid: inverters, the exact index-reduced field of the DAE, reference trajectories."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class GridField(VectorField):
 
     def __init__(self, grid: PowerGrid) -> None:
         super().__init__()
-        self.inverters, self.balance, self.n = InverterField(grid), PowerBalance(grid), 2 * grid.n_buses
+        self.grid, self.inverters, self.balance, self.n = grid, InverterField(grid), PowerBalance(grid), 2 * grid.n_buses
         algebraic = torch.ones(2, grid.n_buses, dtype=torch.float64)
         algebraic[:, grid.inverter_buses] = 0
         self.register_buffer("metric", algebraic.reshape(-1), persistent=False)
@@ -81,21 +81,22 @@ def trajectories(
     return _solve(GridField(grid), start, time, tolerance)
 
 
+def ambient_force(rng: np.random.Generator, n_buses: int) -> Float[np.ndarray, " n"]:
+    """At each bus a vector (Re, Im) of length √U(0.15, 1) and uniform direction."""
+    length, angle = np.sqrt(rng.uniform(0.15, 1, n_buses)), rng.uniform(0, 2 * np.pi, n_buses)
+    return np.concatenate([length * np.cos(angle), length * np.sin(angle)])
+
+
 def ambient_states(
-    grid: PowerGrid, seeds: Sequence[np.random.SeedSequence], duration: float = 0.2, tolerance: float = 1e-12
+    grid: PowerGrid, forces: Float[np.ndarray, "batch n"], duration: float = 0.2, tolerance: float = 1e-12
 ) -> Float[np.ndarray, "batch n"]:
     """Consistent states near the operating point: du/dτ = P(u) F from it for τ in [0, duration].
 
-    P projects onto the tangent space of the whole power balance; F is constant, one draw for each seed, at each bus a
-    vector of length √U(0.15, 1) and uniform direction ("ambient forcing", arXiv 2410.23667).
+    P projects onto the tangent space of the whole power balance; the forces F are constant, usually draws of
+    `ambient_force` ("ambient forcing", arXiv 2410.23667).
     """
-    N, forces = grid.n_buses, np.empty((len(seeds), 2 * grid.n_buses))
-    for row, seed in zip(forces, seeds, strict=True):
-        random = np.random.default_rng(seed)
-        length, angle = np.sqrt(random.uniform(0.15, 1, N)), random.uniform(0, 2 * np.pi, N)
-        row[:N], row[N:] = length * np.cos(angle), length * np.sin(angle)
     F, balance = torch.as_tensor(forces), PowerBalance(grid)
-    start = np.tile(grid.operating_point(), (len(seeds), 1))
+    start = np.tile(grid.operating_point(), (len(forces), 1))
     end = _solve(lambda t, u: project_tangent(_rows(balance, u), F), start, np.array([0.0, duration]), tolerance)
     return end[:, -1]
 

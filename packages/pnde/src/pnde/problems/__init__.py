@@ -3,6 +3,7 @@
 from pnde.problems.central import QuarticPotential, TwoBody
 from pnde.problems.converter import DCDCConverter
 from pnde.problems.fput import FPUT
+from pnde.problems.ieee14 import IEEE14
 from pnde.problems.lotka_volterra import LotkaVolterra
 from pnde.problems.pendulum import DoublePendulum, NPendulum
 from pnde.problems.rigid_body import RigidBody
@@ -10,6 +11,7 @@ from pnde.problems.robot_arm import RobotArm
 
 __all__ = [
     "FPUT",
+    "IEEE14",
     "DCDCConverter",
     "DoublePendulum",
     "LotkaVolterra",

@@ -1,0 +1,251 @@
+"""What all models of trajectories share: checks, normalisation, training steps and adaptive solutions."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from sciml.errors import ConfigError, ShapeError
+from sciml.model import Example, Model
+from torch import Tensor, nn
+
+from pnde.constraints import CONSTRAINTS, Constraint
+from pnde.fields import MLP, ChainConv, VectorField
+from pnde.models.inputs import INPUTS, named
+from pnde.retraction import Retraction, retract
+from pnde.solvers import Solution, solve
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class LearnedField(VectorField):
+    """u̇ = net(inputs(t, u)); of second order, u = (q, v), q̇ = v and the network gives v̇."""
+
+    def __init__(self, n: int, net: nn.Module, inputs: nn.Module, second_order: bool) -> None:
+        super().__init__()
+        self.n, self.net, self.inputs, self.second_order = n, net, inputs, second_order
+
+    def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        out = self.net(self.inputs(t, u))
+        return torch.cat([u[..., self.n // 2 :], out], -1) if self.second_order else out
+
+
+class TrajectoryModel(Model):
+    """A vector field with weights, `dynamics`, that is trained on short windows and solved over long times.
+
+    `forward` takes one fourth-order Runge–Kutta step an output time, for training; `solve` is adaptive. With a
+    `constraint`, trajectories keep the `target` that it has at their start, unless another one is given.
+    """
+
+    state_dim: int
+    dynamics: VectorField
+    constraint: Constraint | None
+    retracts_steps: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constraint = None
+
+    def _check_sizes(self, state_dim: Any, hidden: Any, second_order: Any, dtype: Any) -> None:
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
+        if not isinstance(second_order, bool):
+            raise ConfigError(f"second_order={second_order!r} must be true or false")
+        if not _is_size(state_dim) or (second_order and state_dim % 2):
+            raise ConfigError(f"state_dim={state_dim!r} must be a positive integer, even for states (q, v)")
+        if isinstance(hidden, str) or not isinstance(hidden, Sequence) or not all(map(_is_size, hidden)):
+            raise ConfigError(f"hidden={hidden!r} must list the width of each hidden layer, for instance [128, 128]")
+        self.state_dim = state_dim
+
+    def learned_field(
+        self,
+        state_dim: int,
+        hidden: Sequence[int],
+        second_order: bool,
+        skip: bool,
+        network: str,
+        inputs: str,
+        inputs_config: dict[str, Any] | None,
+        dtype: str,
+    ) -> LearnedField:
+        """The field of these arguments of the constructors. ConfigError if they do not fit."""
+        self._check_sizes(state_dim, hidden, second_order, dtype)
+        seen = named(INPUTS, "inputs", inputs, inputs_config, state_dim)
+        if network == "mlp":
+            n_out = state_dim // 2 if second_order else state_dim
+            net: nn.Module = MLP(seen.n_out, n_out, hidden, skip=skip, dtype=DTYPES[dtype])
+        elif network == "chain-conv":
+            if not second_order or inputs != "state" or len(set(hidden)) != 1 or skip:
+                raise ConfigError(
+                    "network='chain-conv' gives accelerations of a chain: it needs second_order=true, inputs='state', "
+                    f"no skip and one width in hidden; got hidden={list(hidden)}"
+                )
+            net = ChainConv(state_dim // 2, hidden[0], len(hidden) + 1, dtype=DTYPES[dtype])
+        else:
+            raise ConfigError(f"network={network!r} is unknown; choose one of mlp, chain-conv")
+        return LearnedField(state_dim, net, seen, second_order)
+
+    def named_constraint(self, constraint: str, options: dict[str, Any] | None) -> Constraint:
+        """The constraint of that name on the model's states. ConfigError if there is none, or it does not fit."""
+        found: Constraint = named(CONSTRAINTS, "constraint", constraint, options)
+        if found.n != self.state_dim:
+            raise ConfigError(f"the constraint is on {found.n} components, state_dim is {self.state_dim}")
+        return found
+
+    @classmethod
+    def example(cls) -> Example:
+        """One hidden layer on two moving double pendulums."""
+        angles = torch.tensor([[0.5, 1.2], [2.0, -0.7]], dtype=torch.float64)
+        speeds = torch.tensor([[1.0, -2.0], [0.5, 1.5]], dtype=torch.float64)
+        parts = [angles.sin(), -angles.cos(), angles.cos() * speeds, angles.sin() * speeds]
+        u0 = torch.cat([part.cumsum(-1) for part in parts], dim=-1)
+        t = torch.linspace(0, 0.2, 3, dtype=torch.float64)
+        refused = ((u0[:, :7], t), (u0.float(), t), (u0, t.flip(0)[:1]), (u0, t * 0), (u0, t / (t < t[-1])))
+        return Example({"hidden": [8]}, (u0, t), refused=refused)
+
+    def set_normalization(self, u: Float[Tensor, "*batch n"], t: Float[Tensor, "*#batch"] | None = None) -> None:
+        """Normalise what the network sees by its statistics on the states `u` at times `t`.
+
+        Raises
+        ------
+        ShapeError
+            If the last axis of `u` is not the state.
+        DataError
+            If there is no sample, or it is not finite.
+        """
+        if u.ndim < 2 or u.shape[-1] != self.state_dim:
+            raise ShapeError(f"u must be (sample, {self.state_dim}); got {tuple(u.shape)}")
+        self._normalize(u, t)
+
+    def _normalize(self, u: Tensor, t: Tensor | None) -> None:
+        field: Any = self.base
+        field.net.set_normalization(field.inputs(t, u).flatten(0, -2))
+
+    @property
+    def base(self) -> VectorField:
+        """The learned field, without what the constraint makes of it."""
+        return getattr(self.dynamics, "base", self.dynamics)
+
+    def field(
+        self, u: Float[Tensor, "*batch n"], t: Any = None, target: Float[Tensor, "*#batch m"] | None = None
+    ) -> Float[Tensor, "*batch n"]:
+        """u̇, as it is integrated."""
+        return self.dynamics(t, u) if target is None else self.dynamics(t, u, target)
+
+    def residual(
+        self, u: Float[Tensor, "*batch n"], t: Any = None, target: Float[Tensor, "*#batch m"] | None = None
+    ) -> Float[Tensor, "*batch m"]:
+        """g - target, which is zero on the manifold; without a target, g."""
+        if self.constraint is None:
+            raise ConfigError(f"{type(self).__name__} has no constraint")
+        g = self.constraint(t, u)
+        return g if target is None else g - target
+
+    def forward(
+        self,
+        u0: Float[Tensor, "batch n"],
+        t: Float[Tensor, " time"],
+        target: Float[Tensor, "batch m"] | None = None,
+        start: Float[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch time n"]:
+        """States at the times `t` from `u0`, by Runge–Kutta steps from each time to the next.
+
+        `start` is added to the times of each sample, for windows of trajectories whose field depends on time. It may
+        jump where windows begin and end: it is evaluated inside.
+        """
+        return self._solve(u0, t, target, start, method="rk4").u
+
+    @torch.no_grad()
+    def solve(
+        self,
+        u0: Float[Tensor, "batch n"],
+        t: Float[Tensor, " time"],
+        *,
+        target: Float[Tensor, "batch m"] | None = None,
+        tol: float = 1e-6,
+        method: str = "dopri5",
+        max_steps: int = 10_000,
+        retract: Literal["step", "output"] | None = None,
+        jump_times: Sequence[float | int] | Tensor | None = None,
+    ) -> Solution:
+        """Solve adaptively (rtol = atol = `tol`), each sample with its own steps, at most `max_steps` of them.
+
+        A sample that cannot be solved has its status, and is NaN after its last valid output. `retract` puts every
+        accepted step, or the outputs alone, on the manifold; `jump_times` are those of the field.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit, `u0` or `t` is not finite, `t` not strictly monotone, or an option out of range.
+        TypeError
+            If `u0` or `t` has another dtype than the model.
+        """
+        return self._solve(
+            u0, t, target, None, method, retract, rtol=tol, atol=tol, max_steps=max_steps, jump_times=jump_times
+        )
+
+    def _solve(
+        self,
+        u0: Tensor,
+        t: Tensor,
+        target: Tensor | None,
+        start: Tensor | None,
+        method: str,
+        retract_at: Literal["step", "output"] | None = None,
+        **options: Any,
+    ) -> Solution:
+        self._check(u0, t)
+        u0 = self._encode(u0)
+        retract_at = "step" if self.retracts_steps else retract_at
+        if retract_at is not None:
+            if self.constraint is None:
+                raise ConfigError(f"retract={retract_at!r} needs a constraint, which {type(self).__name__} has not")
+            options |= {"retract": self._retract, "retract_at": retract_at}
+        targets = () if self.constraint is None else (self._target(u0, t, target),)
+        if start is None:
+            return self._decoded(solve(self._rhs, u0, t, args=targets, method=method, **options))
+        margin = 16 * torch.finfo(t.dtype).eps * (float(start.abs().max()) + float((t[-1] - t[0]).abs()))
+        first, last = float(t.min()) + margin, float(t.max()) - margin
+
+        def shifted(time: Tensor, u: Tensor, start: Tensor, *targets: Tensor) -> Tensor:
+            return self._rhs(start + time.clamp(first, last), u, *targets)
+
+        return self._decoded(solve(shifted, u0, t, args=(start, *targets), method=method, **options))
+
+    def _decoded(self, solution: Solution) -> Solution:
+        return replace(solution, u=self._decode(solution.u))
+
+    def _encode(self, u: Tensor) -> Tensor:
+        """The coordinates that `dynamics` is in, of states."""
+        return u
+
+    def _decode(self, u: Tensor) -> Tensor:
+        """States of the coordinates that `dynamics` is in."""
+        return u
+
+    def _rhs(self, t: Tensor, u: Tensor, *target: Tensor) -> Tensor:
+        return self.dynamics(t, u, *(target if hasattr(self.dynamics, "deviation") else ()))
+
+    def _retract(self, t: Tensor, u: Tensor, *target: Tensor) -> Retraction:
+        assert self.constraint is not None
+        return retract(self.constraint, u, target[-1], t, method="chord")
+
+    def _target(self, u0: Tensor, t: Tensor, target: Tensor | None) -> Tensor:
+        assert self.constraint is not None
+        if target is None:
+            return self.constraint.target(t[0], u0)
+        if target.shape != (len(u0), self.constraint.m):
+            raise ShapeError(f"target must be ({len(u0)}, {self.constraint.m}); got {tuple(target.shape)}")
+        return target
+
+    def _check(self, u0: Tensor, t: Tensor) -> None:
+        if u0.ndim != 2 or u0.shape[-1] != self.state_dim:
+            raise ShapeError(f"u0 must be (batch, {self.state_dim}); got {tuple(u0.shape)}")
+        dtype = next(self.parameters()).dtype
+        if {u0.dtype, t.dtype} != {dtype}:
+            raise TypeError(f"u0 and t must be {dtype}; got {u0.dtype} and {t.dtype}")
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
