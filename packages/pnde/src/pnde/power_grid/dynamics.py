@@ -56,7 +56,12 @@ class GridField(VectorField):
 
     def __init__(self, grid: PowerGrid) -> None:
         super().__init__()
-        self.grid, self.inverters, self.balance, self.n = grid, InverterField(grid), PowerBalance(grid), 2 * grid.n_buses
+        self.grid, self.inverters, self.balance, self.n = (
+            grid,
+            InverterField(grid),
+            PowerBalance(grid),
+            2 * grid.n_buses,
+        )
         algebraic = torch.ones(2, grid.n_buses, dtype=torch.float64)
         algebraic[:, grid.inverter_buses] = 0
         self.register_buffer("metric", algebraic.reshape(-1), persistent=False)
