@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import sciml
 import torch
-from pnde.constraints import CONSTRAINTS
+from pnde.constraints import CONSTRAINTS, PowerBalance
+from pnde.fields import ProjectedField
+from pnde.power_grid.dynamics import GridField, InverterField
 from pnde.problems import IEEE14
 from pnde.solvers import solve
 from sciml.errors import ConfigError
@@ -29,6 +31,39 @@ def test_states_start_off_the_operating_point_and_return_to_it(bus8):
     distance = np.linalg.norm(problem.generate(25).state.values - problem.grid.operating_point(), axis=-1)
     assert distance[:, 0].min() > 0.1
     assert distance[:, -1].max() < 1e-8
+
+
+def sundials(problem, u):
+    """The differential-algebraic equation itself, at rtol = atol = 1e-11 (at 1e-9 IDA is off by 2e-8)."""
+    ida = pytest.importorskip("sksundae.ida")
+    grid = problem.grid
+    inverters, balance = InverterField(grid), PowerBalance(grid)
+    x = np.concatenate([grid.inverter_buses, grid.n_buses + grid.inverter_buses])
+    y = np.setdiff1d(np.arange(28), x)
+
+    def residual(t, u, rate, out):
+        state = torch.as_tensor(np.array(u))
+        out[:8] = rate[x] - inverters(None, state).numpy()[x]
+        out[8:] = balance(None, state).numpy()
+
+    solver = ida.IDA(residual, rtol=1e-11, atol=1e-11, algebraic_idx=y, max_num_steps=100_000)
+    return solver.solve(problem.time, u, problem.field(0.0, u)).y
+
+
+@pytest.mark.parametrize("bus8", VARIANTS)
+def test_reference_and_projected_field_agree_with_sundials(bus8):
+    problem = IEEE14(bus8=bus8)
+    states = problem.generate(4).state.values
+    expected = np.stack([sundials(problem, u[0]) for u in states])
+    np.testing.assert_allclose(states, expected, rtol=0, atol=1e-8)
+
+    field = GridField(problem.grid)
+    reduced = ProjectedField(field.inverters, field.balance, metric=field.get_buffer("metric"))
+    u0, t = torch.from_numpy(states[:, 0]), torch.from_numpy(problem.time)
+    found = solve(reduced, u0, t, rtol=1e-9, atol=1e-9).u.numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
+    orthogonal = solve(ProjectedField(field.inverters, field.balance), u0, t, rtol=1e-9, atol=1e-9).u.numpy()
+    assert abs(orthogonal - expected)[:, -1].max() > 0.01
 
 
 def test_forces_are_uniform_in_direction_and_in_squared_length():

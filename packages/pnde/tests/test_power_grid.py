@@ -221,27 +221,6 @@ def test_trajectories_agree_with_an_implicit_solver_on_the_differential_states(b
         np.testing.assert_allclose(complex_voltage(u[-1]), end, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("bus8", VARIANTS)
-def test_trajectories_agree_with_sundials(bus8):
-    ida = pytest.importorskip("sksundae.ida")
-    grid, states = solved(bus8)
-    field = InverterField(grid)
-    balance = PowerBalance(grid)
-    x = np.concatenate([grid.inverter_buses, 14 + grid.inverter_buses])
-    y = np.setdiff1d(np.arange(28), x)
-
-    def residual(t, u, rate, out):
-        state = torch.as_tensor(np.array(u))
-        out[:8] = rate[x] - field(None, state).numpy()[x]
-        out[8:] = balance(None, state).numpy()
-
-    solver = ida.IDA(residual, rtol=1e-11, atol=1e-11, algebraic_idx=y, max_num_steps=100_000)
-    rate = GridField(grid)(None, torch.as_tensor(states[:3, 0])).numpy()
-    for u, start in zip(states[:3], rate, strict=True):
-        end = solver.solve(np.array([0.0, 10.0]), u[0], start).y[-1]
-        np.testing.assert_allclose(u[-1], end, rtol=0, atol=1e-8)
-
-
 def test_orthogonal_projection_of_the_differential_part_is_another_field():
     grid, states = solved("published")
     u = torch.as_tensor(states[:, 0])
