@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from pnde._factorisations import square_root, times_root, weigh
+from pnde.solvers.solution import SampleError
 
 
-class RankDeficientConstraintError(ValueError):
+class RankDeficientConstraintError(SampleError):
     """The rows of a constraint Jacobian are linearly dependent, so that the multipliers are not unique.
 
     Attributes
@@ -26,8 +27,8 @@ class RankDeficientConstraintError(ValueError):
         singular_values: list[float] | None = None,
         rows: list[int] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.samples, self.singular_values, self.rows = samples or [], singular_values, rows or []
+        super().__init__(message, samples)
+        self.singular_values, self.rows = singular_values, rows or []
 
 
 @torch.no_grad()

@@ -50,14 +50,22 @@ class MLP(nn.Module):
         self.register_buffer("mean", torch.zeros(n_in, dtype=dtype))
         self.register_buffer("std", torch.ones(n_in, dtype=dtype))
 
-    def set_normalization(self, x: Float[Tensor, "sample n_in"]) -> None:
-        """Take mean and deviation of these, as `sciml.data.Normalizer` does. ShapeError, DataError for bad samples."""
+    def set_normalization(self, x: Float[Tensor, "sample n_in"], smallest: float = 0.0) -> None:
+        """Take mean and deviation of these, as `sciml.data.Normalizer` does, a deviation below `smallest` as 1.
+
+        Raises
+        ------
+        ShapeError
+            If `x` is not (sample, n_in).
+        DataError
+            If there is no sample, or it is not finite.
+        """
         mean = self.get_buffer("mean")
         if x.ndim != 2:
             raise ShapeError(f"samples must be (sample, {len(mean)}); got {tuple(x.shape)}")
         found = Normalizer(len(mean), dtype=torch.float64).fit(x)
         mean.copy_(found.mean)
-        self.get_buffer("std").copy_(found.std)
+        self.get_buffer("std").copy_(found.std.where(found.std >= smallest, 1))
 
     def forward(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch n_out"]:
         h = (x - self.get_buffer("mean")) / self.get_buffer("std")
@@ -89,11 +97,10 @@ class ChainConv(nn.Module):
         self.net = nn.Sequential(*modules[:-1])
         self.register_buffer("std", torch.ones(2, 1, dtype=dtype))
 
-    def set_normalization(self, u: Float[Tensor, "sample n"]) -> None:
+    def set_normalization(self, u: Float[Tensor, "sample n"], smallest: float = 0.0) -> None:
         """Divide positions and velocities by their deviations on these, the same for every mass."""
-        std = self.get_buffer("std")
-        found = Normalizer(2, dtype=torch.float64).fit(u.reshape(-1, 2, self.n_masses).transpose(1, 2).reshape(-1, 2))
-        std.copy_(found.std[:, None])
+        std = Normalizer(2, dtype=torch.float64).fit(u.reshape(-1, 2, self.n_masses).transpose(1, 2).reshape(-1, 2)).std
+        self.get_buffer("std").copy_(std.where(std >= smallest, 1)[:, None])
 
     def forward(self, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch half"]:
         scaled = u.reshape(-1, 2, self.n_masses) / self.get_buffer("std")

@@ -14,9 +14,17 @@ def relative_state_error(
     return (u - reference).norm(dim=-1) / reference.norm(dim=-1)
 
 
-def constraint_error(constraint: Constraint, u: Float[Tensor, "batch time n"]) -> Float[Tensor, "batch time"]:
-    """‖g(û(t))‖₂ of every trajectory."""
-    return constraint(None, u).norm(dim=-1)
+def constraint_error(
+    constraint: Constraint,
+    u: Float[Tensor, "batch time n"],
+    t: Float[Tensor, " time"] | None = None,
+    target: Float[Tensor, "batch m"] | None = None,
+) -> Float[Tensor, "batch time"]:
+    """‖g(t, û(t)) - target‖₂ of every trajectory; without a target, of what g is at its start, or of the level 0."""
+    g = constraint(None if t is None else t.expand(u.shape[:-1]), u)
+    if target is None:
+        target = g[:, 0] if constraint.kind == "conserved" else torch.zeros_like(g[:, 0])
+    return (g - target[:, None]).norm(dim=-1)
 
 
 def valid_prediction_time(

@@ -46,10 +46,10 @@ class AngularNDE(TrajectoryModel):
         self._check_sizes(self.links.n, hidden, True, dtype)
         self.dynamics = AngularField(n_links, hidden, skip, DTYPES[dtype])
 
-    def _normalize(self, u: Tensor, t: Tensor | None) -> None:
+    def _normalize(self, u: Tensor, t: Tensor | None, smallest: float) -> None:
         net: Any = self.dynamics.net
         angles, speeds = to_angles(u.flatten(0, -2)).chunk(2, -1)
-        net.set_normalization(torch.cat([angles.sin(), angles.cos(), speeds], -1))
+        net.set_normalization(torch.cat([angles.sin(), angles.cos(), speeds], -1), smallest)
         unscaled = slice(0, 2 * angles.shape[-1])
         net.mean[unscaled], net.std[unscaled] = 0, 1
 

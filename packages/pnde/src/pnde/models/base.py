@@ -104,8 +104,12 @@ class TrajectoryModel(Model):
         refused = ((u0[:, :7], t), (u0.float(), t), (u0, t.flip(0)[:1]), (u0, t * 0), (u0, t / (t < t[-1])))
         return Example({"hidden": [8]}, (u0, t), refused=refused)
 
-    def set_normalization(self, u: Float[Tensor, "*batch n"], t: Float[Tensor, "*#batch"] | None = None) -> None:
+    def set_normalization(
+        self, u: Float[Tensor, "*batch n"], t: Float[Tensor, "*#batch"] | None = None, smallest: float = 0.0
+    ) -> None:
         """Normalise what the network sees by its statistics on the states `u` at times `t`.
+
+        Deviations below `smallest` are taken as 1, for components that are constant up to the solver's error.
 
         Raises
         ------
@@ -116,11 +120,11 @@ class TrajectoryModel(Model):
         """
         if u.ndim < 2 or u.shape[-1] != self.state_dim:
             raise ShapeError(f"u must be (sample, {self.state_dim}); got {tuple(u.shape)}")
-        self._normalize(u, t)
+        self._normalize(u, t, smallest)
 
-    def _normalize(self, u: Tensor, t: Tensor | None) -> None:
+    def _normalize(self, u: Tensor, t: Tensor | None, smallest: float) -> None:
         field: Any = self.base
-        field.net.set_normalization(field.inputs(t, u).flatten(0, -2))
+        field.net.set_normalization(field.inputs(t, u).flatten(0, -2), smallest)
 
     @property
     def base(self) -> VectorField:

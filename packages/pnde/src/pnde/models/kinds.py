@@ -236,9 +236,9 @@ class CFINDE(TrajectoryModel):
         self.constraint = LearnedConstraint(self.invariants, state_dim, invariants)
         self.dynamics = ProjectedField(base, self.constraint)
 
-    def _normalize(self, u: Tensor, t: Tensor | None) -> None:
-        super()._normalize(u, t)
-        self.invariants.set_normalization(u.flatten(0, -2))
+    def _normalize(self, u: Tensor, t: Tensor | None, smallest: float) -> None:
+        super()._normalize(u, t, smallest)
+        self.invariants.set_normalization(u.flatten(0, -2), smallest)
 
 
 class HNN(TrajectoryModel):
@@ -257,9 +257,9 @@ class HNN(TrajectoryModel):
             state_dim, MLP(state_dim, 1, hidden, skip=skip, offset=False, dtype=DTYPES[dtype])
         )
 
-    def _normalize(self, u: Tensor, t: Tensor | None) -> None:
+    def _normalize(self, u: Tensor, t: Tensor | None, smallest: float) -> None:
         energy: Any = self.dynamics.hamiltonian
-        energy.set_normalization(u.flatten(0, -2))
+        energy.set_normalization(u.flatten(0, -2), smallest)
 
 
 class CHNN(TrajectoryModel):
@@ -285,9 +285,9 @@ class CHNN(TrajectoryModel):
         energy = KineticAndPotential(MLP(state_dim // 2, 1, hidden, skip=skip, offset=False, dtype=DTYPES[dtype]))
         self.dynamics = ConstrainedHamiltonianField(HamiltonianField(state_dim, energy), self.constraint)
 
-    def _normalize(self, u: Tensor, t: Tensor | None) -> None:
+    def _normalize(self, u: Tensor, t: Tensor | None, smallest: float) -> None:
         energy: Any = self.dynamics.base.hamiltonian  # type: ignore[union-attr]
-        energy.potential.set_normalization(u[..., : self.state_dim // 2].flatten(0, -2))
+        energy.potential.set_normalization(u[..., : self.state_dim // 2].flatten(0, -2), smallest)
 
 
 class KineticAndPotential(nn.Module):

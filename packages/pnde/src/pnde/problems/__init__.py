@@ -1,5 +1,6 @@
 """Trajectories of constrained systems from trusted solvers."""
 
+from pnde.problems._common import Trajectories
 from pnde.problems.central import QuarticPotential, TwoBody
 from pnde.problems.converter import DCDCConverter
 from pnde.problems.fput import FPUT
@@ -19,5 +20,6 @@ __all__ = [
     "QuarticPotential",
     "RigidBody",
     "RobotArm",
+    "Trajectories",
     "TwoBody",
 ]

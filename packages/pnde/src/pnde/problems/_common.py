@@ -31,6 +31,7 @@ class Trajectories(Problem):
     title: ClassVar[str] = "state"
     time_units: ClassVar[str] = "1"
     drift_units: ClassVar[str] = "1"
+    switched: ClassVar[bool] = False  # whether the field jumps in time
 
     duration: float
     time_step: float

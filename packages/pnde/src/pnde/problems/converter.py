@@ -29,6 +29,7 @@ class DCDCConverter(Trajectories):
     solver: ClassVar[str] = "harmonic oscillations between switches"
     time_units: ClassVar[str] = "s"
     drift_units: ClassVar[str] = "J"
+    switched: ClassVar[bool] = True
 
     c1: float = 0.1
     c2: float = 0.2

@@ -47,7 +47,8 @@ def solve(
     ----------
     field
         Called as field(t, u, *args), t (rows,) the time of each sample, u (rows, n), where rows are the samples still
-        integrated; returns (rows, n). Broadcast over components with `t[:, None]`.
+        integrated; returns (rows, n). Broadcast over components with `t[:, None]`. Where it raises `SampleError`, as
+        projections do for dependent constraints, these samples end, with status NONFINITE if no smaller step helps.
     u0, t
         Initial states, and output times, strictly monotone in either direction.
     args

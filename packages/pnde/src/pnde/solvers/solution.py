@@ -23,6 +23,17 @@ class SolveError(SciMLError, RuntimeError):
     """A sample could not be solved to the end, and `strict=True` asked for an error."""
 
 
+class SampleError(ValueError):
+    """What a field raises if it is not defined for some of the samples: `samples`, their rows.
+
+    A solver ends these with a status, and goes on with the others.
+    """
+
+    def __init__(self, message: str, samples: list[int] | None = None) -> None:
+        super().__init__(message)
+        self.samples = samples or []
+
+
 @dataclass(frozen=True)
 class Solution:
     """States at the output times, and what it took to find them.

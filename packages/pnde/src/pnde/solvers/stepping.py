@@ -7,6 +7,7 @@ import torch
 from sciml.errors import ShapeError
 from torch import Tensor
 
+from pnde.solvers.solution import SampleError
 from pnde.solvers.tableaus import Tableau
 
 
@@ -31,8 +32,22 @@ class System:
         """du/dτ."""
         self.calls += 1
         if self.sign > 0:
+            return self._defined(t, u, args)
+        return -self._defined(-t, u, args)
+
+    def _defined(self, t: Tensor, u: Tensor, args: Sequence[Tensor]) -> Tensor:
+        """The field, NaN for the samples that it is not defined for."""
+        try:
             return self._field(t, u, *args)
-        return -self._field(-t, u, *args)
+        except SampleError as error:
+            if not error.samples:
+                raise
+            kept = torch.ones(len(u), dtype=torch.bool, device=u.device)
+            kept[error.samples] = False
+            rows, lost = kept.nonzero()[:, 0], torch.full_like(u, torch.nan)
+            if not len(rows):
+                return lost
+            return lost.index_copy(0, rows, self._defined(t[rows], u[rows], [a[rows] for a in args]))
 
     def checked_rhs(self, t: Tensor, u: Tensor, args: Sequence[Tensor]) -> Tensor:
         """du/dτ, after a look at its shape and dtype."""
