@@ -9,6 +9,7 @@ from pnde.solvers import ADAPTIVE, FIXED, SolveError, Status, solve
 from pnde.solvers.stepping import dense_output
 from sciml.errors import ConfigError, ShapeError
 from scipy.special import ellipj
+from torchdiffeq import odeint
 
 F64 = torch.float64
 
@@ -50,28 +51,68 @@ def slope(x, y):
     return np.polyfit(np.log(x), np.log(y), 1)[0]
 
 
-@pytest.mark.parametrize("method", ADAPTIVE)
-def test_tableau_meets_the_order_conditions_of_its_dense_output(method):
-    table = ADAPTIVE[method]
+def trees(order, largest=None):
+    """Rooted trees as tuples of their subtrees, none of these greater than `largest`."""
+
+    def forests(size, bound):
+        if not size:
+            yield ()
+        for first in range(min(size, bound[0] if bound else size), 0, -1):
+            for index, tree in enumerate(trees(first)):
+                if bound is None or (first, -index) <= bound:
+                    yield from ((tree, *rest) for rest in forests(size - first, (first, -index)))
+
+    return [tuple(forest) for forest in forests(order - 1, None)]
+
+
+def elementary(A, tree):
+    """Φ(tree) of each stage, and γ(tree) (Hairer, Nørsett & Wanner I, II.2)."""
+    children = [elementary(A, child) for child in tree]
+    weight = math.prod([size(tree), *(gamma for _, gamma in children)])
+    return math.prod([np.ones(len(A)), *(A @ phi for phi, _ in children)]), weight
+
+
+def size(tree):
+    return 1 + sum(map(size, tree))
+
+
+def test_numbers_of_rooted_trees():
+    assert [len(set(trees(order))) for order in range(1, 9)] == [1, 1, 2, 4, 9, 20, 48, 115]
+
+
+@pytest.mark.parametrize("method", [*ADAPTIVE, *FIXED])
+def test_tableau_meets_every_order_condition(method):
+    """Σ b_i(θ) Φ_i = θ^r/γ of every tree of r vertices, up to the order of the step, its error and dense output."""
+    table = (ADAPTIVE | FIXED)[method]
     A = np.zeros((table.stages, table.stages))
     for i, row in enumerate(table.a):
         A[i, : len(row)] = row
-    c, coefficients = np.array(table.c), np.array(table.dense)
+    b, c = np.array(table.b), np.array(table.c)
     np.testing.assert_allclose(A.sum(1), c, atol=2e-15)
-    np.testing.assert_allclose(coefficients.sum(1), table.b, atol=2e-14)
-    np.testing.assert_allclose(A[-1], table.b, atol=1e-16)
-    for theta in (0.3, 0.7, 1.0):
-        b = coefficients @ theta ** np.arange(1, coefficients.shape[1] + 1)
-        conditions = [b.sum() - theta, b @ c - theta**2 / 2, b @ c**2 - theta**3 / 3, b @ A @ c - theta**3 / 6]
-        if table.dense_order == 4:
-            conditions += [b @ c**3 - theta**4 / 4, (b * c) @ A @ c - theta**4 / 8]
-            conditions += [b @ A @ c**2 - theta**4 / 12, b @ A @ A @ c - theta**4 / 24]
-        np.testing.assert_allclose(conditions, 0, atol=2e-14)
+
+    def defect(weights, order, theta=1.0):
+        found = [elementary(A, tree) for tree in trees(order)]
+        return max(abs(weights @ phi - theta**order / gamma) for phi, gamma in found)
+
+    assert (
+        max(defect(b, order) for order in range(1, table.order + 1)) <= 1e-15 * np.abs(b).sum() * np.abs(A).max() ** 2
+    )
+    assert defect(b, table.order + 1) > 1e-7
+    if method in ADAPTIVE:
+        np.testing.assert_allclose(A[-1], b, atol=1e-16)
+        embedded = b - np.array(table.error)
+        assert max(defect(embedded, order) for order in range(1, table.error_order)) <= 1e-14
+        assert defect(embedded, table.error_order) > 1e-7
+        dense = np.array(table.dense)
+        np.testing.assert_allclose(dense.sum(1), b, atol=2e-14)
+        for theta in (0.3, 0.7, 1.0):
+            weights = dense @ theta ** np.arange(1, dense.shape[1] + 1)
+            assert max(defect(weights, order, theta) for order in range(1, table.dense_order + 1)) <= 2e-14
 
 
 @pytest.mark.parametrize("method", ADAPTIVE)
 def test_error_and_cost_follow_the_tolerance(method):
-    """Error ∝ tol, and the number of steps ∝ tol^(-1/q)."""
+    """Error ∝ tol, or h^(dense order + 1) if that is more, and the number of steps ∝ 1/h ∝ tol^(-1/q)."""
     u0, t = states(4), grid(0, 10, 21)
     tolerances = np.array([1e-4, 1e-6, 1e-8])
     errors, steps = [], []
@@ -79,7 +120,8 @@ def test_error_and_cost_follow_the_tolerance(method):
         solution = solve(rotation, u0, t, method=method, rtol=tol, atol=tol)
         errors.append(float((solution.u - rotated(u0, t)).abs().max()))
         steps.append(int(solution.n_accepted.max()))
-    assert 0.9 <= slope(tolerances, errors) <= 1.15
+    expected = min(1, (ADAPTIVE[method].dense_order + 1) / ADAPTIVE[method].error_order)
+    assert 0.9 * expected <= slope(tolerances, errors) <= 1.15 * expected
     assert slope(tolerances, steps) == pytest.approx(-1 / ADAPTIVE[method].error_order, rel=0.15)
 
 
@@ -105,6 +147,16 @@ def test_local_order_of_dense_output(method):
         value = dense_output(table, theta, torch.full_like(theta, h), u, k)
         errors.append(float((value - rotated(u[:1], theta * h)[0]).abs().max()))
     assert slope(sizes, errors) == pytest.approx(table.dense_order + 1, abs=0.2)
+
+
+def test_dopri8_outputs_between_steps_are_far_more_accurate_than_those_of_torchdiffeq():
+    u0, t = states(4), grid(0, 10, 101)
+    for tol, allowed in ((1e-6, 20), (1e-9, 80), (1e-11, 250)):
+        found = solve(rotation, u0, t, method="dopri8", rtol=tol, atol=tol).u
+        peer = odeint(lambda t, u: rotation(t, u), u0, t, rtol=tol, atol=tol, method="dopri8").transpose(0, 1)
+        error, error_of_peer = (float((u - rotated(u0, t)).abs().max()) for u in (found, peer))
+        assert error <= allowed * tol
+        assert error <= 0.05 * error_of_peer
 
 
 def test_rigid_body_is_jacobis_elliptic_functions():

@@ -54,8 +54,8 @@ def solve(
     args
         Tensors with one row a sample (constraint targets, say); the functions get the rows of their samples.
     method
-        Adaptive "dopri5", "tsit5" (order 5, dense output of order 4), "bosh3" (order 3); on the grid of outputs
-        "rk4", "midpoint", "euler", each interval cut into `substeps`.
+        Adaptive "dopri5", "tsit5" (order 5, dense output of order 4), "dopri8" (8 and 5), "bosh3" (3 and 3); on the
+        grid of outputs "rk4", "midpoint", "euler", each interval cut into `substeps`.
     rtol, atol
         A step is accepted if rms(error / (atol + rtol·max(|u|, |u₁|))) ≤ 1 over a sample's components.
     first_step
