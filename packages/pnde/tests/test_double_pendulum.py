@@ -5,7 +5,8 @@ import pytest
 import sciml
 import torch
 from pnde import NDE, PNDE, SNDE, DoublePendulum, MetricPNDE, TrajectoryModel
-from pnde.experiments.double_pendulum import EXPERIMENT, _bars, _evaluate, window_loss
+from pnde.experiments.comparison import WindowLoss
+from pnde.experiments.pendulums import EXPERIMENT, N_PENDULUM
 from sciml.errors import ConfigError
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -70,7 +71,7 @@ def test_the_refined_problem_differs_in_its_tolerance_alone():
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"stabilization": float("inf")},
+        {"stabilizations": (float("inf"),)},
         {"mechanics_damping": float("nan")},
         {"tolerance": float("inf")},
         {"training": {"learning_rate": float("inf")}},
@@ -86,23 +87,6 @@ def test_a_bad_configuration_writes_nothing(overrides, tmp_path):
     with pytest.raises(ConfigError, match=next(iter(value)) if isinstance(value, dict) else key):
         sciml.run("pnde/double-pendulum", "small", out=tmp_path / "run", device="cpu", **overrides)
     assert not (tmp_path / "run").exists()
-
-
-def test_loss_is_the_mean_square_in_units_of_std_after_the_first_state():
-    t, std = torch.arange(3).double(), torch.tensor([2.0, 0.5]).double()
-    u = torch.randn(4, 3, 2, dtype=torch.float64)
-    error = torch.zeros(4, 3, 2, dtype=torch.float64)
-    loss = window_loss(t, std)
-
-    def predicted(u0, times):
-        assert torch.equal(u0, u[:, 0])
-        assert torch.equal(times, t)
-        return u + error
-
-    error[:, 0] = 1  # at the given state
-    assert loss(predicted, {"u": u}) == 0
-    error[0, 2] = torch.tensor([3.0, 1.0])  # in the first window
-    assert float(loss(predicted, {"u": u})) == pytest.approx((1.5**2 + 2.0**2) / (4 * 2 * 2))
 
 
 class Euler(nn.Module):
@@ -129,7 +113,7 @@ class Euler(nn.Module):
 )
 def test_loss_is_computed_where_model_and_batch_are(make, monkeypatch):
     """Fake tensors refuse to mix devices as a GPU does, and need none."""
-    loss = window_loss(torch.linspace(0, 0.1, 3).double(), torch.ones(8).double())
+    loss = WindowLoss(torch.linspace(0, 0.1, 3).double(), torch.ones(8).double())
     monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)  # the rank check needs values
     model = Euler(make(hidden=(4,)))
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -145,20 +129,7 @@ def test_smoke_runs_on_a_gpu(tmp_path):
     assert np.isfinite(report.metric("window_mse", "PNDE").value)
 
 
-@pytest.mark.parametrize("diverging", ["PNDE", "PNDE mechanics"])
-def test_a_diverged_trajectory_misses_a_bar_whatever_the_means_say(diverging):
-    problem = DoublePendulum(duration=0.5)
-    data = problem.generate(4)
-    u, t = torch.tensor(data["state"].values), torch.tensor(data["time"].values)
-    metrics = []
-    for label in ("NDE", "PNDE", "PNDE mechanics"):
-        solved = torch.tensor([True, True, True, label != diverging])
-        found = u.where(solved[:, None, None], torch.nan) * (1.1 if label == "NDE" else 1)
-        metrics += _evaluate(label, {"u": found, "solved": solved, "n_evaluations": 1}, u, t)[0]
-    missed = [bar.claim for bar in _bars(metrics) if not bar.met]
-    assert missed == [f"{diverging}: diverged trajectories, left out of every mean"]
-
-
 def test_presets_are_problems_that_exist():
-    for preset in EXPERIMENT.presets.values():
-        assert preset.data.problem().n_steps >= preset.training.window
+    for preset in (*EXPERIMENT.presets.values(), *N_PENDULUM.presets.values()):
+        assert preset.problem(preset.data.duration).n_steps >= preset.training.window
+        assert preset.kinds()[0].make().state_dim == 4 * preset.links

@@ -4,7 +4,22 @@ import numpy as np
 import pytest
 import sciml
 import torch
-from pnde import NDE, PNDE, PSNDE, SNDE, DoublePendulum, MetricPNDE, PendulumConstraint, Status
+from pnde import (
+    CFINDE,
+    HNN,
+    NDE,
+    PNDE,
+    PNODE,
+    PSNDE,
+    SNDE,
+    AngularNDE,
+    DCDCConverter,
+    DoublePendulum,
+    MetricPNDE,
+    PendulumConstraint,
+    RobotArm,
+    Status,
+)
 from sciml.errors import ConfigError
 
 
@@ -91,6 +106,113 @@ def test_one_sample_is_normalised_by_its_mean_alone():
 def test_statistics_of_bad_samples_are_refused(u):
     with pytest.raises(ValueError, match=r"expected 8|must be \(sample, 8\)|at least one sample"):
         NDE(hidden=(4,)).set_normalization(u.double())
+
+
+def test_retracted_steps_end_on_the_manifold_in_training_too():
+    model, u0, t = PNODE(hidden=(8,)), initial_states(5), torch.linspace(0, 1, 11, dtype=torch.float64)
+    outputs = model(u0, t)
+    assert model.residual(outputs).abs().max() <= 1e-11
+    assert model.residual(model.solve(u0, t).u).abs().max() <= 1e-11
+    assert NDE(hidden=(8,))(u0, t)[:, -1].sub(outputs[:, -1]).norm() > 0.01  # it does something
+    outputs.square().mean().backward()
+    assert model.base.net.out.weight.grad.norm() > 0
+
+
+@pytest.mark.parametrize("retract", ["step", "output"])
+def test_any_model_with_a_constraint_can_be_retracted(retract):
+    model, u0, t = SNDE(hidden=(8,)), initial_states(5), torch.linspace(0, 1, 11, dtype=torch.float64)
+    assert model.residual(model.solve(u0, t).u).abs().max() > 1e-4
+    assert model.residual(model.solve(u0, t, retract=retract).u).abs().max() <= 1e-11
+
+
+def test_a_free_model_has_nothing_to_retract_to():
+    with pytest.raises(ConfigError, match="needs a constraint, which NDE has not"):
+        NDE(hidden=(8,)).solve(initial_states(2), torch.tensor([0.0, 1.0]).double(), retract="step")
+
+
+def test_learned_invariants_are_kept():
+    model = CFINDE(state_dim=4, hidden=(8,), second_order=False, invariants=2)
+    u0, t = torch.randn(5, 4, dtype=torch.float64), torch.linspace(0, 3, 4, dtype=torch.float64)
+    model.set_normalization(u0)
+    values = model.constraint(None, model.solve(u0, t, tol=1e-10).u)
+    assert (values - values[:, :1]).abs().max() <= 1e-8
+    assert model.solve(u0, t).u.sub(u0[:, None]).norm(dim=-1)[:, -1].min() > 1e-3
+
+
+def test_a_hamiltonian_model_keeps_its_energy():
+    model, u0 = HNN(state_dim=4, hidden=(16,)), torch.randn(5, 4, dtype=torch.float64)
+    model.set_normalization(u0)
+    energy = model.dynamics.hamiltonian(model.solve(u0, torch.linspace(0, 5, 6).double(), tol=1e-10).u)
+    assert (energy - energy[:, :1]).abs().max() <= 1e-8
+
+
+def test_angular_model_with_the_exact_accelerations_is_the_pendulum():
+    problem = DoublePendulum(duration=1.0, tolerance=1e-12)
+    data = problem.generate(6, seed=1)
+    u, t = torch.tensor(data["state"].values), torch.tensor(data["time"].values)
+
+    def exact(x: torch.Tensor) -> torch.Tensor:
+        sine, cosine, speeds = x.split(2, -1)
+        state = torch.cat([torch.atan2(sine, cosine), speeds], -1)
+        return torch.from_numpy(problem.angular_field(state.numpy()))[..., 2:]
+
+    model = AngularNDE(hidden=(4,))
+    model.dynamics.net.forward = exact
+    assert (model.solve(u[:, 0], t, tol=1e-11).u - u).abs().max() <= 1e-7
+    field = torch.from_numpy(problem.field(None, u.numpy()))
+    torch.testing.assert_close(model.field(u), field, rtol=1e-9, atol=1e-9)
+
+
+def test_semi_explicit_reduction_leaves_the_differential_components_to_the_network():
+    model = MetricPNDE(
+        state_dim=3, hidden=(8,), second_order=False, constraint="rigid-body", metric="algebraic", algebraic=[2]
+    )
+    u = torch.randn(5, 3, dtype=torch.float64)
+    field = model.field(u)
+    assert torch.equal(field[:, :2], model.base(None, u)[:, :2])
+    assert (field * u).sum(-1).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("kind", [NDE, PNDE])
+def test_windows_start_at_their_own_time(kind):
+    """A window of a field that depends on time is the piece of the solution from there."""
+    options = {"state_dim": 3, "hidden": (8,), "second_order": False, "inputs": "arm-and-target"}
+    model = kind(**options, **({} if kind is NDE else {"constraint": "end-point-motion"}))
+    u0 = torch.from_numpy(np.stack([RobotArm().draw(np.random.default_rng(i)) for i in range(3)]))
+    t = torch.linspace(0, 1, 21, dtype=torch.float64)
+    whole = model(u0, t)
+    parts = [model(whole[:, k], t[:6], None, t[k].expand(3)) for k in (0, 5, 10, 15)]
+    for k, part in zip((0, 5, 10, 15), parts, strict=True):
+        torch.testing.assert_close(part, whole[:, k : k + 6], rtol=0, atol=1e-11)
+
+
+def test_a_switch_is_seen_from_inside_the_window():
+    """Between switches each window sees one side, up to its very ends."""
+    problem = DCDCConverter(duration=6.0)
+    model = NDE(state_dim=3, hidden=(4,), second_order=False, inputs="state-and-switch")
+    seen = []
+    model.base.net.forward = lambda x: seen.append(x[:, 3]) or torch.zeros_like(x[:, :3])
+    start = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.5]).double()
+    model(torch.ones(8, 3).double(), torch.arange(6).double() * problem.time_step, None, start)
+    assert (torch.stack(seen[1:]) == torch.tensor([0, 0, 0, 1, 1, 1, 0, 1]).double()).all()
+
+
+def test_deviations_of_rounding_are_not_scaled():
+    model, u = NDE(state_dim=2, hidden=(4,), second_order=False), torch.randn(50, 2, dtype=torch.float64)
+    u[:, 1] = 1 + 1e-7 * u[:, 1]
+    model.set_normalization(u, smallest=1e-4)
+    assert model.base.net.std[1] == 1
+    assert model.base.net.std[0] == pytest.approx(float(u[:, 0].std(correction=0)))
+
+
+def test_targets_may_be_given():
+    model = PSNDE(state_dim=3, hidden=(8,), second_order=False, constraint="rigid-body", gamma=5.0)
+    u0, t = torch.randn(4, 3, dtype=torch.float64), torch.linspace(0, 8, 3, dtype=torch.float64)
+    target = torch.full((4, 1), 0.7, dtype=torch.float64)
+    end = model.constraint(None, model.solve(u0, t, target=target, tol=1e-10).u[:, -1])
+    torch.testing.assert_close(end, target, rtol=0, atol=1e-8)
+    with pytest.raises(ValueError, match=r"target must be \(4, 1\); got \(4, 2\)"):
+        model.solve(u0, t, target=torch.zeros(4, 2).double())
 
 
 def test_gauss_principle_gives_the_exact_pendulum_for_free_fall():

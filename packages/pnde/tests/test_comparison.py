@@ -1,0 +1,142 @@
+"""What experiments measure, on trajectories whose errors are known."""
+
+import numpy as np
+import pytest
+import torch
+from pnde import NDE, PNDE, SNDE, LotkaVolterraInvariant
+from pnde.experiments.comparison import (
+    Comparisons,
+    Kind,
+    Rollouts,
+    WindowLoss,
+    _free,
+    _measure,
+    _merge,
+    _table,
+    errors_over_time,
+    phase_portraits,
+    window_starts,
+    windows,
+)
+from sciml.experiment import Bar
+
+
+def test_loss_is_the_mean_square_in_units_of_std_after_the_first_state():
+    t, std = torch.arange(3).double(), torch.tensor([2.0, 0.5]).double()
+    u = torch.randn(4, 3, 2, dtype=torch.float64)
+    error = torch.zeros(4, 3, 2, dtype=torch.float64)
+    loss = WindowLoss(t, std)
+
+    def predicted(u0, times):
+        assert torch.equal(u0, u[:, 0])
+        assert torch.equal(times, t)
+        return u + error
+
+    error[:, 0] = 1  # at the given state
+    assert loss(predicted, {"u": u}) == 0
+    error[0, 2] = torch.tensor([3.0, 1.0])  # in the first window
+    assert float(loss(predicted, {"u": u})) == pytest.approx((1.5**2 + 2.0**2) / (4 * 2 * 2))
+
+
+def test_windows_share_their_ends_and_know_their_start():
+    t = torch.arange(11).double()
+    u = torch.stack([t, 100 + t])[..., None]
+    cut, starts = windows(u, 3), window_starts(t, 2, 3)
+    expected = torch.tensor([0, 3, 6, 100, 103, 106])[:, None] + torch.arange(4)
+    assert torch.equal(cut[:, :, 0], expected.double())
+    assert torch.equal(starts, cut[:, 0, 0] % 100)
+
+
+def test_penalty_is_the_mean_square_of_what_the_constraint_misses():
+    invariant, u = LotkaVolterraInvariant(), 1 + torch.rand(5, 4, 2, dtype=torch.float64)
+    t, std = torch.arange(4).double(), torch.ones(2).double()
+    guess = u + 0.1
+    plain = WindowLoss(t, std)(lambda u0, times: guess, {"u": u})
+    whole = WindowLoss(t, std, 3.0, invariant)(lambda u0, times: guess, {"u": u})
+    missed = (invariant(None, guess) - invariant(None, u[:, :1])).square().mean()
+    assert float(whole - plain) == pytest.approx(3 * float(missed))
+
+
+def test_windows_that_are_not_solved_do_not_count_and_leave_gradients_finite():
+    t, std = torch.linspace(0, 1, 5).double(), torch.ones(2).double()
+    model = NDE(state_dim=2, hidden=(4,), second_order=False)
+    model.base.net.forward = lambda x: x.square() * model.base.net.out.bias.exp()
+    u = torch.rand(3, 5, 2, dtype=torch.float64)
+    u[1, 0] = 1e200  # blows up
+    strict = WindowLoss(t, std)(model, {"u": u})
+    loss = WindowLoss(t, std, only_solved=True)(model, {"u": u})
+    loss.backward()
+    assert strict.isnan()
+    torch.testing.assert_close(loss.detach(), WindowLoss(t, std)(model, {"u": u[[0, 2]]}).detach())
+    assert model.base.net.out.bias.grad.isfinite().all()
+
+
+def rollouts(factor: float, solved: list[bool]) -> Rollouts:
+    """Four trajectories on the unit circle, scaled: the relative error is |factor - 1| at all times."""
+    t = torch.linspace(0, 1, 6).double()
+    reference = torch.stack([t.cos(), t.sin()], -1).expand(4, 6, 2)
+    ok = torch.tensor(solved)
+    u = (factor * reference).where(ok[:, None, None], torch.nan)
+    error, drift = (u - reference).norm(dim=-1), (u.norm(dim=-1) - 1).abs()
+    return Rollouts(u, reference, ok, t, error, {"radius_error": drift})
+
+
+def test_diverged_trajectories_are_counted_and_in_no_mean():
+    found = _measure(rollouts(1.1, [True, True, False, True]))
+    assert found["diverged"] == 1
+    for name in ("relative_state_error", "relative_state_error_median", "radius_error_end", "radius_error_max"):
+        assert found[name] == pytest.approx(0.1), name
+    assert found["state_mse"] == pytest.approx(0.01 / 2)
+    assert found["radius_error_mse"] == pytest.approx(0.01)
+    assert found["valid_prediction_time"] == pytest.approx(1)
+
+
+def test_where_the_constraint_has_no_value_trajectories_are_counted():
+    parts = rollouts(1.1, [True] * 4)
+    parts.drifts["radius_error"][2, 3:] = torch.nan
+    found = _measure(parts)
+    assert found["radius_error_undefined"] == 1
+    assert found["radius_error_end"] == pytest.approx(0.1)
+
+
+def test_nothing_solved_is_no_number_and_meets_no_bar():
+    found = _measure(rollouts(1.1, [False] * 4))
+    assert np.isnan(found["radius_error_end"])
+    assert not Bar("anything", found["relative_state_error"], 1e9).met
+
+
+def test_the_table_has_means_sums_and_largest_values_and_every_repeat():
+    parts = [rollouts(1.1, [True] * 4), rollouts(1.3, [True, False, True, True])]
+    rows = _table("X", _merge(parts), [{"window_mse": 1.0, **_measure(part)} for part in parts])
+    found = Comparisons(rows, {"X": _merge(parts)}, {}, 2)
+    assert found.value("relative_state_error", "X") == pytest.approx(0.2)
+    assert found.each("relative_state_error", "X") == pytest.approx([0.1, 0.3])
+    assert found.worst("radius_error_end", "X") == pytest.approx(0.3)
+    assert found.value("radius_error_max", "X") == pytest.approx(0.3)
+    assert found.value("diverged", "X") == 1
+    means = np.array([0.1] * 4 + [0.3] * 3)
+    assert found.value("relative_state_error_ci95", "X") == pytest.approx(1.96 * means.std(ddof=1) / 7**0.5)
+    assert len(errors_over_time(found).axes) == 2
+    assert len(phase_portraits(found, [0], [1]).axes) == 1
+
+
+def test_the_free_field_trains_the_weights_of_the_projected_model():
+    model = PNDE(hidden=(4,))
+    free, u0, t = _free(model), NDE.example().inputs[0], torch.linspace(0, 0.1, 2).double()
+    assert {id(p) for p in free.parameters()} == {id(p) for p in model.parameters()}
+    same = NDE(hidden=(4,))
+    same.base.load_state_dict(model.base.state_dict())
+    torch.testing.assert_close(free(u0, t), same(u0, t), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("label", "slug"),
+    [
+        ("PNDE", "pnde"),
+        ("SNDE γ=0.1", "snde-gamma0.1"),
+        ("NDE, penalty ρ=1", "nde-penalty-rho1"),
+        ("PNDE, E and L", "pnde-e-and-l"),
+    ],
+)
+def test_labels_become_names_of_directories(label, slug):
+    assert Kind(label, SNDE).slug == slug
