@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from sciml.cli import _fitting
 from sciml.config import config, override, parse_settings
 from sciml.errors import ConfigError, DataError
 from sciml.report import Bar, Metric, Published, Report
@@ -77,3 +78,24 @@ def test_overrides_are_validated_and_typos_named():
         override(Config(), parse_settings(["training.epochs=many"]))
     with pytest.raises(ConfigError, match="expected path"):
         parse_settings(["training.epochs"])
+
+
+def test_many_subjects_of_many_metrics_are_columns_and_of_few_metrics_rows():
+    def headings(subjects: int, metrics: int) -> list[str]:
+        found = [Metric(f"m{j}", f"s{i}", 1.0) for i in range(subjects) for j in range(metrics)]
+        return Report(found).table()[0]
+
+    assert headings(9, 12)[1:] == [f"s{i}" for i in range(9)]
+    assert headings(9, 3)[1:] == ["m0", "m1", "m2"]
+    assert headings(6, 3)[1:] == [f"s{i}" for i in range(6)]
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 1000])
+def test_a_wide_table_is_shown_as_several_with_every_column_once(width):
+    rows = [["metric", *(f"subject {i}" for i in range(9))], ["error", *(f"{10.0**-i:.4g}" for i in range(9))]]
+    parts = list(_fitting(rows, width))
+    assert all(part[0] == 0 for part in parts)
+    assert [i for part in parts for i in part[1:]] == list(range(1, 10))
+    needed = [9, *(max(len(cell) + 3, 9) for cell in rows[1][1:])]
+    assert all(1 + sum(needed[i] for i in part) <= width or len(part) == 2 for part in parts)
+    assert (len(parts) == 1) == (width == 1000)

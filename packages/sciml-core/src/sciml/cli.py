@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -162,11 +163,26 @@ def _show(report: Any) -> None:
             table.add_row(*map(Text, row))  # a unit in brackets is no markup
         console.print(table)
 
-    show(f"{report.experiment} ({report.preset})", *report.table())
+    headings, rows = report.table()
+    for columns in _fitting([headings, *rows], console.width):
+        title = f"{report.experiment} ({report.preset})"
+        show(title, [headings[i] for i in columns], [[row[i] for i in columns] for row in rows])
     if compared := report.comparison():
         show("beside the published numbers", HEADINGS, compared)
     for note in (*report.bars, *report.notes):
         console.print(f"- {note}", markup=False)
+
+
+def _fitting(rows: Sequence[Sequence[str]], width: int) -> Iterator[list[int]]:
+    """Columns of the tables, one below the other, that numbers fit into; the first column is in all of them."""
+    wide = [max(len(row[i]) for row in rows[1:] or rows) + 3 for i in range(len(rows[0]))]  # headings may wrap
+    columns = [0]
+    for i in range(1, len(wide)):
+        if len(columns) > 1 and 1 + sum(max(wide[j], 9) for j in columns) + max(wide[i], 9) > width:
+            yield columns
+            columns = [0]
+        columns.append(i)
+    yield columns
 
 
 def main() -> None:

@@ -146,12 +146,15 @@ class Report:
         write_atomically(folder / "report.json", self.to_json())
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and rows of all measured numbers: a row for each metric, a column for each subject."""
+        """Headings and rows of all measured numbers: a row for each metric, a column for each subject.
+
+        Many subjects of few metrics have a row each instead.
+        """
         subjects = list(dict.fromkeys(m.subject for m in self.metrics))
         names = {m: m.name if m.unit == "1" else f"{m.name} [{m.unit}]" for m in self.metrics}
         measured = {(names[m], m.subject): _number(m.value) for m in self.metrics}
         labels = list(dict.fromkeys(names.values()))
-        if len(subjects) <= WIDE:
+        if len(subjects) <= max(WIDE, len(labels)):
             return ["metric", *subjects], [[n, *[measured.get((n, s), "") for s in subjects]] for n in labels]
         return ["subject", *labels], [[s, *[measured.get((n, s), "") for n in labels]] for s in subjects]
 
