@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from pnde import CentralMotion, DoublePendulum, EndPointMotion, FPUTEnergy, LearnedConstraint, PendulumConstraint
+from pnde import (
+    CentralMotion,
+    DoublePendulum,
+    EndPointMotion,
+    FPUTEnergy,
+    LearnedConstraint,
+    PendulumConstraint,
+    PowerBalance,
+)
 from pnde.fields import (
     MLP,
     ChainConv,
@@ -225,3 +233,19 @@ def test_skip_connections_add_each_hidden_layer_but_the_first():
 def test_bad_fields_are_named(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_sparse_rows_give_the_same_field_with_gradients():
+    balance, base = PowerBalance(), MLPField(28, (8,), dtype=torch.float64)
+    u = torch.randn(4, 28, dtype=torch.float64)
+    dense, sparse = (ProjectedField(base, balance, gamma=2.0, method=m)(None, u) for m in ("cholesky", "sparse"))
+    torch.testing.assert_close(sparse, dense, rtol=0, atol=1e-12)
+    weight = next(base.parameters())
+    found, expected = (torch.autograd.grad(x.square().sum(), weight)[0] for x in (sparse, dense))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_constraint_without_sparse_rows_says_so():
+    field = ProjectedField(MLPField(8, dtype=torch.float64), PendulumConstraint(), method="sparse")
+    with pytest.raises(ConfigError, match="PendulumConstraint has no sparse Jacobian"):
+        field(None, torch.randn(2, 8, dtype=torch.float64))

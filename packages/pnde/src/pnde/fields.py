@@ -188,7 +188,7 @@ class ProjectedField(_Constrained):
     γ = 0 is the projected field of arXiv 2410.23667, which keeps g but lets the error of the solver accumulate; γ > 0
     also draws back to the manifold. `metric` is W, by default the identity; with ones at algebraic components and
     zeros at differential ones it is the index reduction of a semi-explicit DAE. `method` and `rank` are those of
-    `project_tangent`.
+    `project_tangent`; "sparse" takes the `sparse_jacobian` of constraints that have one.
     """
 
     def __init__(
@@ -213,9 +213,9 @@ class ProjectedField(_Constrained):
         if self.gamma:
             pull = self.gamma * self.deviation(t, u, target)
             rhs = pull if rhs is None else rhs + pull
-        G = self.constraint.jacobian(t, u)
+        sparse = self.method == "sparse"
         return project_tangent(
-            G,
+            self.constraint.sparse_jacobian(t, u) if sparse else self.constraint.jacobian(t, u),
             self.base(t, u),
             rhs=rhs,
             metric=self.metric,

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from sciml.errors import ConfigError, ShapeError
 from torch import Tensor, nn
 
+from pnde._sparse import SparseJacobian
+
 Kind = Literal["level", "conserved"]
 Mode = Literal["reverse", "forward", "loop"]
 
@@ -41,6 +43,10 @@ class Constraint(nn.Module):
         """
         self.check(u)
         return differentiate(self.forward, t if self.driven else None, u, self.m)
+
+    def sparse_jacobian(self, t: Any, u: Float[Tensor, "*batch n"]) -> SparseJacobian:
+        """∂g/∂u as its entries, of constraints on many components that override this. ConfigError of all others."""
+        raise ConfigError(f"{type(self).__name__} has no sparse Jacobian; choose another method than 'sparse'.")
 
     def time_derivative(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"] | None:
         """∂g/∂t, None where g does not depend on time."""
