@@ -155,7 +155,8 @@ def run(config: _Small, run: RunDirectory) -> Report:
     problem = config.problem(config.data.test_duration)
     jumps = {"jump_times": problem.switch_times.tolist()} if isinstance(problem, DCDCConverter) else {}
     found = compare(config, run, **jumps)
-    run.figure("errors-over-time", errors_over_time(found, xlabel="time" if problem.time_units == "1" else f"time [{problem.time_units}]"))
+    unit = "" if problem.time_units == "1" else f" [{problem.time_units}]"
+    run.figure("errors-over-time", errors_over_time(found, xlabel=f"time{unit}"))
     if isinstance(problem, TwoBody):
         run.figure("phase", phase_portraits(found, [0], [1]))
     metrics, bars = list(found.metrics), []
