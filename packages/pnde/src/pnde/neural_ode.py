@@ -1,0 +1,245 @@
+"""The flow of any vector field as a module: with a constraint's target, retraction and a choice of solvers."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from inspect import signature
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from sciml.errors import ConfigError, DataError, ShapeError
+from torch import Tensor, nn
+
+from pnde.backends import InitialValueProblem, backend
+from pnde.constraints import Constraint
+from pnde.fields import ProjectedField
+from pnde.retraction import Retraction, retract
+from pnde.solvers import Solution, Status
+from pnde.solvers.checks import check_jumps, check_options, check_state
+
+
+class OffManifoldWarning(UserWarning):
+    """Initial states that do not satisfy the constraint, whose solutions will not either."""
+
+
+class NeuralODE(nn.Module):
+    """The solution of u̇ = field(t, u) at given times, for a batch of initial states.
+
+    With a constraint, solutions keep its target: for a conserved quantity the value at the start of each trajectory,
+    for a level zero. To the field it is an argument if it takes one of that name.
+
+    Parameters
+    ----------
+    field
+        A `VectorField` or any callable f(t, u), t (rows,) the time of each sample, u (rows, n); with parameters an
+        `nn.Module`. Its own `constraint`, if it has one, is that of the flow.
+    constraint
+        Of a field that has none: `retract` then gives the post-step projection of a free field (arXiv 2505.20515).
+    backend
+        "native" controls the steps of each sample on its own. "torchdiffeq" has one step size for the batch, so that
+        a result depends on the samples beside it. "torchode" (pip install torchode) has one a sample, and no adjoint.
+    method
+        "dopri5", or another of the backend's.
+    rtol, atol, max_steps
+        Tolerances, and the steps, accepted or rejected, that a sample may try. What fails has its status, and is NaN
+        after its last valid output.
+    adjoint
+        Solve the continuous adjoint backwards, in memory that does not grow with the steps, instead of
+        differentiating these. Retracted steps have none.
+    retract
+        "step": after each step and jump, the state is moved to the constraint's target along its rows, `pnde.retract`
+        with the chord method, in the metric of a `ProjectedField`; so are outputs. "output": the outputs, and states
+        after jumps, alone.
+    jump_times
+        Where the field jumps. Steps end there, and the field is evaluated on the side that the step lies on.
+    initial
+        "check" warns of initial states further than 10·atol from the target, "retract" moves them there.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown, or options are out of range or cannot be combined.
+    ImportError
+        If the backend is not installed.
+    """
+
+    def __init__(
+        self,
+        field: Callable[..., Tensor],
+        *,
+        constraint: Constraint | None = None,
+        backend: str = "native",
+        method: str = "dopri5",
+        rtol: float = 1e-6,
+        atol: float = 1e-6,
+        adjoint: bool = False,
+        retract: Literal["step", "output"] | None = None,
+        jump_times: Sequence[float | int] | Tensor | None = None,
+        max_steps: int = 10_000,
+        initial: Literal["check", "retract"] = "check",
+    ) -> None:
+        super().__init__()
+        own = getattr(field, "constraint", None)
+        if constraint is not None and own is not None and constraint is not own:
+            raise ConfigError("the field has a constraint of its own; leave out constraint=…, or stack both there")
+        self.field, self.constraint = field, own if constraint is None else constraint
+        self._check_options(backend, method, rtol, atol, adjoint, retract, max_steps, initial)
+        self.backend, self.method, self.rtol, self.atol, self.max_steps = backend, method, rtol, atol, max_steps
+        self.adjoint, self.retract, self.jump_times, self.initial = adjoint, retract, jump_times, initial
+        check_jumps(jump_times, torch.empty(0, dtype=torch.float64))
+        takes = signature(getattr(field, "forward", field)).parameters
+        self._takes_target = "target" in takes and self.constraint is not None
+
+    def forward(
+        self,
+        u0: Float[Tensor, "batch n"],
+        t: Float[Tensor, " time"],
+        *,
+        target: Float[Tensor, "batch m"] | None = None,
+        strict: bool = False,
+    ) -> Solution:
+        """Solve from u(t[0]) = u0; the solution's `u` is (batch, time, n).
+
+        `target` are values of the constraint to keep, by default its own for `u0`. With `strict` a sample that fails
+        is an error.
+
+        Raises
+        ------
+        ShapeError
+            If `u0`, `t`, `target` or what the field returns has another shape.
+        ValueError
+            If u0, t or a parameter is not finite, or t not strictly monotone; `DataError` if `initial="retract"` does
+            not reach the target.
+        TypeError
+            If u0 and t are not both float32 or both float64.
+        SolveError
+            If a sample fails and `strict`.
+        """
+        self._check_start(u0, t)
+        if self.constraint is not None:
+            target = self._target(u0, t, target)
+            u0 = self._begin(u0, t, target)
+        elif target is not None:
+            raise ConfigError("target=… is a value of a constraint, which this flow has not; give constraint=…")
+        jumps = check_jumps(self.jump_times, t)
+        problem = InitialValueProblem(
+            field=self._rhs,
+            u0=u0,
+            t=t,
+            args=() if target is None else (target,),
+            method=self.method,
+            rtol=self.rtol,
+            atol=self.atol,
+            max_steps=self.max_steps,
+            jumps=jumps,
+            reinitialise=self._reinitialise if jumps and self.retract else None,
+            retract=self._retract if self.retract == "step" else None,
+            adjoint=self.adjoint,
+            params=[p for p in self.parameters() if p.requires_grad],
+        )
+        solution = self._solver.solve(problem)
+        if self.retract == "output" and len(u0):
+            assert target is not None
+            solution = self._retracted(solution, target)
+        if strict:
+            solution.raise_for_status()
+        return solution
+
+    def extra_repr(self) -> str:
+        return f"backend={self.backend!r}, method={self.method!r}, rtol={self.rtol}, atol={self.atol}"
+
+    def _rhs(self, t: Tensor, u: Tensor, *target: Tensor) -> Tensor:
+        return self.field(t, u, *target) if self._takes_target else self.field(t, u)
+
+    def _retract(self, t: Tensor, u: Tensor, target: Tensor) -> Retraction:
+        assert self.constraint is not None
+        metric: Any = self.field.metric if isinstance(self.field, ProjectedField) else None
+        return retract(self.constraint, u, target, t, method="chord", metric=metric)
+
+    def _reinitialise(self, t: Tensor, u: Tensor, target: Tensor) -> Tensor:
+        found = self._retract(t, u, target)
+        return torch.where(found.converged[:, None], found.u, torch.nan)
+
+    def _retracted(self, solution: Solution, target: Tensor) -> Solution:
+        """All outputs but the first on the manifold; NaN from a failure on."""
+        u = solution.u
+        valid = u.detach().isfinite().all(-1)
+        valid[:, 0] = False
+        rows, columns = valid.nonzero(as_tuple=True)
+        if not len(rows):
+            return solution
+        found = self._retract(solution.t[columns], u[rows, columns], target[rows])
+        failed = torch.zeros_like(valid).index_put((rows, columns), ~found.converged)
+        u = torch.where((failed.cumsum(1) > 0)[..., None], torch.nan, u.index_put((rows, columns), found.u))
+        status = torch.where(failed.any(1), int(Status.RETRACTION_FAILED), solution.status)
+        return replace(solution, u=u, status=status)
+
+    def _target(self, u0: Tensor, t: Tensor, target: Tensor | None) -> Tensor:
+        assert self.constraint is not None
+        if target is None:
+            return self.constraint.target(t[0], u0)
+        if target.shape != (len(u0), self.constraint.m):
+            raise ShapeError(f"target must be ({len(u0)}, {self.constraint.m}); got {tuple(target.shape)}")
+        return target
+
+    def _begin(self, u0: Tensor, t: Tensor, target: Tensor) -> Tensor:
+        """Initial states, looked at or moved to the target."""
+        assert self.constraint is not None
+        if self.initial == "retract" and len(u0):
+            found = retract(self.constraint, u0, target, t[0])
+            if not bool(found.converged.all()):
+                failed = (~found.converged).nonzero()[:, 0]
+                raise DataError(
+                    f"u0 could not be moved onto the constraint: samples {failed[:5].tolist()} are left with a "
+                    f"residual of {float(found.residual[failed[0]]):.3g}. Give initial states that are nearer to it"
+                )
+            return found.u
+        with torch.no_grad():
+            distance = (self.constraint(t[0], u0) - target).norm(dim=-1)
+        far = (distance > 10 * self.atol).nonzero()[:, 0]
+        if len(far):
+            warnings.warn(
+                f"‖g(u0) - target‖ is up to {float(distance.max()):.3g}, more than 10·atol = {10 * self.atol:.3g}, in "
+                f"samples {far[:5].tolist()}{' …' if len(far) > 5 else ''}: solutions will keep that distance. "
+                "initial='retract' moves initial states onto the constraint",
+                OffManifoldWarning,
+                stacklevel=4,
+            )
+        return u0
+
+    def _check_start(self, u0: Tensor, t: Tensor) -> None:
+        check_state(u0, t, ())
+        n = getattr(self.field, "n", None if self.constraint is None else self.constraint.n)
+        if isinstance(n, int) and u0.shape[-1] != n:
+            raise ShapeError(f"u0 must be (batch, {n}), the states of the field; got {tuple(u0.shape)}")
+        for name, x in (*self.named_parameters(), *self.named_buffers()):
+            if x.device != u0.device:
+                raise RuntimeError(f"u0 is on {u0.device}, {name} on {x.device}; move one to the other")
+        for name, parameter in self.named_parameters():
+            if not bool(parameter.detach().isfinite().all()):
+                raise ValueError(f"the parameter {name} has NaN or infinite entries")
+
+    def _check_options(
+        self,
+        name: str,
+        method: str,
+        rtol: float,
+        atol: float,
+        adjoint: bool,
+        retract: str | None,
+        max_steps: int,
+        initial: str,
+    ) -> None:
+        if retract not in (None, "step", "output"):
+            raise ConfigError(f"retract={retract!r} is unknown; choose one of step, output, None")
+        if initial not in ("check", "retract"):
+            raise ConfigError(f"initial={initial!r} is unknown; choose one of check, retract")
+        if self.constraint is None and (retract or initial == "retract"):
+            raise ConfigError("retract and initial='retract' need a constraint; give constraint=…")
+        self._solver = backend(name, method, adjoint, retract == "step")
+        check_options(method, rtol, atol, None, max_steps, 1, "step", None, None, None)
+        if adjoint and retract == "step":
+            raise ConfigError("retracted steps have no continuous adjoint; choose adjoint=False or retract='output'")
+        if adjoint and not isinstance(self.field, nn.Module):
+            raise ConfigError("adjoint=True needs to know what to differentiate by: make the field an nn.Module")
