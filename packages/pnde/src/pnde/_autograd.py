@@ -3,6 +3,7 @@
 With A = G W Gᵀ: λ = A⁻¹(G v + b) and p = v - W Gᵀλ.
 """
 
+from inspect import signature
 from typing import Any, no_type_check
 
 import torch
@@ -92,6 +93,10 @@ class Projection(ReverseProjection):
         if metric_dot is not None:
             v_dot = v_dot - weigh(metric_dot, _transposed_times(ctx.pattern, G, multipliers))
         return project(G, v_dot, b_dot, metric, ctx.pattern, ctx.solver, ctx.passes, *factor)
+
+
+# torch asks for it at every call
+Projection.forward.__signature__ = signature(Projection.forward)  # type: ignore[attr-defined]
 
 
 def _times(pattern: Pattern | None, G: Tensor, x: Tensor) -> Tensor:

@@ -12,6 +12,12 @@ def values_are_known() -> bool:
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore
 
 
+def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The common shape. Equal ones are seen at once: torch's function takes as long as a small solve."""
+    first = shapes[0]
+    return first if all(shape in (first, ()) for shape in shapes) else torch.broadcast_shapes(*shapes)
+
+
 def check_shapes(G: Tensor | SparseJacobian, v: Tensor, rhs: Tensor | None, metric: Tensor | None) -> None:
     """Shapes, dtypes and devices of the arguments."""
     if isinstance(G, SparseJacobian):
@@ -27,7 +33,7 @@ def check_shapes(G: Tensor | SparseJacobian, v: Tensor, rhs: Tensor | None, metr
         raise ValueError(f"rhs must be (..., {m}), one number per constraint; got {tuple(rhs.shape)}")
     shapes = {"G": shape[:-2], "v": v.shape[:-1]} | ({} if rhs is None else {"rhs": rhs.shape[:-1]})
     try:
-        torch.broadcast_shapes(*shapes.values())
+        broadcast(*shapes.values())
     except RuntimeError:
         found = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
         raise ValueError(f"the batch shapes do not match: {found}") from None

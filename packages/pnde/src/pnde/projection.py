@@ -8,7 +8,14 @@ from torch import Tensor
 
 from pnde._autograd import project
 from pnde._banded import Banded, detect_band
-from pnde._checks import check_metric, check_options, check_shapes, check_values_can_be_read, values_are_known
+from pnde._checks import (
+    broadcast,
+    check_metric,
+    check_options,
+    check_shapes,
+    check_values_can_be_read,
+    values_are_known,
+)
 from pnde._factorisations import apply, apply_transposed, factorise, sharpen, square_root, times_root, weigh
 from pnde._rank import RankDeficientConstraintError, rank_error, rows_without_support
 from pnde._sparse import SparseFactor, SparseJacobian
@@ -61,7 +68,8 @@ def project_tangent(
         κ(W^½Gᵀ), estimated from the factor, exceeds eps^(-1/3) are solved by the singular value decomposition, in
         float32 by Cholesky in float64. Up to there two passes give errors of order κ·eps, as QR does.
     passes
-        How often the solve is applied to what it left, default 2 (1 for QR and SVD): the error of one is κ²·eps.
+        How often the solve is applied to what it left, default 2 (1 for QR, SVD and a single row): the error of one
+        is κ²·eps.
     scale
         Whether rows are scaled to unit length before the factorisation.
     rank
@@ -121,7 +129,7 @@ def _solve(
     """(p, λ), broadcast over the batch."""
     entries = G.values[..., None] if isinstance(G, SparseJacobian) else G
     m, n = (G.pattern.m, G.pattern.n) if isinstance(G, SparseJacobian) else G.shape[-2:]
-    batch = torch.broadcast_shapes(entries.shape[:-2], v.shape[:-1], () if rhs is None else rhs.shape[:-1])
+    batch = broadcast(entries.shape[:-2], v.shape[:-1], () if rhs is None else rhs.shape[:-1])
     if metric is not None and values_are_known():
         check_metric(metric)
     v = v.expand(*batch, n)
@@ -180,7 +188,7 @@ def _solve_dense(
                 bad = flat.nonzero()[:, 0]
                 raise rank_error(G.detach().reshape(-1, *G.shape[-2:])[bad], metric, where[bad])
             return _solve_apart(G, v, b, metric, passes, scale, rtol, flat, where)
-    count = passes or (1 if name in ("qr", "svd") else 2)
+    count = passes or (1 if name in ("qr", "svd") or m == 1 else 2)
     return project(G, v, b, metric, None, name, count, *factor)
 
 
