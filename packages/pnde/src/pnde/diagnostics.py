@@ -1,0 +1,118 @@
+"""What to look at when a constrained solution drifts or breaks down: conditioning, normal part, growth of the drift."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from sciml.errors import ConfigError, ShapeError
+from torch import Tensor
+
+from pnde._factorisations import square_root, times_root
+from pnde.constraints import Constraint
+from pnde.fields import ConstrainedMechanics, ProjectedField
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """One number a state.
+
+    Attributes
+    ----------
+    condition, scaled_condition
+        κ₂(G W Gᵀ), as it is and with the rows of W^½Gᵀ scaled to unit length, as the projection does by default.
+    normal_part
+        ‖(I - P)f‖/‖f‖ of the base field: how much the projection takes away, 0 if it is tangent.
+    drift
+        ‖g - target‖.
+    """
+
+    condition: Float[Tensor, "*batch"]
+    scaled_condition: Float[Tensor, "*batch"]
+    normal_part: Float[Tensor, "*batch"]
+    drift: Float[Tensor, "*batch"]
+
+
+@torch.no_grad()
+def diagnose(
+    field: Any,
+    t: Any,
+    u: Float[Tensor, "*batch n"],
+    target: Float[Tensor, "*#batch m"] | None = None,
+) -> Diagnostics:
+    """Conditioning, normal part and drift of a field with a constraint, at any states.
+
+    P is that of the field's metric W and rows, for a field without a metric the orthogonal one. (I - P)f of a driven
+    constraint is W Gᵀ(G W Gᵀ)⁻¹(G f + ∂g/∂t). Without a `target` the drift of a level is that from zero, that of a
+    conserved quantity NaN, as no start is known.
+
+    Raises
+    ------
+    ConfigError
+        If the field has no constraint.
+    ShapeError
+        If `u` is no state of it.
+    """
+    constraint = getattr(field, "constraint", None)
+    if not isinstance(constraint, Constraint):
+        raise ConfigError(f"{type(field).__name__} has no constraint to diagnose; take a constrained field")
+    constraint.check(u)
+    metric: Any = field.metric if isinstance(field, ProjectedField | ConstrainedMechanics) else None
+    root = square_root(metric)
+    f, rate = getattr(field, "base", field)(t, u), constraint.time_derivative(t, u)
+    G = constraint.jacobian(t, u)
+    wanted = (G @ f[..., None])[..., 0]
+    wanted = wanted if rate is None else wanted + rate
+    if isinstance(field, ConstrainedMechanics):  # the rows of velocities alone
+        G, wanted = G[..., constraint.m // 2 :, :], wanted[..., constraint.m // 2 :]
+    rows = times_root(G, root)  # (G W^½)(G W^½)ᵀ = G W Gᵀ
+    length = rows.norm(dim=-1, keepdim=True)
+    taken = (torch.linalg.pinv(rows) @ wanted[..., None])[..., 0]
+    if root is not None:
+        taken = taken * root if root.ndim == 1 else taken @ root.mT
+    g = constraint(t, u)
+    if target is None:
+        target = torch.full_like(g, torch.nan if constraint.kind == "conserved" else 0)
+    return Diagnostics(
+        condition=_condition(rows),
+        scaled_condition=_condition(rows / torch.where(length > 0, length, 1)),
+        normal_part=taken.norm(dim=-1) / f.norm(dim=-1),
+        drift=(g - target).norm(dim=-1),
+    )
+
+
+def drift_rate(
+    t: Float[Tensor, " time"],
+    drift: Float[Tensor, "*batch time"],
+    *,
+    growth: Literal["exponential", "linear"] = "exponential",
+) -> Float[Tensor, "*batch"]:
+    """Slope of the straight line that fits log(drift), or drift itself, over time by least squares.
+
+    Exponential growth is e^{rate·t}; times without a finite value, or with log(0), are left out. NaN where fewer than
+    two remain.
+
+    Raises
+    ------
+    ShapeError
+        If `t` and the last axis of `drift` differ.
+    ConfigError
+        If `growth` is unknown.
+    """
+    if t.ndim != 1 or drift.shape[-1:] != t.shape:
+        raise ShapeError(f"drift must be (..., {len(t)}), one value a time of t; got {tuple(drift.shape)}")
+    if growth not in ("exponential", "linear"):
+        raise ConfigError(f"growth={growth!r} is unknown; choose one of exponential, linear")
+    y = drift.log() if growth == "exponential" else drift
+    known = y.isfinite()
+    y, weight = torch.where(known, y, 0), known.to(y.dtype)
+    count = weight.sum(-1)
+    shift = t - (weight * t).sum(-1, keepdim=True) / count[..., None]
+    slope = (weight * shift * y).sum(-1) / (weight * shift.square()).sum(-1)
+    return torch.where(count >= 2, slope, torch.nan)
+
+
+def _condition(rows: Tensor) -> Tensor:
+    """κ₂(A Aᵀ) of rows A."""
+    sigma = torch.linalg.svdvals(rows)
+    return (sigma[..., 0] / sigma[..., -1]).square()
