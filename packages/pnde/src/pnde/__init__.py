@@ -42,6 +42,7 @@ from pnde.models import (
     MetricPNDE,
     TrajectoryModel,
 )
+from pnde.neural_ode import NeuralODE, OffManifoldWarning
 from pnde.power_grid import Inverter, PowerGrid, ieee14
 from pnde.problems import (
     FPUT,
@@ -64,7 +65,7 @@ from pnde.projection import (
     project_tangent,
 )
 from pnde.retraction import Retraction, retract
-from pnde.solvers import Solution, Status, solve
+from pnde.solvers import SampleError, Solution, Status, solve
 
 __all__ = [
     "CFINDE",
@@ -100,6 +101,8 @@ __all__ = [
     "MLPField",
     "MetricPNDE",
     "NPendulum",
+    "NeuralODE",
+    "OffManifoldWarning",
     "PendulumConstraint",
     "PowerBalance",
     "PowerGrid",
@@ -110,6 +113,7 @@ __all__ = [
     "RigidBody",
     "RigidBodyInvariants",
     "RobotArm",
+    "SampleError",
     "SecondOrderField",
     "Solution",
     "SparseJacobian",

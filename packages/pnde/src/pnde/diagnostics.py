@@ -58,7 +58,7 @@ def diagnose(
         raise ConfigError(f"{type(field).__name__} has no constraint to diagnose; take a constrained field")
     constraint.check(u)
     metric: Any = field.metric if isinstance(field, ProjectedField | ConstrainedMechanics) else None
-    root = square_root(metric)
+    root = square_root(None if metric is None else metric.to(u))
     f, rate = getattr(field, "base", field)(t, u), constraint.time_derivative(t, u)
     G = constraint.jacobian(t, u)
     wanted = (G @ f[..., None])[..., 0]

@@ -23,6 +23,25 @@ class OffManifoldWarning(UserWarning):
     """Initial states that do not satisfy the constraint, whose solutions will not either."""
 
 
+def target_of(
+    constraint: Constraint, u0: Float[Tensor, "batch n"], t: Float[Tensor, " time"], target: Tensor | None
+) -> Float[Tensor, "batch m"]:
+    """The values that the constraint keeps: those given, checked, or its own for `u0`."""
+    if target is None:
+        return constraint.target(t[0], u0)
+    if target.shape != (len(u0), constraint.m):
+        raise ShapeError(f"target must be ({len(u0)}, {constraint.m}); got {tuple(target.shape)}")
+    return target
+
+
+def onto(
+    field: Callable[..., Tensor], constraint: Constraint, t: Tensor, u: Float[Tensor, "batch n"], target: Tensor
+) -> Retraction:
+    """States at which the constraint has the target, in the metric that the field is projected in."""
+    metric: Any = field.metric if isinstance(field, ProjectedField) else None
+    return retract(constraint, u, target, t, metric=metric)
+
+
 class NeuralODE(nn.Module):
     """The solution of u̇ = field(t, u) at given times, for a batch of initial states.
 
@@ -49,7 +68,7 @@ class NeuralODE(nn.Module):
         differentiating these. Retracted steps have none.
     retract
         "step": after each step and jump, the state is moved to the constraint's target along its rows, `pnde.retract`
-        with the chord method, in the metric of a `ProjectedField`; so are outputs. "output": the outputs, and states
+        with Newton's method, in the metric of a `ProjectedField`; so are outputs. "output": the outputs, and states
         after jumps, alone.
     jump_times
         Where the field jumps. Steps end there, and the field is evaluated on the side that the step lies on.
@@ -118,7 +137,7 @@ class NeuralODE(nn.Module):
         """
         self._check_start(u0, t)
         if self.constraint is not None:
-            target = self._target(u0, t, target)
+            target = target_of(self.constraint, u0, t, target)
             u0 = self._begin(u0, t, target)
         elif target is not None:
             raise ConfigError("target=… is a value of a constraint, which this flow has not; give constraint=…")
@@ -154,8 +173,7 @@ class NeuralODE(nn.Module):
 
     def _retract(self, t: Tensor, u: Tensor, target: Tensor) -> Retraction:
         assert self.constraint is not None
-        metric: Any = self.field.metric if isinstance(self.field, ProjectedField) else None
-        return retract(self.constraint, u, target, t, method="chord", metric=metric)
+        return onto(self.field, self.constraint, t, u, target)
 
     def _reinitialise(self, t: Tensor, u: Tensor, target: Tensor) -> Tensor:
         found = self._retract(t, u, target)
@@ -174,14 +192,6 @@ class NeuralODE(nn.Module):
         u = torch.where((failed.cumsum(1) > 0)[..., None], torch.nan, u.index_put((rows, columns), found.u))
         status = torch.where(failed.any(1), int(Status.RETRACTION_FAILED), solution.status)
         return replace(solution, u=u, status=status)
-
-    def _target(self, u0: Tensor, t: Tensor, target: Tensor | None) -> Tensor:
-        assert self.constraint is not None
-        if target is None:
-            return self.constraint.target(t[0], u0)
-        if target.shape != (len(u0), self.constraint.m):
-            raise ShapeError(f"target must be ({len(u0)}, {self.constraint.m}); got {tuple(target.shape)}")
-        return target
 
     def _begin(self, u0: Tensor, t: Tensor, target: Tensor) -> Tensor:
         """Initial states, looked at or moved to the target."""
@@ -216,9 +226,10 @@ class NeuralODE(nn.Module):
         for name, x in (*self.named_parameters(), *self.named_buffers()):
             if x.device != u0.device:
                 raise RuntimeError(f"u0 is on {u0.device}, {name} on {x.device}; move one to the other")
-        for name, parameter in self.named_parameters():
-            if not bool(parameter.detach().isfinite().all()):
-                raise ValueError(f"the parameter {name} has NaN or infinite entries")
+        finite = {name: parameter.detach().isfinite().all() for name, parameter in self.named_parameters()}
+        if finite and not bool(torch.stack(list(finite.values())).all()):  # one wait for the device
+            bad = [name for name, value in finite.items() if not bool(value)]
+            raise ValueError(f"the parameter {bad[0]} has NaN or infinite entries")
 
     def _check_options(
         self,

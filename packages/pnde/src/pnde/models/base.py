@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from pnde.constraints import CONSTRAINTS, Constraint
 from pnde.fields import MLP, ChainConv, VectorField
 from pnde.models.inputs import INPUTS, named
-from pnde.retraction import Retraction, retract
+from pnde.neural_ode import onto, target_of
+from pnde.retraction import Retraction
 from pnde.solvers import Solution, solve
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -206,7 +207,7 @@ class TrajectoryModel(Model):
             if self.constraint is None:
                 raise ConfigError(f"retract={retract_at!r} needs a constraint, which {type(self).__name__} has not")
             options |= {"retract": self._retract, "retract_at": retract_at}
-        targets = () if self.constraint is None else (self._target(u0, t, target),)
+        targets = () if self.constraint is None else (target_of(self.constraint, u0, t, target),)
         if start is None:
             return self._decoded(solve(self._rhs, u0, t, args=targets, method=method, **options))
         margin = 16 * torch.finfo(t.dtype).eps * (float(start.abs().max()) + float((t[-1] - t[0]).abs()))
@@ -233,15 +234,7 @@ class TrajectoryModel(Model):
 
     def _retract(self, t: Tensor, u: Tensor, *target: Tensor) -> Retraction:
         assert self.constraint is not None
-        return retract(self.constraint, u, target[-1], t, method="chord")
-
-    def _target(self, u0: Tensor, t: Tensor, target: Tensor | None) -> Tensor:
-        assert self.constraint is not None
-        if target is None:
-            return self.constraint.target(t[0], u0)
-        if target.shape != (len(u0), self.constraint.m):
-            raise ShapeError(f"target must be ({len(u0)}, {self.constraint.m}); got {tuple(target.shape)}")
-        return target
+        return onto(self.dynamics, self.constraint, t, u, target[-1])
 
     def _check(self, u0: Tensor, t: Tensor) -> None:
         if u0.ndim != 2 or u0.shape[-1] != self.state_dim:
