@@ -4,20 +4,10 @@ import numpy as np
 import pytest
 import torch
 from pnde import NDE, PNDE, SNDE, LotkaVolterraInvariant
-from pnde.experiments.comparison import (
-    Comparisons,
-    Kind,
-    Rollouts,
-    WindowLoss,
-    _free,
-    _measure,
-    _merge,
-    _table,
-    errors_over_time,
-    phase_portraits,
-    window_starts,
-    windows,
-)
+from pnde.experiments.comparison import Kind, _free
+from pnde.experiments.figures import errors_over_time, phase_portraits
+from pnde.experiments.rollouts import Comparisons, Rollouts, measure, merge, table
+from pnde.experiments.windows import WindowLoss, window_starts, windows
 from sciml.experiment import Bar
 
 
@@ -82,7 +72,7 @@ def rollouts(factor: float, solved: list[bool]) -> Rollouts:
 
 
 def test_diverged_trajectories_are_counted_and_in_no_mean():
-    found = _measure(rollouts(1.1, [True, True, False, True]))
+    found = measure(rollouts(1.1, [True, True, False, True]))
     assert found["diverged"] == 1
     for name in ("relative_state_error", "relative_state_error_median", "radius_error_end", "radius_error_max"):
         assert found[name] == pytest.approx(0.1), name
@@ -94,21 +84,21 @@ def test_diverged_trajectories_are_counted_and_in_no_mean():
 def test_where_the_constraint_has_no_value_trajectories_are_counted():
     parts = rollouts(1.1, [True] * 4)
     parts.drifts["radius_error"][2, 3:] = torch.nan
-    found = _measure(parts)
+    found = measure(parts)
     assert found["radius_error_undefined"] == 1
     assert found["radius_error_end"] == pytest.approx(0.1)
 
 
 def test_nothing_solved_is_no_number_and_meets_no_bar():
-    found = _measure(rollouts(1.1, [False] * 4))
+    found = measure(rollouts(1.1, [False] * 4))
     assert np.isnan(found["radius_error_end"])
     assert not Bar("anything", found["relative_state_error"], 1e9).met
 
 
 def test_the_table_has_means_sums_and_largest_values_and_every_repeat():
     parts = [rollouts(1.1, [True] * 4), rollouts(1.3, [True, False, True, True])]
-    rows = _table("X", _merge(parts), [{"window_mse": 1.0, **_measure(part)} for part in parts])
-    found = Comparisons(rows, {"X": _merge(parts)}, {}, 2)
+    rows = table("X", merge(parts), [{"window_mse": 1.0, **measure(part)} for part in parts])
+    found = Comparisons(rows, {"X": merge(parts)}, {}, 2)
     assert found.value("relative_state_error", "X") == pytest.approx(0.2)
     assert found.each("relative_state_error", "X") == pytest.approx([0.1, 0.3])
     assert found.worst("radius_error_end", "X") == pytest.approx(0.3)

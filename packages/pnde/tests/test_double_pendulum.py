@@ -5,8 +5,8 @@ import pytest
 import sciml
 import torch
 from pnde import NDE, PNDE, SNDE, DoublePendulum, MetricPNDE, TrajectoryModel
-from pnde.experiments.comparison import WindowLoss
 from pnde.experiments.pendulums import EXPERIMENT, N_PENDULUM
+from pnde.experiments.windows import WindowLoss
 from sciml.errors import ConfigError
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode

@@ -1,22 +1,22 @@
-"""What the experiments share: models trained on the same windows, rolled out from unseen states, and measured."""
+"""What the experiments share: models trained on the same windows, and rolled out from unseen states."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from pydantic import Field, NonNegativeInt, PositiveInt
 from sciml.config import config
 from sciml.data import BatchLoader, Normalizer
-from sciml.experiment import Metric, RunDirectory
-from sciml.plotting import curves
+from sciml.experiment import RunDirectory
 from sciml.training import TrainerOptions
 from torch import Tensor
 
 from pnde.constraints import Constraint
-from pnde.metrics import constraint_error, relative_state_error, valid_prediction_time
+from pnde.experiments.rollouts import Comparisons, Rollouts, measure, merge, table
+from pnde.experiments.windows import WindowLoss, window_starts, windows
+from pnde.metrics import constraint_error, relative_state_error
 from pnde.models import TrajectoryModel
 from pnde.problems import Trajectories
 
@@ -111,94 +111,6 @@ class Kind:
         return "".join(c if c.isalnum() or c == "." else "-" for c in words).strip("-").replace("--", "-")
 
 
-@dataclass(frozen=True)
-class Rollouts:
-    """Solutions (trajectory, time, n) of one kind from the test states of all repeats, beside the reference.
-
-    `error` is the relative state error and `drifts` are the errors of the constraints, (trajectory, time).
-    """
-
-    u: Tensor
-    reference: Tensor
-    solved: Tensor
-    t: Tensor
-    error: Tensor
-    drifts: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Comparisons:
-    """What `compare` found: the metrics, the roll-outs by label, and the models of the last repeat."""
-
-    metrics: list[Metric]
-    rollouts: dict[str, Rollouts]
-    models: dict[str, TrajectoryModel]
-    repeats: int
-
-    def value(self, name: str, label: str) -> float:
-        """The metric of that name and subject."""
-        (found,) = (m.value for m in self.metrics if (m.name, m.subject) == (name, label))
-        return found
-
-    def each(self, name: str, label: str) -> list[float]:
-        """The metric in every repeat."""
-        if self.repeats == 1:
-            return [self.value(name, label)]
-        return [self.value(f"{name}, repeat {r}", label) for r in range(self.repeats)]
-
-    def worst(self, name: str, label: str) -> float:
-        """The largest value over the repeats; NaN if one is."""
-        return float(np.max(self.each(name, label)))
-
-
-def windows(u: Tensor, length: int) -> Tensor:
-    """Trajectories (trajectory, time, n) cut into windows (window, length + 1, n) that share their end points."""
-    return u.unfold(1, length + 1, length).flatten(0, 1).mT.contiguous()
-
-
-def window_starts(t: Tensor, trajectories: int, length: int) -> Tensor:
-    """Time at which each of these windows starts."""
-    starts = t[: len(t) - length : length]
-    return starts.expand(trajectories, -1).flatten()
-
-
-class WindowLoss:
-    """Mean squared error of windows, each component in units of `std`, without the given first state.
-
-    `penalty` weights the mean of ‖g - target‖² of `constraint`. Windows whose batch has `start` begin at that time.
-    With `only_solved`, windows that the model leaves (of a positive state, say) or cannot solve do not count.
-    """
-
-    def __init__(
-        self,
-        t: Tensor,
-        std: Tensor,
-        penalty: float = 0.0,
-        constraint: Constraint | None = None,
-        only_solved: bool = False,
-    ) -> None:
-        self.t, self.std, self.penalty, self.constraint, self.only_solved = t, std, penalty, constraint, only_solved
-
-    def __call__(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
-        u, t, start = batch["u"], self.t.to(batch["u"]), batch.get("start")
-        predicted = _predict(model, u, t, start)
-        if self.only_solved:
-            solved = predicted.detach().isfinite().all(-1).all(-1)
-            if bool(solved.any()) and not bool(solved.all()):  # anew, as NaN times zero in a gradient is NaN
-                u, start = u[solved], None if start is None else start[solved]
-                predicted = _predict(model, u, t, start)
-        loss = ((predicted - u)[:, 1:] / self.std.to(predicted)).square().mean()
-        if self.penalty and self.constraint is not None:
-            times = t.expand(u.shape[:-1]) if start is None else start[:, None] + t
-            g = self.constraint(times, predicted) - self.constraint.target(times[:, 0], u[:, 0])[:, None]
-            loss = loss + self.penalty * g.square().sum(-1).mean()
-        return loss
-
-
-def _predict(model: Any, u: Tensor, t: Tensor, start: Tensor | None) -> Tensor:
-    return model(u[:, 0], t) if start is None else model(u[:, 0], t, None, start)
-
-
 def compare(config: Comparison, run: RunDirectory, **solve: Any) -> Comparisons:
     """Train every kind of model in every repeat, and roll it out; `solve` are options of all solutions."""
     kinds = config.kinds()
@@ -211,10 +123,10 @@ def compare(config: Comparison, run: RunDirectory, **solve: Any) -> Comparisons:
         for kind in kinds:
             models[kind.label], found, measured = data.train_and_roll_out(kind, solve)
             rollouts[kind.label].append(found)
-            metrics[kind.label].append({**measured, **_measure(found)})
-    merged = {label: _merge(parts) for label, parts in rollouts.items()}
-    table = [m for kind in kinds for m in _table(kind.label, merged[kind.label], metrics[kind.label])]
-    return Comparisons(table, merged, models, config.repeats)
+            metrics[kind.label].append({**measured, **measure(found)})
+    merged = {label: merge(parts) for label, parts in rollouts.items()}
+    rows = [m for kind in kinds for m in table(kind.label, merged[kind.label], metrics[kind.label])]
+    return Comparisons(rows, merged, models, config.repeats)
 
 
 class _Repeat:
@@ -345,98 +257,6 @@ def _free(model: TrajectoryModel) -> TrajectoryModel:
     free = TrajectoryModel()
     free.state_dim, free.dynamics = model.state_dim, model.base
     return free
-
-
-def _measure(found: Rollouts) -> dict[str, float]:
-    """Numbers of one repeat. Diverged trajectories are counted, and are in none of the means."""
-    good = found.solved
-    error, u, reference = found.error[good], found.u[good], found.reference[good]
-    drifts: dict[str, float] = {}
-    for name, values in found.drifts.items():
-        drift = values[good]
-        defined = drift.isfinite()
-        last = torch.where(defined[:, -1], drift[:, -1], torch.nan)
-        drifts |= {
-            f"{name}_end": float(last.nanmean()),
-            f"{name}_max": float(drift[defined].max()) if bool(defined.any()) else np.nan,
-            f"{name}_mse": float(drift[defined].square().mean()),
-            f"{name}_undefined": float((~defined).any(-1).sum()),
-        }
-    return {
-        "relative_state_error": float(error.mean()),
-        "relative_state_error_median": float(error.mean(-1).median()) if len(u) else np.nan,
-        "relative_state_error_end": float(error[:, -1].mean()),
-        "state_mse": float((u - reference).square().mean()),
-        **drifts,
-        "valid_prediction_time": float(valid_prediction_time(u, reference, found.t).mean()) if len(u) else np.nan,
-        "diverged": float((~good).sum()),
-    }
-
-
-UNITS = {"valid_prediction_time": "s", "training_time": "s", "diverged": "trajectories"}
-
-
-def _table(label: str, merged: Rollouts, repeats: Sequence[Mapping[str, float]]) -> list[Metric]:
-    """Means over the repeats (sums of counts, the largest of maxima), and the headlines of each repeat."""
-    rows = []
-    for name in repeats[0]:
-        values = np.array([repeat[name] for repeat in repeats])
-        if name == "diverged" or name.endswith("_undefined"):
-            combined = values.sum()
-        else:
-            combined = values.max() if name.endswith("_max") else values.mean()
-        rows.append(Metric(name, label, float(combined), UNITS.get(name, "1")))
-        if name == "relative_state_error":
-            means = merged.error[merged.solved].mean(-1)
-            half = 1.96 * float(means.std()) / len(means) ** 0.5 if len(means) > 1 else np.nan
-            rows.append(Metric("relative_state_error_ci95", label, half))
-    if len(repeats) > 1:
-        headlines = ["relative_state_error", "window_mse", *(f"{name}_end" for name in merged.drifts)]
-        rows += [
-            Metric(f"{name}, repeat {r}", label, repeat[name]) for name in headlines for r, repeat in enumerate(repeats)
-        ]
-    return [row for row in rows if not (row.name.endswith("_undefined") and row.value == 0)]
-
-
-def _merge(parts: Sequence[Rollouts]) -> Rollouts:
-    states = {
-        name: torch.cat([getattr(part, name) for part in parts]) for name in ("u", "reference", "solved", "error")
-    }
-    drifts = {name: torch.cat([part.drifts[name] for part in parts]) for name in parts[0].drifts}
-    return Rollouts(t=parts[0].t, drifts=drifts, **states)
-
-
-def errors_over_time(found: Comparisons, xlabel: str = "time [s]", median: bool = False) -> Figure:
-    """State and constraint error over time, means (or medians) over all solved trajectories, by label."""
-    middle = (lambda x: x.nanmedian(0).values) if median else (lambda x: x.nanmean(0))
-    word = "median" if median else "mean"
-    t = next(iter(found.rollouts.values())).t
-    drawn = next(iter(next(iter(found.rollouts.values())).drifts))
-    panels = {f"{word} relative state error": {}, f"{word} {drawn.replace('_', ' ')}": {}}
-    for label, rollout in found.rollouts.items():
-        good = rollout.solved
-        for panel, values in zip(panels.values(), (rollout.error[good], rollout.drifts[drawn][good]), strict=True):
-            panel[label] = middle(values)[1:]
-    return curves(t[1:], panels, xlabel=xlabel)
-
-
-def phase_portraits(
-    found: Comparisons, x: Sequence[int], y: Sequence[int], *, sample: int = 0, names: tuple[str, str] = ("x", "y")
-) -> Figure:
-    """One test trajectory in the plane of two components (sums of them, where several are given), by label."""
-    figure = Figure(figsize=(2.6 * len(found.rollouts), 2.9), layout="constrained")
-    axes = figure.subplots(1, len(found.rollouts), squeeze=False, sharex=True, sharey=True)[0]
-    for axis, (label, rollout) in zip(axes, found.rollouts.items(), strict=True):
-        for states, style in ((rollout.reference[sample], "k-"), (rollout.u[sample], "C1-")):
-            axis.plot(states[:, list(x)].sum(-1), states[:, list(y)].sum(-1), style, linewidth=0.7)
-        axis.set(title=label, xlabel=names[0])
-    reference = next(iter(found.rollouts.values())).reference[sample]
-    for components, limit in ((x, axes[0].set_xlim), (y, axes[0].set_ylim)):
-        values = reference[:, list(components)].sum(-1)
-        low, high = float(values.min()), float(values.max())
-        limit(low - 0.4 * (high - low), high + 0.4 * (high - low))
-    axes[0].set(ylabel=names[1])
-    return figure
 
 
 PAPER = "Projected Neural Differential Equations for Learning Constrained Dynamics, arXiv 2410.23667"

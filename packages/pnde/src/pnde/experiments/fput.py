@@ -15,9 +15,9 @@ from pnde.experiments.comparison import (
     NonNegative,
     Training,
     compare,
-    errors_over_time,
     note,
 )
+from pnde.experiments.figures import errors_over_time
 from pnde.models import HNN, NDE, PNDE, PSNDE, SNDE
 from pnde.problems import FPUT
 

@@ -14,16 +14,16 @@ from pnde.constraints import Constraint, LinearConstraint, PowerBalance
 from pnde.experiments.comparison import (
     PAPER,
     Comparison,
-    Comparisons,
     Data,
     Kind,
     NonNegative,
     Positive,
     Training,
     compare,
-    errors_over_time,
     note,
 )
+from pnde.experiments.figures import errors_over_time
+from pnde.experiments.rollouts import Comparisons
 from pnde.models import NDE, PNDE, PSNDE, SNDE, MetricPNDE
 from pnde.problems import IEEE14
 

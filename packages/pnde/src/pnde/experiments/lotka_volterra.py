@@ -12,10 +12,9 @@ from pnde.experiments.comparison import (
     Kind,
     Training,
     compare,
-    errors_over_time,
     note,
-    phase_portraits,
 )
+from pnde.experiments.figures import errors_over_time, phase_portraits
 from pnde.models import NDE, PNDE, PNODE, PSNDE, SNDE
 from pnde.problems import LotkaVolterra
 

@@ -15,10 +15,9 @@ from pnde.experiments.comparison import (
     NonNegative,
     Training,
     compare,
-    errors_over_time,
     note,
-    phase_portraits,
 )
+from pnde.experiments.figures import errors_over_time, phase_portraits
 from pnde.models import CHNN, NDE, PNDE, PNODE, PSNDE, SNDE, AngularNDE, MetricPNDE
 from pnde.problems import NPendulum
 

@@ -14,10 +14,9 @@ from pnde.experiments.comparison import (
     NonNegative,
     Training,
     compare,
-    errors_over_time,
     note,
-    phase_portraits,
 )
+from pnde.experiments.figures import errors_over_time, phase_portraits
 from pnde.models import CFINDE, HNN, NDE, PNDE, PSNDE, SNDE
 from pnde.problems import QuarticPotential
 

@@ -19,10 +19,9 @@ from pnde.experiments.comparison import (
     NonNegative,
     Training,
     compare,
-    errors_over_time,
     note,
-    phase_portraits,
 )
+from pnde.experiments.figures import errors_over_time, phase_portraits
 from pnde.fields import ProjectedField, VectorField
 from pnde.models import HNN, NDE, PNDE, PSNDE, SNDE
 from pnde.problems import DCDCConverter, RigidBody, RobotArm, TwoBody
