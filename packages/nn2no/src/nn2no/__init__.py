@@ -4,7 +4,7 @@ from nn2no import quadrature
 from nn2no.attention import QuadratureAttention, quadrature_attention
 from nn2no.convergence import ConvergenceReport, check_discretization_convergence
 from nn2no.conversion import ConversionReport, ConvertedOperator, convert, explain
-from nn2no.differential import DifferentialConv2d
+from nn2no.differential import DifferentialConv, DifferentialConv2d
 from nn2no.disco import DiscoConv2d
 from nn2no.embedding import CoordinateEmbedding
 from nn2no.encoding import (
@@ -56,6 +56,7 @@ __all__ = [
     "ConvertedOperator",
     "CoordinateEmbedding",
     "DeepONet",
+    "DifferentialConv",
     "DifferentialConv2d",
     "DiscoConv2d",
     "FourierBasis",

@@ -10,7 +10,7 @@ from sciml.grids import Grid
 from sciml.model import Example, Model
 from torch import Tensor, nn
 
-from nn2no.differential import DifferentialConv2d
+from nn2no.differential import DifferentialConv
 from nn2no.disco import DiscoConv2d
 from nn2no.embedding import CoordinateEmbedding, EmbeddingKind
 from nn2no.fourier import Line, lines_of
@@ -151,7 +151,7 @@ class LocalNO(FNO):
         Layers (from 0) with a discrete-continuous convolution, a local integral over the disk of that radius (see
         `DiscoConv2d`); None stands for all.
     differential_layers, base_resolution
-        Layers with a convolution that becomes a differential operator (see `DifferentialConv2d`), with coefficients
+        Layers with a convolution that becomes a differential operator (see `DifferentialConv`), with coefficients
         in units of the spacing that the domain has at the base resolution.
     """
 
@@ -206,7 +206,7 @@ class LocalNO(FNO):
             if i in integral:
                 block.local.append(DiscoConv2d(width, width, radius, shape, bias=False, dtype=kind))
             if i in differential_layers:
-                block.local.append(DifferentialConv2d(width, width, spacing, dtype=kind))
+                block.local.append(DifferentialConv(width, width, spacing, dtype=kind))
 
     @classmethod
     def example(cls, resolution: int = 16) -> Example:
