@@ -6,7 +6,9 @@ import pytest
 import torch
 from nn2no.convergence import check_discretization_convergence as check
 from nn2no.conversion import convert
+from nn2no.models.deeponet import NOMAD, DeepONet
 from nn2no.models.fno import FNO
+from nn2no.models.gno import GNO
 from nn2no.models.unet import UNet
 from nn2no.refinement import difference, intervals, random_fields, refined, spectrum_tail
 from sciml.errors import ConfigError, ShapeError
@@ -227,6 +229,8 @@ def test_bad_input():
         (lambda: check(net, FEW, domain=Grid.chebyshev((5, 5))), ConfigError, "uniform axes"),
         (lambda: check(net, (5, 7, 9), domain=Grid.uniform((2, 1), periodic=True)), ConfigError, "no whole numbers"),
         (lambda: check(lambda f: f, FEW), ConfigError, "give domain"),
+        (lambda: check(GNO(), FEW), ConfigError, r"takes coords as well.*lambda f, grid: model\(f.flatten"),
+        (lambda: check(nn.Bilinear(1, 1, 1), FEW), ConfigError, "takes input2 as well"),
         (lambda: check(broken, FEW), ValueError, "weights that are not finite"),
         (lambda: check(lambda f: f / 0, FEW, domain=domain), ValueError, "output on the grid"),
         (lambda: check(lambda f: f[:, 0], FEW, domain=domain), ShapeError, "2 axes"),
@@ -310,3 +314,69 @@ def test_convergence_needs_an_order(rate, converges):
     grid = Grid.uniform((16,), periodic=True)
     report = check(lambda f: f * (1 + f.shape[-1] ** -rate), (16, 32, 64, 128), domain=grid, in_channels=1)
     assert report.converges is converges
+
+
+class Noisy(nn.Module):
+    """Drops out at random also in evaluation mode."""
+
+    def __init__(self, amount: float) -> None:
+        super().__init__()
+        self.lift, self.drop, self.out, self.amount = nn.Conv2d(1, 8, 1), nn.Identity(), nn.Conv2d(8, 1, 1), amount
+        self.drop.register_forward_hook(lambda _, __, out: nn.functional.dropout(out, amount))
+
+    def forward(self, f: Tensor) -> Tensor:
+        return self.out(self.drop(self.lift(f).tanh()))
+
+
+@pytest.mark.parametrize("amplitude", [0.003, 0.1, 10.0])
+def test_random_outputs_are_no_operator(amplitude):
+    """White noise is no function, however small it is beside the rest."""
+    torch.manual_seed(0)
+    domain = Grid.uniform((1, 1), periodic=True)
+    report = check(lambda f: f + amplitude * torch.randn_like(f), FEW, domain=domain)
+    assert not report.converges
+    assert not report.consistent
+    assert report.remark is not None
+    assert "is random" in str(report)
+    assert report.to_xarray().attrs["remark"] == report.remark
+    assert abs(report.order) < 0.2
+
+
+def test_the_layer_that_draws_at_random_is_the_culprit():
+    torch.manual_seed(0)
+    report = check(Noisy(0.05), FEW)
+    assert not report.converges
+    assert not report.consistent
+    assert report.culprit == "drop"
+    quiet = check(Noisy(0.0), FEW)
+    assert quiet.converges
+    assert quiet.remark is None
+
+
+def test_errors_below_a_high_floor_tell_nothing():
+    """A wave so short that rounding moves the argument by half of it."""
+    domain = Grid.uniform((1, 1), periodic=True)
+    report = check(lambda f: torch.sin(1e6 * f), FEW, domain=domain)
+    assert report.floor > 1
+    assert not report.converges
+    assert report.remark is not None
+    assert "Check it in float64" in report.remark
+
+
+@pytest.mark.parametrize("model", [DeepONet, NOMAD])
+def test_the_domain_of_a_model_is_that_of_the_part_that_knows_it(model):
+    torch.manual_seed(0)
+    report = check(model(lengths=(2.0, 1.0), periodic=(True, False), width=8, n_functions=4), FEW, n_probes=1)
+    assert report.converges
+    assert report.consistent
+
+
+def test_operators_on_clouds_are_checked_as_functions_of_the_grid():
+    torch.manual_seed(0)
+    model = GNO(dim=1, radius=0.3, width=6, n_layers=1, kernel_hidden=8)
+
+    def on_grid(f: Tensor, grid: Grid) -> Tensor:
+        clouds = grid.coords.flatten(0, -2)[None], grid.weights.reshape(1, -1)
+        return model(f.flatten(2).mT, *clouds).mT.unflatten(2, f.shape[2:])
+
+    assert check(on_grid, FEW, domain=Grid.uniform(2), n_probes=1).converges

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ORDER = 0.4  # a jump in the output is of order 1/2 in L2; the rest is room for the fit
+FLOOR = 0.05  # errors below a floor above this one tell nothing
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,17 @@ class ConvergenceReport:
     spectrum_tail
         {N: share of the L2 norm of the output on waves above half the largest wave number of the grid}.
     converges
-        The order is at least 0.4, or the errors are at the floor.
+        The order is at least 0.4, or the errors are at a floor of at most 0.05; and the output is not random.
     consistent
-        `base_mismatch` is at most `tolerance`.
+        `base_mismatch` is at most `tolerance`, and the output is not random.
     culprit
         The first part of the network (by its name in `named_modules`) that spoils what its input still has: the decay
-        of errors if it does not converge, else a mismatch within the tolerance.
+        of errors if it does not converge, else a mismatch within the tolerance. Of random outputs, the first part that
+        gives another output for the same input.
     layers
         {name: {N: e(N, M)}} of the outputs of its parts, for one probe, if it was asked for or something is wrong.
+    remark
+        Why errors tell nothing: the output is random, or rounding hides them.
     """
 
     errors: Mapping[int, float]
@@ -75,6 +79,7 @@ class ConvergenceReport:
     culprit: str | None
     tolerance: float
     layers: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    remark: str | None = None
 
     def __str__(self) -> str:
         finest = max(self.spectrum_tail)
@@ -87,7 +92,8 @@ class ConvergenceReport:
             f"{'consistent' if self.consistent else 'INCONSISTENT'}: the base grid {self.base} differs from the limit "
             f"by {self.base_mismatch:.2e} (tolerance {self.tolerance:g})",
         ]
-        return "\n".join(lines + verdicts + ([f"culprit: {self.culprit}"] if self.culprit else []))
+        culprit = [f"culprit: {self.culprit}"] if self.culprit else []
+        return "\n".join(lines + verdicts + culprit + ([self.remark] if self.remark else []))
 
     def to_xarray(self) -> xarray.Dataset:
         """Errors and tails over `resolution` (of the finest one there is no error), of layers over `layer` as well."""
@@ -103,6 +109,7 @@ class ConvergenceReport:
             coords["layer"] = list(self.layers)
         names = ("order", "floor", "base", "base_mismatch", "tolerance")
         flags = {"converges": int(self.converges), "consistent": int(self.consistent), "culprit": self.culprit or ""}
+        flags["remark"] = self.remark or ""
         return xarray.Dataset(variables, coords, {**{name: getattr(self, name) for name in names}, **flags})
 
     def figure(self) -> "Figure":
@@ -132,18 +139,20 @@ def check_discretization_convergence(
     """Run `op` on the same functions on ever finer grids and compare the outputs as functions.
 
     Never at shared nodes only, which hides aliasing: the coarser output is interpolated (trigonometrically on periodic
-    axes, else multilinearly) to the finer grid. Modules are evaluated in evaluation mode.
+    axes, else multilinearly) to the finer grid. Modules are evaluated in evaluation mode, twice on the finest grid: an
+    output that is then another one is random, and no operator's.
 
     Parameters
     ----------
     op
         From fields (batch, channel, *space) in one to three dimensions to fields or vectors (batch, n). If its
-        signature has an argument `grid`, it is given the grid.
+        signature has an argument `grid`, it is given the grid. Of an operator on clouds of points, such a function.
     resolutions
         Intervals along the first axis: N nodes on periodic axes and in cells, N + 1 from wall to wall.
     domain
-        Periodicity, centering, lengths and the proportions of its sizes; by default `op.base_grid`, else a periodic
-        square of length one with as many axes as the first convolution has.
+        Periodicity, centering, lengths and the proportions of its sizes; by default `op.base_grid`, else one with the
+        `lengths` and `periodic` of `op`, else a periodic square of length one with as many axes as the first
+        convolution has, else one with the `lengths` and `periodic` of the first part of `op` that has them.
     probe
         "grf": random fields, band-limited to |k| <= N/4 of the coarsest grid. Or a function: grid ↦ probes on it.
     reference
@@ -167,6 +176,7 @@ def check_discretization_convergence(
         raise ConfigError(f"resolutions={tuple(names)}: an order needs three increasing ones, from 4 on.")
     if norm not in ("l2", "max"):
         raise ConfigError(f"norm={norm!r}; choose 'l2' or 'max'.")
+    run = _Evaluated(op)
     made_for = getattr(op, "base_grid", None)
     if domain is None:
         domain = made_for if isinstance(made_for, Grid) else _guess_domain(op)
@@ -180,25 +190,43 @@ def check_discretization_convergence(
         probe if callable(probe) else random_fields(domain, _channels(op, in_channels), min(grids) // 4, n_probes, seed)
     )
     probes = {n: draw(grid) for n, grid in grids.items()}
-    run = _Evaluated(op)
     with run:
         outputs = {n: run(probes[n], grid) for n, grid in grids.items()}
         fine, eps = names[-1], torch.finfo(run.dtype).eps
+        repeated = difference(run(probes[fine], grids[fine]), outputs[fine], domain, norm)
+        random = repeated > math.sqrt(eps)  # sums in another order differ by less
         noise = torch.randn(probes[fine].shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         rounded = run(probes[fine] * (1 + eps * noise), grids[fine])
         compare.floor = 10 * max(eps, difference(rounded, outputs[fine], domain, norm))
         errors, mismatch = compare.errors(outputs), compare.mismatch(outputs)
-        order = compare.order(errors)
-        converges, consistent = order >= ORDER, mismatch <= tolerance
-        parts = {}
-        if per_layer or not (converges and consistent):
-            parts = run.trace({n: p[:1] for n, p in probes.items()}, grids)
+        hidden = compare.floor > FLOOR and max(errors.values()) <= compare.floor
+        order = compare.order(errors, 0.0 if random or hidden else compare.floor)
+        converges, consistent = order >= ORDER and not (random or hidden), mismatch <= tolerance and not random
+        parts = []
+        if per_layer or not (converges or hidden) or not consistent:
+            parts = run.trace({n: p[:1] for n, p in probes.items()}, [(n, n, grid) for n, grid in grids.items()])
+        again = run.trace(probes, [(k, fine, grids[fine]) for k in range(2)]) if random else []
+
+    remark = None
+    if random:
+        remark = (
+            f"The output is random: of one input on the finest grid it differs by {repeated:.1e} from call to call. "
+            "Fix what is drawn (dropout that stays on in evaluation, noise), or check the mean over it."
+        )
+    elif hidden:
+        remark = (
+            f"The errors are below the floor: rounding the input in {run.dtype} changes the output by "
+            f"{compare.floor / 10:.1e}. Check it in float64."
+        )
+
+    def varies(values: Mapping[int, Tensor]) -> bool:
+        return difference(values[0], values[1], domain, norm) > math.sqrt(eps)
 
     def bad(values: Mapping[int, Tensor]) -> bool:
         return compare.mismatch(values) > tolerance if converges else compare.order(compare.errors(values)) < ORDER
 
-    culprit = None
-    if not (converges and consistent):
+    culprit = next((name for name, given, out in again if varies(out) and not varies(given)), None)
+    if not random and not hidden and not (converges and consistent):
         culprit = next((name for name, given, out in parts if bad(out) and not bad(given)), None)
     return ConvergenceReport(
         errors=errors,
@@ -212,6 +240,7 @@ def check_discretization_convergence(
         culprit=culprit,
         tolerance=tolerance,
         layers={name: compare.errors(out) for name, _, out in parts} if per_layer else {},
+        remark=remark,
     )
 
 
@@ -231,12 +260,13 @@ class _Comparison:
     def mismatch(self, values: Mapping[int, Tensor]) -> float:
         return difference(values[self.base], values[self.reference], self.domain, self.norm)
 
-    def order(self, errors: Mapping[int, float]) -> float:
+    def order(self, errors: Mapping[int, float], floor: float | None = None) -> float:
+        floor = self.floor if floor is None else floor
         kept = {n: e for n, e in errors.items() if n > self.base}
         kept = dict(errors) if len(kept) < 2 else kept
-        if max(kept.values()) <= self.floor:
+        if max(kept.values()) <= floor:
             return math.inf
-        heights = np.log(np.maximum(list(kept.values()), max(self.floor, 1e-300)))
+        heights = np.log(np.maximum(list(kept.values()), max(floor, 1e-300)))
         return -float(np.polyfit(np.log(list(kept)), heights, 1)[0])
 
 
@@ -251,7 +281,21 @@ class _Evaluated:
         if not all(bool(torch.isfinite(t).all()) for t in tensors):
             raise ValueError("The module has weights that are not finite; load others.")
         function = op.forward if isinstance(op, nn.Module) else op
-        self.takes_grid = "grid" in inspect.signature(function).parameters
+        given, *more = [*inspect.signature(function).parameters.values(), None]
+        self.takes_grid = any(p is not None and p.name == "grid" for p in (given, *more))
+        empty, several = inspect.Parameter.empty, (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        missing = [p.name for p in more if p and p.default is empty and p.kind not in several and p.name != "grid"]
+        if missing:
+            recipe = "lambda f, grid: model(f, …), with what it takes beside the field made of the grid"
+            if "coords" in missing:
+                recipe = (
+                    "lambda f, grid: model(f.flatten(2).mT, grid.coords.flatten(0, -2)[None], grid.weights.reshape(1, "
+                    "-1)).mT.unflatten(2, f.shape[2:])"
+                )
+            raise ConfigError(
+                f"The operator takes {', '.join(missing)} as well; it is called with a field, and with the grid if it "
+                f"has such an argument. Check a function of both, such as {recipe}, and give domain=Grid.uniform(…)."
+            )
 
     def __enter__(self) -> None:
         self.training = [m for m in self.module.modules() if m.training] if self.module else []
@@ -281,12 +325,15 @@ class _Evaluated:
         return y.cpu()
 
     def trace(
-        self, probes: Mapping[int, Tensor], grids: Mapping[int, Grid]
+        self, probes: Mapping[int, Tensor], passes: Sequence[tuple[int, int, Grid]]
     ) -> list[tuple[str, dict[int, Tensor], dict[int, Tensor]]]:
-        """(name, inputs, outputs) of the parts whose first input and output are fields, in the order they finish."""
+        """(name, inputs, outputs) of the parts whose first input and output are fields, in the order they finish.
+
+        A pass is the key of its values, that of its probe, and the grid.
+        """
         if self.module is None:
             return []
-        dim, found = next(iter(grids.values())).dim, {}
+        dim, found = passes[0][2].dim, {}
         now, calls = 0, {}
 
         def is_field(t: Tensor | None) -> TypeGuard[Tensor]:
@@ -305,16 +352,16 @@ class _Evaluated:
         own = type(self.module).__name__
         hooks = [m.register_forward_hook(hook(n or own), with_kwargs=True) for n, m in self.module.named_modules()]
         try:
-            for now, grid in grids.items():
-                calls = {}
-                self(probes[now], grid)
+            for key, n, grid in passes:
+                now, calls = key, {}
+                self(probes[n], grid)
         finally:
             for handle in hooks:
                 handle.remove()
         return [
             (name, *values)
             for (name, _), values in found.items()
-            if all(len(v) == len(grids) and len({t.shape[:2] for t in v.values()}) == 1 for v in values)
+            if all(len(v) == len(passes) and len({t.shape[:2] for t in v.values()}) == 1 for v in values)
         ]
 
 
@@ -336,11 +383,15 @@ def _channels(op: object, given: int | None) -> int:
 
 
 def _guess_domain(op: object) -> Grid:
-    if isinstance(wraps := getattr(op, "periodic", None), list | tuple):
-        return Grid.uniform([1 if w else 2 for w in wraps], getattr(op, "lengths", 1.0), periodic=list(wraps))
-    dims = [m.weight.ndim - 2 for m in _parts(op) if isinstance(m, nn.modules.conv._ConvNd)]
+    parts = _parts(op)
+    dims = [m.weight.ndim - 2 for m in parts if isinstance(m, nn.modules.conv._ConvNd)]
+    told = [part for part in (op, *parts) if isinstance(getattr(part, "periodic", None), list | tuple)]
+    if told and (told[0] is op or not dims):
+        wraps: Sequence[bool] = getattr(told[0], "periodic")  # noqa: B009
+        return Grid.uniform([1 if w else 2 for w in wraps], getattr(told[0], "lengths", 1.0), periodic=list(wraps))
     if not dims:
         raise ConfigError(
-            "How many axes the fields have cannot be told from the operator; give domain=Grid.uniform(…)."
+            "How many axes the fields have cannot be told from the operator, which has neither convolutions nor "
+            "`lengths` and `periodic`; give domain=Grid.uniform((1, 1), periodic=True), or whatever it works on."
         )
     return Grid.uniform((1,) * dims[0], periodic=True)
