@@ -88,6 +88,7 @@ def test_jump_between_the_sides_does_not_lower_the_order():
 def test_last_or_main_output_is_compared():
     a, b = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
     assert convert_zoo.field({"aux": a, "out": b}) is b
+    assert convert_zoo.field({"logits": a, "hidden": b}) is a
     assert convert_zoo.field([a, (a, b)]) is b
 
 

@@ -119,8 +119,20 @@ def smp(name: str, encoder: str = "resnet18", **options: Any) -> Callable[[int],
     return of("segmentation_models_pytorch", name, encoder, encoder_weights=None, **options)
 
 
+def hf(name: str, size: str | None = None, **options: Any) -> Callable[[int], nn.Module]:
+    """A network of transformers, from its configuration."""
+
+    def make(n: int) -> nn.Module:
+        model = getattr(importlib.import_module("transformers"), name)
+        return model(model.config_class(**options, **({size: n} if size else {})))
+
+    return make
+
+
 VIT = {"patch_size": 8, "num_layers": 2, "num_heads": 4, "hidden_dim": 64, "mlp_dim": 128}
 TINY = {"patch_size": 8, "depth": 3}
+STAGES = {"hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 2, 1]}
+TOKENS = {"patch_size": 8, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALLER = {"encoder_depth": 3, "decoder_channels": (64, 32, 16)}
 # by the module that a network comes from
 ZOO: Mapping[str, Mapping[str, Network]] = {
@@ -177,6 +189,19 @@ ZOO: Mapping[str, Mapping[str, Network]] = {
         "Linknet": Network(smp("Linknet"), 128, 32, "transposed"),
         "PSPNet": Network(smp("PSPNet"), 64, 8, "linear"),
         "Segformer": Network(smp("Segformer", "mit_b0"), 128, 32, "linear"),
+    },
+    "transformers": {
+        "Segformer": Network(
+            hf("SegformerForSemanticSegmentation", decoder_hidden_size=64, num_labels=4), 128, 32, "linear"
+        ),
+        "ConvNextV2": Network(hf("ConvNextV2Model", **STAGES), 128, 32),
+        "ResNet": Network(hf("ResNetModel", embedding_size=16, layer_type="basic", **STAGES), 128, 32),
+        "RegNet": Network(hf("RegNetModel", embedding_size=16, groups_width=8, **STAGES), 128, 32),
+        "PoolFormer": Network(hf("PoolFormerModel", **STAGES), 128, 32),
+        "MobileNetV2": Network(hf("MobileNetV2Model"), 128, 32),
+        "ViT": Network(hf("ViTForImageClassification", size="image_size", **TOKENS), 64, 8),
+        "Dinov2": Network(hf("Dinov2ForImageClassification", size="image_size", **TOKENS), 64, 8),
+        "Swin2SR": Network(hf("Swin2SRModel", embed_dim=24, depths=[2, 2], num_heads=[2, 2]), 64, 8),
     },
 }
 
@@ -280,9 +305,9 @@ def up_to_last_node(y: Tensor, base: Sequence[int]) -> Tensor:
 
 
 def field(output: Any) -> Tensor:
-    """The last of several outputs, or the main one of those with names."""
+    """The last of several outputs, or the main one of those with names: `out`, or else the first."""
     if isinstance(output, Mapping):
-        return output["out"]
+        return output["out"] if "out" in output else next(iter(output.values()))
     return field(output[-1]) if isinstance(output, list | tuple) else output
 
 
