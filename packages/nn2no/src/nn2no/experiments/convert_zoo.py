@@ -131,8 +131,8 @@ def hf(name: str, size: str | None = None, **options: Any) -> Callable[[int], nn
 
 VIT = {"patch_size": 8, "num_layers": 2, "num_heads": 4, "hidden_dim": 64, "mlp_dim": 128}
 TINY = {"patch_size": 8, "depth": 3}
-STAGES = {"hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 2, 1]}
-TOKENS = {"patch_size": 8, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+STAGES: Mapping[str, Any] = {"hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 2, 1]}
+TOKENS: Mapping[str, Any] = {"patch_size": 8, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALLER = {"encoder_depth": 3, "decoder_channels": (64, 32, 16)}
 # by the module that a network comes from
 ZOO: Mapping[str, Mapping[str, Network]] = {
