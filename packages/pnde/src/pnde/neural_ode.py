@@ -24,11 +24,11 @@ class OffManifoldWarning(UserWarning):
 
 
 def target_of(
-    constraint: Constraint, u0: Float[Tensor, "batch n"], t: Float[Tensor, " time"], target: Tensor | None
+    constraint: Constraint, u0: Float[Tensor, "batch n"], t0: Tensor, target: Tensor | None
 ) -> Float[Tensor, "batch m"]:
-    """The values that the constraint keeps: those given, checked, or its own for `u0`."""
+    """The values that the constraint keeps: those given, checked, or its own for `u0` at the time or times `t0`."""
     if target is None:
-        return constraint.target(t[0], u0)
+        return constraint.target(t0, u0)
     if target.shape != (len(u0), constraint.m):
         raise ShapeError(f"target must be ({len(u0)}, {constraint.m}); got {tuple(target.shape)}")
     return target
@@ -137,7 +137,7 @@ class NeuralODE(nn.Module):
         """
         self._check_start(u0, t)
         if self.constraint is not None:
-            target = target_of(self.constraint, u0, t, target)
+            target = target_of(self.constraint, u0, t[0], target)
             u0 = self._begin(u0, t, target)
         elif target is not None:
             raise ConfigError("target=… is a value of a constraint, which this flow has not; give constraint=…")

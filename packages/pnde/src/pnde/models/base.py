@@ -207,15 +207,21 @@ class TrajectoryModel(Model):
             if self.constraint is None:
                 raise ConfigError(f"retract={retract_at!r} needs a constraint, which {type(self).__name__} has not")
             options |= {"retract": self._retract, "retract_at": retract_at}
-        targets = () if self.constraint is None else (target_of(self.constraint, u0, t, target),)
+        first = t[0] if start is None else t[0] + start
+        targets = () if self.constraint is None else (target_of(self.constraint, u0, first, target),)
         if start is None:
             return self._decoded(solve(self._rhs, u0, t, args=targets, method=method, **options))
         margin = 16 * torch.finfo(t.dtype).eps * (float(start.abs().max()) + float((t[-1] - t[0]).abs()))
-        first, last = float(t.min()) + margin, float(t.max()) - margin
+        low, high = float(t.min()) + margin, float(t.max()) - margin
 
         def shifted(time: Tensor, u: Tensor, start: Tensor, *targets: Tensor) -> Tensor:
-            return self._rhs(start + time.clamp(first, last), u, *targets)
+            return self._rhs(start + time.clamp(low, high), u, *targets)
 
+        def retracted(time: Tensor, u: Tensor, start: Tensor, *targets: Tensor) -> Retraction:
+            return self._retract(start + time, u, *targets)
+
+        if retract_at is not None:
+            options["retract"] = retracted
         return self._decoded(solve(shifted, u0, t, args=(start, *targets), method=method, **options))
 
     def _decoded(self, solution: Solution) -> Solution:
