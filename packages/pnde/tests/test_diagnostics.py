@@ -57,6 +57,15 @@ def test_conditioning_and_normal_part_are_those_of_numpy(kind):
     assert float(found.drift.max()) <= 1e-12
 
 
+def test_masses_of_one_need_not_be_given():
+    found = diagnose(ConstrainedMechanics(base(), PendulumConstraint(4)), None, pendulum_states())
+    ones = diagnose(
+        ConstrainedMechanics(base(), PendulumConstraint(4), inverse_mass=torch.eye(8)), None, pendulum_states()
+    )
+    torch.testing.assert_close(found.normal_part, ones.normal_part)
+    torch.testing.assert_close(found.condition, ones.condition)
+
+
 def test_scaling_helps_where_velocities_are_large():
     """κ(GGᵀ) grows with the speed; with rows of unit length it does not."""
     found = diagnose(ProjectedField(base(), PendulumConstraint(4)), None, pendulum_states())
