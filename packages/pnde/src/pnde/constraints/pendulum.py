@@ -26,19 +26,19 @@ class PendulumConstraint(Constraint):
         )
         self.register_buffer("difference", difference, persistent=False)
 
-    def _links(self, u: Tensor) -> tuple[Tensor, ...]:
-        D = self.get_buffer("difference").to(u.dtype)
-        return tuple(part @ D.mT for part in u.split(self.n_links, dim=-1))
+    def _links(self, u: Tensor) -> Tensor:
+        """d_x, d_y and their rates, (..., 4, N)."""
+        self.check(u)
+        return u.unflatten(-1, (4, self.n_links)) @ self.get_buffer("difference").to(u.dtype).mT
 
     def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
-        self.check(u)
-        x, y, vx, vy = self._links(u)
+        x, y, vx, vy = self._links(u).unbind(-2)
         return torch.cat([x.square() + y.square() - 1, x * vx + y * vy], dim=-1)
 
     def jacobian(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m n"]:
-        self.check(u)
-        x, y, vx, vy = (part[..., None] * self.get_buffer("difference").to(u.dtype) for part in self._links(u))
+        D = self.get_buffer("difference").to(u.dtype)
+        x, y, vx, vy = self._links(u)[..., None].unbind(-3)
+        x, y = x * D, y * D
         zero = torch.zeros_like(x)
         position = torch.cat([2 * x, 2 * y, zero, zero], dim=-1)
-        velocity = torch.cat([vx, vy, x, y], dim=-1)
-        return torch.cat([position, velocity], dim=-2)
+        return torch.cat([position, torch.cat([vx * D, vy * D, x, y], dim=-1)], dim=-2)
