@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from nn2no.convergence import check_discretization_convergence
 from nn2no.models.deeponet import NOMAD, DeepONet
 from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid, PointCloud
@@ -70,6 +71,25 @@ def test_the_domain_has_lengths_and_a_period() -> None:
     torch.testing.assert_close(model(f), model(f, grid), rtol=1e-12, atol=1e-13)
     x = torch.tensor([[0.1, 0.2]], dtype=torch.float64)
     torch.testing.assert_close(model(f, grid, x), model(f, grid, x + torch.tensor([2.0, -3.0])), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.parametrize("config", [{}, {"encoder": "sensors", "sensors": (4, 4)}], ids=["integral", "sensors"])
+def test_empty_batches(cls, config) -> None:
+    model, f, grid = small(cls, **config), torch.ones(0, 1, 5, 6).double(), Grid.uniform((5, 6))
+    assert model(f).shape == model(f, grid).shape == (0, 1, 5, 6)
+    assert model(f, grid, grid.coords.reshape(-1, 2)).shape == (0, 30, 1)
+    cloud = PointCloud(grid.coords.reshape(-1, 2), grid.weights.flatten())
+    assert model(torch.ones(0, 30, 1).double(), cloud).shape == (0, 30, 1)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_the_checker_knows_its_domain(cls) -> None:
+    model = small(cls, in_channels=2, lengths=(2.0, 3.0), periodic=(True, False))
+    assert (model.in_channels, list(model.lengths), list(model.periodic)) == (2, [2.0, 3.0], [True, False])
+    report = check_discretization_convergence(model, (16, 32, 64))
+    assert report.converges
+    assert report.consistent
 
 
 def test_deeponet_is_linear_in_its_trunk_and_nomad_is_not() -> None:

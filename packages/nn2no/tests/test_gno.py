@@ -110,6 +110,17 @@ def test_converges_where_the_points_become_denser_whatever_their_density():
     assert unweighted[1] > max(unweighted[0] / 1.5, 3 * errors[1])
 
 
+def test_empty_batches():
+    """Of one shared cloud, and of as many clouds as fields; their gradients are zero."""
+    f, x, w = clouds()
+    model = gno()
+    for points in (x[:1], x[:0]):
+        g = model(f[:0], points, w[: len(points)], points[:, :7])
+        assert g.shape == (0, 7, 1)
+        g.sum().backward()
+        assert all(p.grad is None or (p.grad == 0).all() for p in model.parameters())
+
+
 def test_queries_without_neighbours_are_told():
     f, x, w = clouds()
     with pytest.warns(ResolutionWarning, match=r"2 of 2 queries \(100.0%\)"):

@@ -67,6 +67,11 @@ def test_grids_in_one_and_three_dimensions_and_with_other_nodes() -> None:
     assert (outputs[0] - outputs[1]).abs().max() < 1e-8
 
 
+def test_empty_batches() -> None:
+    for periodic in (True, False):
+        assert small(periodic=periodic, out_channels=3)(torch.ones(0, 1, 8, 9).double()).shape == (0, 3, 8, 9)
+
+
 def test_products_of_rotated_vectors_depend_on_differences_of_points() -> None:
     q, k = torch.randn(2, 8, dtype=torch.float64)
     x = torch.tensor([[0.1, 0.7], [0.4, 0.2]], dtype=torch.float64)

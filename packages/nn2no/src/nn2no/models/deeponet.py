@@ -33,6 +33,21 @@ class BranchOperator(Model, abc.ABC):
 
     branch: "Branch"
 
+    @property
+    def in_channels(self) -> int:
+        """Of the fields that it takes."""
+        return self.branch.in_channels
+
+    @property
+    def lengths(self) -> list[float]:
+        """Of the domain."""
+        return self.branch.lengths
+
+    @property
+    def periodic(self) -> list[bool]:
+        """Which axes of the domain close."""
+        return self.branch.periodic
+
     @abc.abstractmethod
     def decode(
         self, w: Float[Tensor, "batch number"], coords: Float[Tensor, "cloud point dim"]
@@ -131,7 +146,7 @@ class Branch(nn.Module):
     def _uniform(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `points_of` gives on the uniform grid of the domain, in a form that can be compiled."""
         lines = lines_of(f, None, self.periodic)
-        coords = self.embedding.append(f[:1, :0], lines).flatten(2).mT * f.new_tensor(self.lengths)
+        coords = self.embedding.append(f.new_empty((1, 0, *f.shape[2:])), lines).flatten(2).mT * f.new_tensor(self.lengths)
         weights = volume_shares(lines, f) * math.prod(self.lengths)
         return f.flatten(2).mT, coords, weights.reshape(1, -1)
 

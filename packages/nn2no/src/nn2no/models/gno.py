@@ -150,17 +150,18 @@ class GNO(Model):
         w = _weights(weights, coords, real[..., 0], self.volume).to(f).reshape(-1)
         x, to = (torch.where(m, p, 0.0).to(f) for p, m in ((coords, real), (y, asked)))
         v = self.lifting(self._with_place(torch.where(real, f, 0.0), x))
-        x, to = x.flatten(0, 1), to.flatten(0, 1)
 
         def integrate(layer: nn.Module, v: Tensor, queries: Tensor, edges: RadiusGraph) -> Tensor:
             """Each cloud on its own: all of them are one cloud, or the batch shares the only one."""
             apart = v.shape if clouds == 1 else (1, clouds * points, v.shape[-1])
-            return layer(v.reshape(apart), x, w, queries, edges).reshape(len(v), -1, v.shape[-1])
+            count = queries.shape[1]
+            g = layer(v.reshape(apart), x.flatten(0, 1), w, queries.flatten(0, 1), edges)
+            return g.reshape(len(v), count, v.shape[-1])
 
         *layers, last = self.integrals
         for layer, skip in zip(layers, self.skips, strict=True):
             v = F.gelu(v + integrate(layer, v, x, graph) + skip(v))
-        g = self.projection(self._with_place(integrate(last, v, to, query_graph), to.view(clouds, -1, self.dim)))
+        g = self.projection(self._with_place(integrate(last, v, to, query_graph), to))
         return torch.where(asked, g, 0.0)
 
     def _with_place(self, v: Tensor, x: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ class OFormer(Model):
         """
         check_field(f, self.in_channels, len(self.periodic))
         lines = lines_of(f, grid, self.periodic)
-        x = self.coordinates.append(f[:1, :0], lines).flatten(2)[0].mT
+        x = self.coordinates.append(f.new_empty((1, 0, *f.shape[2:])), lines).flatten(2)[0].mT
         whole = [line.periodic and self.embedding == "periodic" for line in lines]
         turns, weights = rotary_turns(x, self.pairs, whole), _weights(lines, f)
         u = self.lifting(f.flatten(2).mT)
