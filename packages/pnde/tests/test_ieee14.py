@@ -27,10 +27,10 @@ def test_reference_keeps_the_power_balance_and_the_slack_voltage(bus8):
 
 @pytest.mark.parametrize("bus8", VARIANTS)
 def test_states_start_off_the_operating_point_and_return_to_it(bus8):
-    problem = IEEE14(bus8=bus8, duration=5000.0, time_step=500.0)
+    problem = IEEE14(bus8=bus8, duration=1000.0, time_step=500.0)
     distance = np.linalg.norm(problem.generate(25).state.values - problem.grid.operating_point(), axis=-1)
     assert distance[:, 0].min() > 0.1
-    assert distance[:, -1].max() < 1e-8
+    assert (distance[:, -1] < 0.01 * distance[:, 0]).all()
 
 
 def sundials(problem, u):

@@ -8,13 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pnde.constraints import FunctionConstraint
 from pnde.constraints.base import differentiate
 from pnde.constraints.power_balance import PowerBalance
-from pnde.fields import ProjectedField
+from pnde.fields import ProjectedField, VectorField
 from pnde.power_grid import Inverter, PowerGrid, ieee14
 from pnde.power_grid.admittance import series_admittances
-from pnde.power_grid.dynamics import GridField, InverterField, ambient_force, ambient_states, trajectories
-from pnde.projection import project_tangent
+from pnde.power_grid.dynamics import GridField, InverterField, ambient_force, ambient_states, rows, trajectories
+from pnde.power_grid.regularity import algebraic_regularity
+from pnde.projection import SparseJacobian, project_tangent
+from pnde.solvers import Status, solve
 from sciml.errors import ConfigError, ShapeError
 from scipy.integrate import solve_ivp
 
@@ -229,22 +232,6 @@ def test_orthogonal_projection_of_the_differential_part_is_another_field():
     assert ((orthogonal - field(None, u)).norm(dim=-1) / field(None, u).norm(dim=-1)).min() > 0.1
 
 
-def test_large_grid_runs_through_sparse_rows():
-    grid = chain(241)
-    u = torch.as_tensor(grid.operating_point())
-    field = GridField(grid)
-    torch.manual_seed(0)
-    G, v = field.balance.jacobian(None, u), torch.randn(482, dtype=torch.float64)
-    metric = field.get_buffer("metric")
-    dense = project_tangent(G, v, metric=metric)
-    torch.testing.assert_close(
-        project_tangent(field.balance.sparse_jacobian(None, u), v, metric=metric), dense, rtol=0, atol=1e-9
-    )
-    start = ambient_states(grid, forces(1, 241), duration=0.01, tolerance=1e-8)
-    end = trajectories(grid, start, np.array([0.0, 0.1]), tolerance=1e-8)[:, -1]
-    assert field.balance(None, torch.as_tensor(end)).abs().max() < 1e-5
-
-
 class Table(dict):
     """Columns by name with an index, as pandas has them."""
 
@@ -275,6 +262,221 @@ def small_network(**tables):
     return SimpleNamespace(sn_mva=100.0, **(given | tables))
 
 
+def full_network():
+    """Charged lines, a transformer with a tap on either winding, a phase shifter, losses, shunts."""
+    network = small_network(
+        trafo=Table(
+            hv_bus=[9, 9],
+            lv_bus=[11, 11],
+            sn_mva=[40.0, 25.0],
+            vn_hv_kv=[115.0, 110.0],
+            vn_lv_kv=[22.0, 20.0],
+            vk_percent=[10.0, 12.0],
+            vkr_percent=[6.0, 1.0],
+            pfe_kw=[30.0, 0.0],
+            i0_percent=[0.5, 0.0],
+            shift_degree=[0.0, 5.0],
+            parallel=[1, 2],
+            tap_side=["hv", "hv"],
+            tap_pos=[2.0, -3.0],
+            tap_neutral=[0.0, 0.0],
+            tap_step_percent=[1.5, np.nan],
+            tap_step_degree=[60.0, 0.5],
+            tap_changer_type=["Symmetrical", "Ideal"],
+            tap2_side=["lv", None],
+            tap2_pos=[-1.0, np.nan],
+            tap2_neutral=[1.0, np.nan],
+            tap2_step_percent=[2.0, np.nan],
+            tap2_changer_type=["Ratio", None],
+        ),
+        shunt=Table(bus=[7, 9], p_mw=[1.0, 2.0], q_mvar=[-8.0, 3.0], step=[2.0, 1.0], vn_kv=[100.0, np.nan]),
+    )
+    network.line |= {"c_nf_per_km": np.array([9.0, 10.0, 8.0]), "g_us_per_km": np.array([0.0, 0.2, 0.0])}
+    network.f_hz = 50.0
+    return network
+
+
+def test_full_admittances_are_those_of_the_circuit():
+    """Every element as a part of a larger circuit in Ω and kV, whose inner nodes are eliminated."""
+    Y = np.zeros((6, 6), dtype=complex)  # the buses, then the inner nodes of the two transformers' T circuits
+
+    def add(i, j, y, tau=1.0):
+        Y[np.ix_([i, j], [i, j])] += y * np.array([[1 / abs(tau) ** 2, -1 / np.conj(tau)], [-1 / tau, 1]])
+
+    for i, j, length, parallel, C, conductance in ((0, 1, 10, 1, 9e-9, 0), (1, 2, 20, 2, 10e-9, 0.2e-6)):
+        add(i, j, parallel / (length * (0.1 + 0.4j)))
+        for k in (i, j):
+            Y[k, k] += parallel * length * (conductance + 2j * np.pi * 50 * C) / 2
+    Y[1, 1] += 2 * (1 + 8j) / 100**2
+    Y[2, 2] += (2 - 3j) / 110**2
+    first = 115 * (1 + 0.03 * np.exp(1j * np.pi / 3)), 22 * (1 - 2 * 0.02)
+    second = 110 * np.exp(1j * np.deg2rad(5 - 3 * 0.5)), 20.0
+    for node, (high, low), S, loss, short, number in ((4, first, 40, 6, 10, 1), (5, second, 25, 1, 12, 2)):
+        z = (loss + 1j * np.sqrt(short**2 - loss**2)) / 100 * low**2 / S / number
+        add(2, node, 2 / z, high / low)
+        add(node, 3, 2 / z)
+    Y[4, 4] += (0.03 - 1j * np.sqrt(0.2**2 - 0.03**2)) / first[1] ** 2
+    Y = Y[:4, :4] - Y[:4, 4:] @ np.linalg.solve(Y[4:, 4:], Y[4:, :4])
+    kV = np.array([110, 110, 110, 20])
+    grid = PowerGrid.from_pandapower(full_network(), series_only=False)
+    np.testing.assert_allclose(grid.Y.toarray(), kV[:, None] * Y * kV / 100, rtol=0, atol=1e-12)
+    s = grid.power(grid.load_flow())
+    np.testing.assert_allclose(s[grid.load_buses], grid.load_powers, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["case14", "case118", "case300"])
+def test_full_network_is_that_of_pandapower(name):
+    pandapower = pytest.importorskip("pandapower")
+    networks = pytest.importorskip("pandapower.networks")
+    net = getattr(networks, name)()
+    pandapower.runpp(net, tolerance_mva=1e-8, numba=False)
+    grid = PowerGrid.from_pandapower(net, series_only=False)
+    order = net._pd2ppc_lookups["bus"][net.bus.index.values]
+    expected = net._ppc["internal"]["Ybus"][order][:, order]
+    assert abs(grid.Y - expected).max() <= 1e-12
+    v = net.res_bus.vm_pu.values * np.exp(1j * np.deg2rad(net.res_bus.va_degree.values))
+    np.testing.assert_allclose(complex_voltage(grid.load_flow()), v, rtol=0, atol=1e-8)
+
+
+def large_network(n=130):
+    """A ring with chords, every fifth bus a generator, as tables."""
+    rng = np.random.default_rng(0)
+    near, chords = np.arange(n), rng.choice(n, (20, 2), replace=False)
+    start = np.concatenate([near, chords[:, 0]])
+    end = np.concatenate([(near + 1) % n, chords[:, 1]])
+    count, generators = len(start), np.arange(5, n, 5)
+    return SimpleNamespace(
+        sn_mva=100.0,
+        f_hz=50.0,
+        bus=Table(vn_kv=np.full(n, 110.0)),
+        line=Table(
+            from_bus=start,
+            to_bus=end,
+            length_km=rng.uniform(5, 15, count),
+            r_ohm_per_km=np.full(count, 0.1),
+            x_ohm_per_km=np.full(count, 0.4),
+            c_nf_per_km=np.full(count, 9.0),
+            parallel=np.ones(count),
+        ),
+        load=Table(bus=near, p_mw=rng.uniform(0, 2, n), q_mvar=rng.uniform(0, 1, n), scaling=np.ones(n)),
+        gen=Table(
+            bus=generators,
+            p_mw=np.full(len(generators), 5.0),
+            vm_pu=np.ones(len(generators)),
+            scaling=np.ones(len(generators)),
+        ),
+        ext_grid=Table(bus=[0], vm_pu=[1.0], va_degree=[0.0]),
+    )
+
+
+@pytest.mark.parametrize("network", ["tables", "case118"])
+def test_large_grid_runs_through_sparse_rows(network):
+    if network == "case118":
+        pytest.importorskip("pandapower")
+    grid = PowerGrid.from_pandapower(large_network() if network == "tables" else network, series_only=False)
+    field = GridField(grid)
+    assert grid.n_buses > 100
+    assert isinstance(rows(field.balance, torch.as_tensor(grid.operating_point())), SparseJacobian)
+
+    states = ambient_states(grid, forces(2, grid.n_buses), duration=0.02, tolerance=1e-10)
+    u = torch.as_tensor(states)
+    assert field.balance(None, u).abs().max() < 1e-7
+    torch.manual_seed(0)
+    v = torch.randn_like(u)
+    for metric in (None, field.get_buffer("metric")):
+        dense = project_tangent(field.balance.jacobian(None, u), v, metric=metric)
+        sparse = project_tangent(field.balance.sparse_jacobian(None, u), v, metric=metric)
+        torch.testing.assert_close(sparse, dense, rtol=0, atol=1e-10)
+
+    t = torch.linspace(0, 0.1, 3, dtype=torch.float64)
+    solutions = [
+        solve(
+            ProjectedField(field.inverters, field.balance, metric=field.get_buffer("metric"), method=method),
+            u,
+            t,
+            rtol=1e-8,
+            atol=1e-8,
+        ).u
+        for method in ("sparse", "auto")
+    ]
+    torch.testing.assert_close(*solutions, rtol=0, atol=1e-10)
+    reference = trajectories(grid, states, t.numpy(), tolerance=1e-9)
+    np.testing.assert_allclose(solutions[0], reference, rtol=0, atol=1e-7)
+    assert (field.balance(None, solutions[0]) - field.balance(None, u)[:, None]).abs().max() < 1e-6
+
+
+class Draining(VectorField):
+    """Voltages of the inverters fall to nothing at the rate 0.1."""
+
+    def __init__(self, grid):
+        super().__init__()
+        self.n = 2 * grid.n_buses
+        weight = torch.zeros(2, grid.n_buses, dtype=torch.float64)
+        weight[:, grid.inverter_buses] = -0.1
+        self.register_buffer("weight", weight.reshape(-1))
+
+    def forward(self, t, u):
+        return self.get_buffer("weight") * u
+
+
+class Falling(VectorField):
+    """ẋ = -1, ẏ = 0."""
+
+    n = 2
+
+    def forward(self, t, u):
+        return u.new_tensor([-1.0, 0.0]).expand_as(u)
+
+
+def test_samples_end_before_their_algebraic_states_cease_to_exist():
+    """ẋ = -1, 0 = y² - x, where G_y = 2y is 0.1 as x = 0.0025; either branch of the root."""
+    parabola = FunctionConstraint(lambda u: (u[1] ** 2 - u[0])[None], 2, 1)
+    metric = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    field = ProjectedField(Falling(), parabola, metric=metric)
+    t = torch.linspace(0, 2, 21, dtype=torch.float64)
+    for sign in (1, -1):
+        u0 = torch.tensor([[1.0, sign], [3.0, sign * 3**0.5], [0.5, sign * 0.5**0.5]], dtype=torch.float64)
+        guard = algebraic_regularity(parabola, [1], u0[0], least=0.1)
+        found = solve(field, u0, t, rtol=1e-9, atol=1e-9, event=guard)
+        assert found.status.tolist() == [Status.EVENT, Status.SUCCESS, Status.EVENT]
+        torch.testing.assert_close(found.event_time[[0, 2]], t.new_tensor([0.9975, 0.4975]), rtol=0, atol=1e-7)
+        assert found.u[1, -1].tolist() == pytest.approx([1, sign], abs=1e-8)
+        assert found.u[0, :10].isfinite().all()
+        assert found.u[0, 10:].isnan().all()
+
+
+@pytest.mark.parametrize("bus8", VARIANTS)
+def test_grid_ends_before_its_voltages_collapse(bus8):
+    grid = ieee14(bus8)
+    balance = PowerBalance(grid)
+    algebraic = np.setdiff1d(np.arange(28), np.concatenate([grid.inverter_buses, 14 + grid.inverter_buses]))
+    metric = torch.zeros(28, dtype=torch.float64)
+    metric[algebraic] = 1
+    u0, t = torch.as_tensor(ambient_states(grid, forces(3))), torch.linspace(0, 50, 6, dtype=torch.float64)
+    field, least = ProjectedField(Draining(grid), balance, metric=metric), 0.05
+    guard = algebraic_regularity(balance, algebraic.tolist(), torch.as_tensor(grid.operating_point()), least=least)
+    found = solve(field, u0, t, max_steps=100, event=guard)
+    assert (found.status == Status.EVENT).all()
+    sigma = torch.linalg.svdvals(balance.jacobian(None, found.event_u)[..., algebraic])[:, -1]
+    torch.testing.assert_close(sigma, torch.full_like(sigma, least), rtol=0, atol=1e-6)
+    assert balance(None, found.event_u).abs().max() < 1e-4
+    unguarded = solve(field, u0, t, max_steps=100)
+    assert (unguarded.status > Status.EVENT).all()
+
+
+@pytest.mark.unchecked
+def test_guards_that_cannot_work_are_refused():
+    grid = ieee14("corrected")
+    regular = torch.as_tensor(grid.operating_point())
+    with pytest.raises(ConfigError, match="20 constraints"):
+        algebraic_regularity(PowerBalance(grid), [1, 2], regular, least=0.1)
+    with pytest.raises(ConfigError, match="positive"):
+        algebraic_regularity(PowerBalance(grid), list(range(20)), regular, least=0.0)
+    algebraic = np.setdiff1d(np.arange(28), np.concatenate([grid.inverter_buses, 14 + grid.inverter_buses])).tolist()
+    with pytest.raises(ConfigError, match="below"):
+        algebraic_regularity(PowerBalance(grid), algebraic, regular, least=100.0)
+
+
 def test_tables_of_pandapower_become_a_grid():
     grid = PowerGrid.from_pandapower(small_network())
     ohm = 110**2 / 100
@@ -295,6 +497,14 @@ def test_networks_that_cannot_be_read_are_refused(monkeypatch):
         PowerGrid.from_pandapower(small_network(ext_grid=Table(bus=[5, 7], vm_pu=[1.0, 1.0], va_degree=[0.0, 0.0])))
     with pytest.raises(ConfigError, match="trafo3w"):
         PowerGrid.from_pandapower(small_network(trafo3w=Table(hv_bus=[1])))
+    load = Table(bus=[11], p_mw=[8.0], q_mvar=[2.0], scaling=[1.0], const_z_p_percent=[50.0])
+    with pytest.raises(ConfigError, match="constant impedance"):
+        PowerGrid.from_pandapower(small_network(load=load))
+    bus = Table(index=[5, 7, 9, 11], vn_kv=[110.0, 110.0, 110.0, 20.0], in_service=[True, True, True, False])
+    with pytest.raises(ConfigError, match="buses out of service"):
+        PowerGrid.from_pandapower(small_network(bus=bus))
+    with pytest.raises(ConfigError, match="c_nf_per_km of table line"):
+        PowerGrid.from_pandapower(small_network(f_hz=50.0), series_only=False)
     monkeypatch.setitem(sys.modules, "pandapower.networks", None)
     with pytest.raises(ImportError, match="pip install pandapower"):
         PowerGrid.from_pandapower("case118")

@@ -44,6 +44,7 @@ from pnde.models import (
 )
 from pnde.neural_ode import NeuralODE, OffManifoldWarning
 from pnde.power_grid import Inverter, PowerGrid, ieee14
+from pnde.power_grid.regularity import algebraic_regularity
 from pnde.problems import (
     FPUT,
     IEEE14,
@@ -123,6 +124,7 @@ __all__ = [
     "TrajectoryModel",
     "TwoBody",
     "VectorField",
+    "algebraic_regularity",
     "constraint_error",
     "detect_band",
     "ieee14",

@@ -27,13 +27,41 @@ class Rows(NamedTuple):
         return cls(torch.as_tensor(buses), rows, columns, values.real.clone(), values.imag.clone())
 
 
-def series_admittances(n_buses: int, ends: Int[np.ndarray, "lines 2"], y: np.ndarray) -> csr_array:
-    """Y_bus of lines with series admittances y only: Y_ij = -y_ij, Y_ii = Σ_j y_ij."""
+def admittances(
+    n_buses: int,
+    ends: Int[np.ndarray, "branches 2"],
+    series: np.ndarray,
+    *,
+    first: np.ndarray | float | int = 0.0,
+    second: np.ndarray | float | int = 0.0,
+    ratio: np.ndarray | float | int = 1.0,
+    buses: np.ndarray | float | int = 0.0,
+) -> csr_array:
+    """Y_bus of branches, each an ideal transformer of complex ratio τ at its first end, then y between two shunts.
+
+    Y_ff = (y + y_f)/|τ|², Y_ft = -y/τ̄, Y_tf = -y/τ and Y_tt = y + y_t, as in MATPOWER's manual (eq. 3.2).
+
+    Parameters
+    ----------
+    series, first, second
+        Admittance y of each branch, and of its shunts y_f, y_t.
+    ratio
+        Voltage at the first end over that behind the transformer.
+    buses
+        Admittance from each bus to ground.
+    """
     i, j = ends.T
     bus = np.arange(n_buses)
-    rows, columns = np.concatenate([i, j, i, j, bus]), np.concatenate([j, i, i, j, bus])
-    values = np.concatenate([-y, -y, y, y, np.zeros(n_buses)])
-    return csr_array(coo_array((values, (rows, columns)), shape=(n_buses, n_buses)))
+    tau = np.broadcast_to(ratio, series.shape)
+    entries = [-series / np.conj(tau), -series / tau, (series + first) / np.abs(tau) ** 2, series + second]
+    values = np.concatenate([*entries, np.broadcast_to(buses, n_buses)])
+    place = (np.concatenate([i, j, i, j, bus]), np.concatenate([j, i, i, j, bus]))
+    return csr_array(coo_array((values.astype(np.complex128), place), shape=(n_buses, n_buses)))
+
+
+def series_admittances(n_buses: int, ends: Int[np.ndarray, "lines 2"], y: np.ndarray) -> csr_array:
+    """Y_bus of lines with series admittances y only: Y_ij = -y_ij, Y_ii = Σ_j y_ij."""
+    return admittances(n_buses, ends, y)
 
 
 def currents(Y: Rows, u: Float[Tensor, "*batch n"]) -> tuple[Tensor, Tensor]:

@@ -68,10 +68,11 @@ class GridField(VectorField):
 
     def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         metric = self.get_buffer("metric").to(u.dtype)
-        return project_tangent(_rows(self.balance, u), self.inverters(t, u), metric=metric)
+        return project_tangent(rows(self.balance, u), self.inverters(t, u), metric=metric)
 
 
-def _rows(balance: PowerBalance, u: Tensor) -> Tensor | SparseJacobian:
+def rows(balance: PowerBalance, u: Tensor) -> Tensor | SparseJacobian:
+    """∂g/∂u, sparse for large grids."""
     large = balance.n > 2 * SPARSE_FROM
     return balance.sparse_jacobian(None, u) if large else balance.jacobian(None, u)
 
@@ -102,7 +103,7 @@ def ambient_states(
     """
     F, balance = torch.as_tensor(forces), PowerBalance(grid)
     start = np.tile(grid.operating_point(), (len(forces), 1))
-    end = _solve(lambda t, u: project_tangent(_rows(balance, u), F), start, np.array([0.0, duration]), tolerance)
+    end = _solve(lambda t, u: project_tangent(rows(balance, u), F), start, np.array([0.0, duration]), tolerance)
     return end[:, -1]
 
 

@@ -15,7 +15,7 @@ from scipy.sparse.linalg import spsolve
 
 from pnde.power_grid.admittance import Rows, power_derivatives, powers
 
-TOLERANCE, MAX_STEPS = 1e-12, 30  # of Newton's method: largest residual (p.u.)
+TOLERANCE, MAX_STEPS = 1e-12, 30  # of Newton's method: largest residual (p.u.), unless rounding is more
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,11 @@ class PowerGrid:
             object.__setattr__(self, "names", tuple(range(self.n_buses)))
 
     @classmethod
-    def from_pandapower(cls, net: Any) -> "PowerGrid":
+    def from_pandapower(cls, net: Any, series_only: bool = True) -> "PowerGrid":
         """A network of pandapower, or the one it has under a name, by `pnde.power_grid.tables.from_pandapower`."""
         from pnde.power_grid.tables import from_pandapower
 
-        return from_pandapower(net)
+        return from_pandapower(net, series_only)
 
     @property
     def n_buses(self) -> int:
@@ -172,12 +172,13 @@ class PowerGrid:
         unknown = np.concatenate([free, N + free])
         u = np.repeat([1.0, 0.0], N)
         u[[self.slack, N + self.slack]] = self.slack_voltage.real, self.slack_voltage.imag
+        tolerance = max(TOLERANCE, 16 * np.finfo(np.float64).eps * np.abs(self.Y.data).max())
         for _ in range(MAX_STEPS):
             state = torch.as_tensor(u)
             p, q = (x.numpy() for x in powers(rows, state))
             a, b = u[free], u[N + free]
             residual = c * (a**2 + b**2 - V**2) + gamma * (p - np.real(S)) + h * (q - np.imag(S))
-            if np.abs(residual).max() < TOLERANCE:
+            if np.abs(residual).max() < tolerance:
                 return u
             if not np.isfinite(residual).all():
                 break
