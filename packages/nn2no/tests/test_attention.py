@@ -163,6 +163,10 @@ def test_compiles_in_one_graph_and_maps_and_runs_in_half_precision(kind: str) ->
         (lambda a: a(torch.ones(5, 8)), ShapeError, "batch, point"),
         (lambda a: a(torch.ones(2, 5, 8), torch.ones(1, 4)), ShapeError, r"\(1, 4\).*\(2, 5\).*sources"),
         (lambda a: a(torch.ones(2, 5, 8), torch.ones(5)), ShapeError, r"\(5,\)"),
+        (lambda a: a(torch.ones(2, 5, 8), torch.tensor([[1.0, -1, 1, 1, 1]])), ValueError, "1 of 5 weights are neg"),
+        (lambda a: a(torch.ones(2, 5, 8), torch.full((2, 5), torch.nan)), ValueError, "not finite"),
+        (lambda a: a(torch.ones(2, 5, 8, dtype=torch.long)), ShapeError, "must be real.*int64"),
+        (lambda a: QuadratureAttention(8, 0), ConfigError, "no 0 equal heads"),
     ],
 )
 def test_wrong_input_is_named(call, error, message) -> None:

@@ -141,6 +141,10 @@ def test_queries_without_neighbours_are_told():
         (lambda f, x, w: gno()(f, x, w[:1]), ShapeError, "expand those"),
         (lambda f, x, w: gno()(f, x, "mean"), ConfigError, "'delaunay', or None"),
         (lambda f, x, w: gno()(f, 0 * x, "delaunay"), ValueError, "59 of 60 points repeat"),
+        (lambda f, x, w: gno()(f, x, -w), ValueError, "120 of 120 weights are negative"),
+        (lambda f, x, w: gno()(f, x, w * math.nan), ValueError, "not finite"),
+        (lambda f, x, w: gno(volume=1.0)(f, x, 100 * w), ValueError, "sum up to 100,.*volume 1"),
+        (lambda f, x, w: gno(period=(1.0, 2.0))(f, x, w), ValueError, "sum up to 1,.*volume 2"),
     ],
 )
 def test_bad_input_is_named(call, error, message):

@@ -269,6 +269,10 @@ def test_the_bump_ends_smoothly():
         (lambda f, x, w, y: layer()(f, x, w[:-1]), ShapeError, r"\(39,\)"),
         (lambda f, x, w, y: layer()(f, x, w, y, layer().graph(x)), ShapeError, "40 queries for 7 points"),
         (lambda f, x, w, y: IntegralTransform(2, 2, 2)(f, x, w), ShapeError, r"\(batch, source, 2\)"),
+        (lambda f, x, w, y: layer()(f, x, -w), ValueError, "40 of 40 weights are negative"),
+        (lambda f, x, w, y: layer()(f, x, w * torch.nan), ValueError, "not finite"),
+        (lambda f, x, w, y: layer()((9 * f).long(), x, w), ShapeError, "real; got torch.int64"),
+        (lambda f, x, w, y: IntegralTransform(3, 2, 2)(f, x, -w), ValueError, "negative"),
     ],
 )
 def test_bad_input_is_named(call, error, message):

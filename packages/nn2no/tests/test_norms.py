@@ -153,6 +153,11 @@ def test_compiles_in_one_graph_and_maps() -> None:
         (lambda: make("layer")(field()[:, :5]), ShapeError, r"6 channels; got \(4, 5, 7, 9\)"),
         (lambda: make("layer")(field(), torch.ones(7, 8)), ShapeError, r"\(7, 8\).*\(1, 7, 9\)"),
         (lambda: make("layer")(field()[0, 0]), ShapeError, "batch"),
+        (lambda: make("batch")(field(), -torch.ones(7, 9)), ValueError, "63 of 63 weights are negative"),
+        (lambda: make("layer")(field(), torch.ones(7, 9) / 0), ValueError, "not finite"),
+        (lambda: make("layer")(field().to(torch.complex64), torch.ones(7, 9)), ShapeError, "real field.*complex64"),
+        (lambda: make("layer")(torch.ones(4, 6, 7, 9, dtype=torch.long)), ShapeError, "real field.*int64"),
+        (lambda: QuadratureNorm(6, "group", groups=0), ConfigError, "no 0 equal groups"),
     ],
 )
 def test_wrong_input_is_named(call, error, message) -> None:

@@ -81,9 +81,14 @@ def test_grids_and_random_points():
         (lambda w: check_weights(w, 5), ShapeError, r"\(4,\).*each of 5 points"),
         (lambda w: check_weights(w, torch.rand(3, 2)), ShapeError, "each of 3 points"),
         (lambda w: check_weights(w, 4, 2), ValueError, "sum up to 1,.*volume 2: multiply them by 2"),
-        (lambda w: delaunay(torch.tensor([[0.0, 0], [1, 0], [0, 1], [0, 1]])), ValueError, "1 of 4.*monte-carlo"),
+        (
+            lambda w: delaunay(torch.tensor([[0.0, 0], [1, 0], [0, 1], [0, 1]])),
+            ValueError,
+            "1 of 4.*Monte Carlo weights",
+        ),
         (lambda w: delaunay(torch.arange(8.0).reshape(4, 2)), ValueError, "4 points lie on a line.*monte-carlo"),
         (lambda w: monte_carlo(torch.rand(3, 2), 0), ConfigError, "volume=0"),
+        (lambda w: monte_carlo(torch.ones(3, 2, dtype=torch.long)), ShapeError, "Coordinates are floating.*int64"),
     ],
 )
 def test_bad_weights_and_points_are_named(call, error, message):

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from sciml.errors import ConfigError, ShapeError
 from torch import Tensor, nn
 
+from nn2no.quadrature import check_readable
+
 AttentionKind = Literal["softmax", "linear"]
 
 
@@ -108,7 +110,7 @@ class QuadratureAttention(nn.Module):
         super().__init__()
         if kind not in ("softmax", "linear"):
             raise ConfigError(f"kind={kind!r}; choose 'softmax' or 'linear'.")
-        if channels % heads:
+        if min(channels, heads) < 1 or channels % heads:
             raise ConfigError(f"{channels} channels make no {heads} equal heads; give a divisor.")
         if (n_atoms > 0) != (base_points is not None):
             raise ConfigError(f"n_atoms={n_atoms} with base_points={base_points}: give both or none.")
@@ -129,12 +131,16 @@ class QuadratureAttention(nn.Module):
         Raises
         ------
         ShapeError
-            Another number of channels, or weights that are not (batch | 1, point).
+            Another number of channels, no real numbers, or weights that are not (batch | 1, point).
+        ValueError
+            Weights that are negative or not finite; on the CPU, outside of compiled graphs.
         """
         source = x if source is None else source
+        check_readable(weights)
         for name, value, expected in (("x", x, self.channels), ("source", source, self.key_value.in_features)):
-            if value.ndim != 3 or value.shape[-1] != expected:
-                raise ShapeError(f"{name} must be (batch, point, {expected}); got {tuple(value.shape)}.")
+            if value.ndim != 3 or value.shape[-1] != expected or not value.dtype.is_floating_point:
+                got = f"{tuple(value.shape)} of {value.dtype}"
+                raise ShapeError(f"{name} must be real, (batch, point, {expected}); got {got}.")
         if self.base_points is not None:
             points = source.shape[1] - self.n_atoms
             if weights is None and points != self.base_points:  # at the base grid atoms weigh as much as points

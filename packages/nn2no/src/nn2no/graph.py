@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nn2no.errors import ResolutionWarning
+from nn2no.quadrature import check_readable
 
 KernelKind = Literal["linear", "linear-kernel-only", "nonlinear", "nonlinear-kernel-only"]
 
@@ -234,7 +235,9 @@ class GraphKernelIntegral(nn.Module):
         Raises
         ------
         ShapeError
-            Shapes that do not fit each other, or a graph of other points.
+            Shapes that do not fit each other, a field that is not real, or a graph of other points.
+        ValueError
+            Weights that are negative or not finite; on the CPU, outside of compiled graphs.
         """
         _check(f, coords, weights, self.in_channels, self.dim)
         y = coords if queries is None else queries
@@ -308,7 +311,7 @@ class IntegralTransform(nn.Module):
         weights: Float[Tensor, " source"],
         queries: Float[Tensor, "query dim"] | None = None,
     ) -> Float[Tensor, "batch query out_channel"]:
-        """The integral at `queries`, by default at the sources. ShapeError for shapes that do not fit."""
+        """The integral at `queries`, by default at the sources; errors as of `GraphKernelIntegral`."""
         _check(f, coords, weights, self.in_channels, self.dim)
         y = coords if queries is None else queries
         from_f = None if self.kernel.features is None else self.kernel.features(f)[:, None]
@@ -352,3 +355,6 @@ def _check(f: Tensor, coords: Tensor, weights: Tensor, channels: int, dim: int) 
             f"Expected f (batch, source, {channels}), coordinates (source, {dim}) and weights (source); got "
             f"{tuple(f.shape)}, {tuple(coords.shape)} and {tuple(weights.shape)}."
         )
+    if not (f.dtype.is_floating_point and coords.dtype.is_floating_point):
+        raise ShapeError(f"Fields and coordinates are real; got {f.dtype} and {coords.dtype}: convert them to float.")
+    check_readable(weights)

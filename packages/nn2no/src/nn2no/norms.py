@@ -9,6 +9,8 @@ from jaxtyping import Float
 from sciml.errors import ConfigError, ShapeError
 from torch import Tensor, nn
 
+from nn2no.quadrature import check_readable
+
 NormKind = Literal["instance", "group", "layer", "batch"]
 
 
@@ -110,7 +112,7 @@ class QuadratureNorm(nn.Module):
             raise ConfigError(f"kind={kind!r}; choose 'instance', 'group', 'layer' or 'batch'.")
         if (groups is not None) != (kind == "group"):
             raise ConfigError(f"groups={groups} with kind={kind!r}: give groups with kind='group', and only there.")
-        if channels % (groups or 1):
+        if min(channels, 1 if groups is None else groups) < 1 or channels % (groups or 1):
             raise ConfigError(f"{channels} channels make no {groups} equal groups; give a divisor.")
         if channel_dim not in (1, -1):
             raise ConfigError(f"channel_dim={channel_dim}; give 1 for (batch, channel, *space), -1 for clouds.")
@@ -126,10 +128,20 @@ class QuadratureNorm(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch *field"], weights: Float[Tensor, "*any"] | None = None
     ) -> Float[Tensor, "batch *field"]:
-        """Normalise `x`; `weights` are (*space) or (batch | 1, *space), None for equal ones. ShapeError else."""
-        if x.ndim < 3 or x.shape[self.channel_dim] != self.channels:
+        """Normalise `x`; `weights` are (*space) or (batch | 1, *space), None for equal ones.
+
+        Raises
+        ------
+        ShapeError
+            Other shapes, or a field that is not real.
+        ValueError
+            Weights that are negative or not finite; on the CPU, outside of compiled graphs.
+        """
+        if x.ndim < 3 or x.shape[self.channel_dim] != self.channels or not x.dtype.is_floating_point:
             layout = "channel, *space" if self.channel_dim == 1 else "point, channel"
-            raise ShapeError(f"Expected (batch, {layout}) with {self.channels} channels; got {tuple(x.shape)}.")
+            got = f"{tuple(x.shape)} of {x.dtype}"
+            raise ShapeError(f"Expected a real field (batch, {layout}) with {self.channels} channels; got {got}.")
+        check_readable(weights)
         y = x if self.channel_dim == 1 else x.transpose(1, -1)
         if self.kind == "batch":
             if self.training:

@@ -5,7 +5,7 @@ The nodes that the rules of one dimension weigh are those of `sciml.grids.Grid`;
 
 import torch
 from jaxtyping import Float
-from sciml.errors import ConfigError
+from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid, PointCloud
 from torch import Tensor
 
@@ -36,6 +36,8 @@ def delaunay(coords: Float[Tensor, "point dim"]) -> Float[Tensor, " point"]:
 
 def monte_carlo(coords: Float[Tensor, "*batch point dim"], volume: float | int = 1.0) -> Float[Tensor, "*batch point"]:
     """|D|/n for n points that are independent and uniform in a domain of that volume; of order 1/2."""
+    if not coords.dtype.is_floating_point:
+        raise ShapeError(f"Coordinates are floating, as their weights will be; got {coords.dtype}.")
     if not volume > 0:
         raise ConfigError(f"volume={volume} must be positive: it is that of the domain.")
     return coords.new_full(coords.shape[:-1], volume / coords.shape[-2])
@@ -69,3 +71,18 @@ def check_weights(
             f"{volume / total if total else float('nan'):.6g}, or add points on the boundary, which the convex hull of "
             "a Delaunay triangulation needs."
         )
+
+
+def check_readable(weights: Float[Tensor, "*clouds point"] | None, volume: float | int | None = None) -> None:
+    """`check_weights`, cloud by cloud, of what a layer is given, where reading it costs nothing.
+
+    Weights on an accelerator, for which the program would have to wait, and those within `torch.compile` or a transform
+    of `torch.func` pass unread.
+    """
+    if weights is None or not weights.numel() or weights.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # type: ignore[attr-defined]
+        return
+    clouds = weights.detach().reshape(1 if volume is None else -1, -1 if volume is None else weights.shape[-1])
+    for cloud in clouds:
+        check_weights(cloud, len(cloud), volume)

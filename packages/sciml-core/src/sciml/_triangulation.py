@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import ConvexHull, Delaunay, HalfspaceIntersection, KDTree, QhullError
 
-_ADVICE = "Drop them, or use weights='monte-carlo', which needs no triangulation."
+_ADVICE = "Drop them, or use Monte Carlo weights ('monte-carlo' of a PointCloud), which need no triangulation."
 
 
 class Triangulation:

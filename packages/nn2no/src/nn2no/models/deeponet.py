@@ -146,7 +146,9 @@ class Branch(nn.Module):
     def _uniform(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `points_of` gives on the uniform grid of the domain, in a form that can be compiled."""
         lines = lines_of(f, None, self.periodic)
-        coords = self.embedding.append(f.new_empty((1, 0, *f.shape[2:])), lines).flatten(2).mT * f.new_tensor(self.lengths)
+        coords = self.embedding.append(f.new_empty((1, 0, *f.shape[2:])), lines).flatten(2).mT * f.new_tensor(
+            self.lengths
+        )
         weights = volume_shares(lines, f) * math.prod(self.lengths)
         return f.flatten(2).mT, coords, weights.reshape(1, -1)
 

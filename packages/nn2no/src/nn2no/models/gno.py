@@ -1,5 +1,6 @@
 """The graph neural operator, on clouds of any points."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from nn2no.graph import GraphKernelIntegral, KernelKind, RadiusGraph
 from nn2no.models._fields import real_type
-from nn2no.quadrature import delaunay, monte_carlo
+from nn2no.quadrature import check_readable, delaunay, monte_carlo
 
 
 class GNO(Model):
@@ -34,7 +35,8 @@ class GNO(Model):
     n_layers
         Layers from points to points; the integral to the queries follows them.
     volume
-        Of the domain, for weights of None.
+        Of the domain: what weights sum up to; for those of None, 1 by default. Sums of given weights are compared with
+        it, or with the volume of the box of `period`.
     """
 
     properties = frozenset({"discretization-convergent", "torch.func"})
@@ -52,12 +54,14 @@ class GNO(Model):
         mollified: bool = True,
         kernel_hidden: int = 32,
         period: Sequence[float | int] | None = None,
-        volume: float = 1.0,
+        volume: float | None = None,
         dtype: str = "float32",
     ) -> None:
         super().__init__()
         kind = real_type(dtype)
-        if min(in_channels, out_channels, dim, width, n_layers) < 1 or not volume > 0:
+        if volume is None and period is not None:
+            volume = math.prod(period)
+        if min(in_channels, out_channels, dim, width, n_layers) < 1 or not (volume is None or volume > 0):
             raise ConfigError(
                 f"in_channels={in_channels}, out_channels={out_channels}, dim={dim}, width={width}, "
                 f"n_layers={n_layers}, volume={volume}: all must be positive."
@@ -137,7 +141,8 @@ class GNO(Model):
         ShapeError
             Shapes that do not fit each other or the model.
         ValueError
-            Delaunay weights for repeated or collinear points.
+            Delaunay weights for repeated or collinear points. Weights that are negative, not finite, or of another
+            sum than the domain's volume by more than a thousandth; on the CPU, outside of compiled graphs.
         """
         self._check(f, coords, weights, queries)
         clouds, points = coords.shape[:2]
@@ -191,12 +196,16 @@ class GNO(Model):
             )
 
 
-def _weights(weights: Tensor | str | None, coords: Tensor, real: Tensor, volume: float) -> Float[Tensor, "cloud point"]:
+def _weights(
+    weights: Tensor | str | None, coords: Tensor, real: Tensor, volume: float | None
+) -> Float[Tensor, "cloud point"]:
     if isinstance(weights, Tensor):
-        return torch.where(real, weights, 0.0)
+        weights = torch.where(real, weights, 0.0)
+        check_readable(weights, volume)
+        return weights
     if weights not in (None, "delaunay"):
         raise ConfigError(f"weights={weights!r}; give a tensor, 'delaunay', or None for Monte Carlo weights.")
     found = torch.zeros_like(coords[..., 0])
     for row, x, keep in zip(found, coords, real, strict=True):
-        row[keep] = delaunay(x[keep]) if weights == "delaunay" else monte_carlo(x[keep], volume)
+        row[keep] = delaunay(x[keep]) if weights == "delaunay" else monte_carlo(x[keep], volume or 1.0)
     return found
