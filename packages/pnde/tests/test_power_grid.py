@@ -378,9 +378,9 @@ def test_large_grid_runs_through_sparse_rows(network):
     assert grid.n_buses > 100
     assert isinstance(rows(field.balance, torch.as_tensor(grid.operating_point())), SparseJacobian)
 
-    states = ambient_states(grid, forces(2, grid.n_buses), duration=0.02, tolerance=1e-10)
+    states = ambient_states(grid, forces(2, grid.n_buses), duration=0.1, tolerance=1e-10)
     u = torch.as_tensor(states)
-    assert field.balance(None, u).abs().max() < 1e-7
+    assert field.balance(None, u).abs().max() < 1e-12
     torch.manual_seed(0)
     v = torch.randn_like(u)
     for metric in (None, field.get_buffer("metric")):
@@ -388,7 +388,7 @@ def test_large_grid_runs_through_sparse_rows(network):
         sparse = project_tangent(field.balance.sparse_jacobian(None, u), v, metric=metric)
         torch.testing.assert_close(sparse, dense, rtol=0, atol=1e-10)
 
-    t = torch.linspace(0, 0.1, 3, dtype=torch.float64)
+    t = torch.linspace(0, 2, 3, dtype=torch.float64)
     solutions = [
         solve(
             ProjectedField(field.inverters, field.balance, metric=field.get_buffer("metric"), method=method),
@@ -402,7 +402,8 @@ def test_large_grid_runs_through_sparse_rows(network):
     torch.testing.assert_close(*solutions, rtol=0, atol=1e-10)
     reference = trajectories(grid, states, t.numpy(), tolerance=1e-9)
     np.testing.assert_allclose(solutions[0], reference, rtol=0, atol=1e-7)
-    assert (field.balance(None, solutions[0]) - field.balance(None, u)[:, None]).abs().max() < 1e-6
+    assert field.balance(None, solutions[0]).abs().max() < 1e-8
+    assert (solutions[0][:, -1] - u).abs().max() > 0.01
 
 
 class Draining(VectorField):
