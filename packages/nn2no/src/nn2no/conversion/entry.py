@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from sciml.errors import ConfigError, SciMLError, ShapeError
+from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import nn
 
-from nn2no.conversion.operator import ConvertedOperator, check_grid, ends_of, resized
+from nn2no.conversion.operator import ConvertedOperator, check_grid
 from nn2no.conversion.place import Options
-from nn2no.conversion.report import ALONE, ConversionReport, Row, describe
-from nn2no.conversion.trace import Trace, paths, record, untouched
+from nn2no.conversion.report import ALONE, UNSURE, ConversionReport, describe
+from nn2no.conversion.trace import record
+from nn2no.conversion.trial import choose_reading, run_trial
 from nn2no.errors import ConversionError
 from nn2no.refinement import input_channels
 
@@ -47,10 +48,13 @@ def convert(
     than one point are replaced by quadratures of what they are on the base grid. So functional calls, shared modules
     and control flow that does not depend on sizes are converted like modules, and the base grid sees no change.
 
-    Products of tensors, Fourier transforms and lengths (`einsum`, `matmul`, `fft`, `norm`) are left as they are, since
-    whether they count points depends on what is done with them: see `check_discretization_convergence`. A softmax over
-    points gives shares of them, which fall as points are added; it is refused where it reaches the output or another
-    layer before a sum over the points, and warned about where it cannot be followed.
+    Products of tensors and lengths (`einsum`, `matmul`, `norm`) over points, and indices of points (`arange`), grow
+    with the number of points, unless the network itself divides by it or by another such sum. A trial with random
+    fields on a grid twice as fine says what the network of the base grid is: with these as they are, or with integrals
+    and places that count the points of the base grid; neither is warned about. Fourier transforms are left as they are.
+
+    A softmax over points gives shares of them, which fall as points are added; it is refused where it reaches the
+    output or another layer before a sum over the points, and warned about where it cannot be followed.
 
     What a coarse grid cannot hold is left out with a `ResolutionWarning`, also if `strict`, which is about layers;
     `warnings.simplefilter("error", nn2no.ResolutionWarning)` makes that an error, if it is set before the first pass
@@ -122,8 +126,8 @@ def convert(
             "Replace them, or pass strict=False to let them run as they are."
         )
     for row in report.rows:
-        if row.rule.startswith(ALONE):
-            warnings.warn(f"{row.name or 'the network'}: a softmax {row.rule}", stacklevel=2)
+        if row.rule.startswith((ALONE, UNSURE)):
+            warnings.warn(f"{row.name or 'the network'}: {row.kind} {row.rule}", stacklevel=2)
     if any(isinstance(m, nn.Dropout) and m.p > 0 for m in module.modules()) and module.training:
         warnings.warn(
             "elementwise Dropout of a field is white noise, which is no function: it does not converge while training. "
@@ -170,47 +174,23 @@ def _try(
             f"the network does not run on an input {tuple(example[0].shape)} on its base grid ({type(error).__name__}: "
             f"{error}): correct base_grid, or pass an example_input"
         ) from error
-    failure = _failure(module, grid, options, tables, example, trace)
-    found = tuple(name for name in trace.tables if name not in tables)
-    if failure is not None and found:
-        second = _failure(module, grid, options, (*tables, *found), example, trace)
-        if second is None:
-            failure, tables = None, (*tables, *found)
-    rows = describe(module, trace, tables, options)
-    report = ConversionReport((*rows, failure) if failure else tuple(rows))
-    operator = ConvertedOperator(module, grid, options, tables, report)
-    operator.remember(trace, example)
-    return operator
 
+    def operator(tables: tuple[str, ...], report: ConversionReport) -> ConvertedOperator:
+        found = ConvertedOperator(module, grid, options, tables, report)
+        found.remember(trace, example)
+        return found
 
-def _failure(
-    module: nn.Module,
-    grid: Grid,
-    options: Options,
-    tables: tuple[str, ...],
-    example: tuple[Any, ...],
-    trace: Trace,
-) -> Row | None:
-    """What goes wrong on a grid twice as fine."""
-    trial = ConvertedOperator(module, grid, options, tables, ConversionReport(()))
-    trial.remember(trace, example)
-    fine = [2 * (n - e) + e for n, e in zip(grid.shape, ends_of(grid), strict=True)]
-    (larger, *more), _ = resized(example, {}, fine, len(example[0]))
-    stack: list[str] = []
-    try:
-        with untouched(module, larger), paths(module) as stack:
-            trial(larger.contiguous(), None, *more)
-    except SciMLError as error:
-        name, _, rest = str(error).partition(": ")
-        known = name in dict(module.named_modules())
-        return Row(name if known else "", "layer", rest if known or name == "the network" else str(error), False)
-    except Exception as error:
-        what = str(error).splitlines()[0] if str(error) else ""
-        return Row(
-            stack[-1] if stack else "",
-            "operation",
-            f"fails on a finer grid with {type(error).__name__}: {what} (a size written into the code, or a table of "
-            "positions? see position_params)",
-            False,
-        )
-    return None
+    more = (*tables, *(name for name in trace.tables if name not in tables))
+    trial = run_trial(operator(tables, ConversionReport(())), example, trace)
+    if trial.failures and more != tables:
+        second = run_trial(operator(more, ConversionReport(())), example, trace)
+        if len(second.failures) < len(trial.failures):
+            trial, tables = second, more
+        else:  # whose marks in the trace are to be described
+            trial = run_trial(operator(tables, ConversionReport(())), example, trace)
+    weighted: frozenset[str] = frozenset()
+    if not trial.failures and any(call.counts for call in trace.calls):
+        weighted = choose_reading(operator(tables, ConversionReport(())), example, trace)
+    done = operator(tables, ConversionReport(tuple(describe(module, trace, tables, options, trial))))
+    done.weighted = weighted
+    return done

@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import torch
 
+from nn2no.conversion.local_rules import REORDERED
 from nn2no.conversion.place import Place
 from nn2no.conversion.trace import Call, by_axis
 from nn2no.errors import ConversionError
@@ -18,6 +21,7 @@ POINTS = {
     "strict=False",
     "logarithm of a softmax": "it falls by the logarithm of the number of points: subtract log(mean(exp)) over them",
     "logarithm of a sum": "it grows by the logarithm of the number of points: write the logarithm of a mean",
+    "product of values": "a product over points vanishes or grows without bound: write exp of a mean of logarithms",
     "difference": "differences of neighbouring points vanish as they come closer; write them as a convolution",
     "position of an extremum": "indices of points are no functions",
 }
@@ -46,7 +50,7 @@ def _first_axis(place: Place, base: Sequence[int], here: Sequence[int]) -> int |
 def slicing(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Any:
     """Slices from where they begin on the base grid, as long as there, in steps of as many nodes."""
     x = a["input"]
-    first = _first_axis(place, call.shape, x.shape)
+    first = None if x.is_complex() else _first_axis(place, call.shape, x.shape)  # modes stay in their places
     wanted, given = by_axis(call.arguments["index"], len(call.shape)), by_axis(a["index"], x.ndim)
     if first is None or wanted is None or given is None:
         return original()  # tokens, for instance: those before the grid of patches are in their place
@@ -81,12 +85,37 @@ def reshaping(flattening: Callable[..., Any]) -> Callable[..., Any]:
         first = _first_axis(place, call.shape, x.shape)
         if first is not None and len(call.output) > x.ndim:
             y = original()
+            call.note = REORDERED
             for axis in range(first, first + place.dim):
                 _check_pieces(call, axis, call.shape, call.output, x.shape, y.shape)
+            _check_order(call, x.shape, y.shape)
             return y
-        return flattening(place, call, a, original)
+        y = flattening(place, call, a, original)
+        if call.note == REORDERED:
+            _check_order(call, x.shape, y.shape)
+        return y
 
     return rule
+
+
+def _check_order(call: Call, here: Sequence[int], out: Sequence[int]) -> None:
+    """ConversionError if axes that are reshaped on their own on the base grid are mixed with others."""
+    before, after = (
+        [[*accumulate((1, *shape), mul)] for shape in pair] for pair in ((call.shape, call.output), (here, out))
+    )
+    if [len(c) for c in before] != [len(c) for c in after]:
+        return
+    pairs = [zip(base, now, strict=True) for base, now in zip(before, after, strict=True)]
+    given, made = ({}, {})
+    for found, pair in zip((given, made), pairs, strict=True):
+        for base, now in pair:
+            found.setdefault(base, set()).add(now)
+    if any(not given[count] & made[count] for count in given.keys() & made.keys()):
+        raise ConversionError(
+            f"{call.path or 'the network'}: {call.shape} is reshaped to {call.output} on the base grid, but "
+            f"{tuple(here)} to {tuple(out)} here, which mixes other values; sizes of the base grid must not be written "
+            "into the code: take them from x.shape."
+        )
 
 
 def _check_pieces(call: Call, axis: int, *shapes: Sequence[int]) -> None:

@@ -33,6 +33,9 @@ from nn2no.pool import average_pool, supremum_pool
 from nn2no.scale import Scale, refined_size
 from nn2no.upsample import upsample
 
+READOUT = "a readout: integrals against the hats of the base grid's nodes"
+REORDERED = "the same values along other axes: unchanged"
+
 
 def _value(call: Call, name: str, default: Any) -> Any:
     """An argument of the base grid: on another one, sizes may have been computed from its own."""
@@ -244,6 +247,12 @@ def readout(pool: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def interpolation(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
     x, mode, aligned = a["input"], _value(call, "mode", "nearest"), call.arguments.get("align_corners")
     s = place.scale_of(call, x)
+    grows = all(m >= n for n, m in zip(call.shape[2:], call.output[2:], strict=True))
+    if call.arguments.get("antialias") and not (grows and mode == "bilinear"):  # to which it makes no difference
+        raise ConversionError(
+            f"{call.path or 'the network'}: interpolation with antialias=True averages over windows of pixels that are "
+            "cut off at the ends; use average pooling, or antialias=False on a field that is smooth enough."
+        )
     if s is None:  # from a readout to the grid
         y = F.interpolate(x, call.output[2:], mode=mode, align_corners=aligned)
         size = [place.refined(n, i) for i, n in enumerate(call.output[2:])]
@@ -264,15 +273,17 @@ def shuffle(shuffle: Callable[..., Tensor], factor: str) -> Callable[..., Tensor
 
 def shift(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
     raise ConversionError(
-        f"{call.path}: a shift by a number of pixels (shifted windows?) is no operation on functions; windows must "
-        "have a physical size."
+        f"{call.path or 'the network'}: a shift by a number of pixels (shifted windows?) is no operation on functions; "
+        "windows must have a physical size."
     )
 
 
 def flattening(place: Place, call: Call, a: dict[str, Any], original: Callable[[], Any]) -> Tensor:
     x = a["input"]
     readout = len(call.shape) == place.dim + 2 and len(call.output) == 2 and call.output[0] == call.shape[0]
-    if not readout or x.ndim != place.dim + 2:
+    s = place.scale_of(call, x) if readout and x.ndim == place.dim + 2 else None
+    if s is None:
+        call.note = REORDERED
         return original()
-    s = place.scale_of(call, x)
-    return original() if s is None else to_base(x, s, place.ends).flatten(1)
+    call.note = READOUT
+    return to_base(x, s, place.ends).flatten(1)

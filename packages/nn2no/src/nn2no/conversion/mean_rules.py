@@ -38,7 +38,7 @@ def spread(root: bool, with_mean: bool) -> Callable[..., Any]:
         mu = x.mean(axes, keepdim=True) if shares is None else _mean(x, shares, axes, True)
         square = (x - mu).square()
         variance = square.mean(axes, keepdim=keep) if shares is None else _mean(square, shares, axes, keep)
-        count = math.prod(x.shape[k] if _is_batch(place, call, x, k) else call.shape[k] for k in axes)
+        count = math.prod(x.shape[k] if is_batch(place, call, x, k) else call.shape[k] for k in axes)
         variance = variance * (count / (count - correction))
         result = variance.sqrt() if root else variance
         return (result, mu if keep else mu.squeeze(axes)) if with_mean else result
@@ -58,7 +58,7 @@ def _mean(x: Tensor, shares: Tensor, axes: tuple[int, ...], keepdim: bool, dtype
     return (y * shares.to(y)).sum(axes, keepdim=keepdim).to(dtype or x.dtype)
 
 
-def _is_batch(place: Place, call: Call, x: Tensor, axis: int) -> bool:
+def is_batch(place: Place, call: Call, x: Tensor, axis: int) -> bool:
     """Whether an axis is that of the samples: the first, but in tensors (point, sample, channel)."""
     points_first = len(call.shape) > 2 and x.shape[1] == place.batch != x.shape[0] and call.shape[1] <= 2
     return axis == 0 and not points_first
@@ -71,10 +71,9 @@ def _shares(place: Place, call: Call, x: Tensor, axes: Sequence[int]) -> Tensor 
     found: dict[int, Tensor] = {}
     for axis in axes:
         n0, n = call.shape[axis], x.shape[axis]
-        if n == n0 or _is_batch(place, call, x, axis):
+        if n == n0 or is_batch(place, call, x, axis):
             continue
-        shares = _of_an_axis(place, n0, n, axis - 2 if x.ndim == place.dim + 2 else None)
-        shares = _of_tokens(place, n0, n) if shares is None else shares
+        shares = shares_of_axis(place, n0, n, axis - 2 if x.ndim == place.dim + 2 else None)
         if shares is None:
             call.note = PLAIN if any(place.ends) else None
         elif not torch.equal(shares, shares[:1].expand(n)):
@@ -86,6 +85,12 @@ def _shares(place: Place, call: Call, x: Tensor, axes: Sequence[int]) -> Tensor 
         shape = [x.shape[axis] if k == axis else 1 for k in range(x.ndim)]
         product = product * found.get(axis, torch.full((x.shape[axis],), 1 / x.shape[axis])).reshape(shape)
     return product
+
+
+def shares_of_axis(place: Place, n0: int, n: int, own: int | None) -> Tensor | None:
+    """The shares of points along an axis of a tensor, of the grid (best its `own`) or of tokens; None if of neither."""
+    shares = _of_an_axis(place, n0, n, own)
+    return _of_tokens(place, n0, n) if shares is None else shares
 
 
 def _of_an_axis(place: Place, n0: int, n: int, own: int | None) -> Tensor | None:

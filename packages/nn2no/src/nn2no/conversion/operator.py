@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from nn2no.conversion.place import Options, Place, from_base, token_grid
 from nn2no.conversion.report import ConversionReport
 from nn2no.conversion.rules import RULES, Conversion
-from nn2no.conversion.trace import Trace, record
+from nn2no.conversion.trace import Call, Trace, record
 from nn2no.errors import ConversionError
 from nn2no.scale import Ends, Scale, scale_between
 
@@ -45,6 +45,8 @@ class ConvertedOperator(nn.Module):
         The grid that the network was made for.
     report
         What became of every layer.
+    weighted
+        Which of "sums" and "indices" count the points of the base grid, on every grid.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class ConvertedOperator(nn.Module):
         self.__dict__["_network"] = module
         self.__dict__["_traces"] = {}
         self.base_grid, self.options, self.tables, self.report = base_grid, options, tuple(tables), report
+        self.weighted: frozenset[str] = frozenset()
         self.training = module.training
 
     def original(self) -> nn.Module:
@@ -98,24 +101,39 @@ class ConvertedOperator(nn.Module):
         unchanged = self.options.activation == "pointwise" and self.options.padding_mode is None
         if unchanged and all(s == 1 for s in scale):
             return self.original()(x, *args, **kwargs)
-        return self.run(Place(shape, scale, ends, base.periodic, self.options, len(x)), x, args, kwargs)
+        return self.run(self.place(shape, scale, len(x)), x, args, kwargs)
+
+    def place(self, shape: tuple[int, ...], scale: Scale, batch: int) -> Place:
+        """A grid finer by `scale` than one of this shape at the spacing of the base grid."""
+        base = self.base_grid
+        at_nodes = tuple(axis.centering == "node" for axis in base.axes)
+        given = {"weighted": self.weighted, "at_nodes": at_nodes}
+        return Place(shape, scale, ends_of(base), base.periodic, self.options, batch, **given)
 
     # as torch.compiler.disable, which would import the compiler now
     @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
-    def run(self, place: Place, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run the network at another place than its base grid; `x` is not checked."""
+    def run(
+        self,
+        place: Place,
+        x: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        failures: list[tuple[Call, str]] | None = None,
+    ) -> Any:
+        """Run the network at another place than its base grid; `x` is not checked. `failures`: see `Conversion`."""
         lenient, network = bool(self.report.problems), self.original()
         with _SWAPPING if self.tables else contextlib.nullcontext():
             trace = self.trace(x, place.base, args, kwargs)
             _check_sizes(trace, place.base, place.scale, place.ends)
             tables = {name: self.refine_table(name, place) for name in self.tables}
             refined = {name: table for name, table in tables.items() if table is not None}
-            with Conversion(trace, place, lenient):
+            with Conversion(trace, place, lenient, failures):
                 if refined:
                     output = functional_call(network, refined, (x, *args), kwargs)
                 else:
                     output = network(x, *args, **kwargs)
-        return self.finish(output, trace.outputs, place, lenient)
+        known = failures is not None and any(call.problem for call in trace.calls)  # from which more would follow
+        return self.finish(output, trace, place, lenient or known or bool(failures))
 
     def remember(self, trace: Trace, inputs: tuple[Any, ...]) -> None:
         """Use this trace for inputs like these."""
@@ -152,19 +170,24 @@ class ConvertedOperator(nn.Module):
         grid = from_base(grid, list(fine), place.scale, place.periodic).reshape(*lead, -1)
         return torch.cat([points[..., :atoms], grid], -1).movedim(-1, axis)
 
-    def finish(self, output: Any, base: tuple[tuple[int, ...] | None, ...], place: Place, lenient: bool) -> Any:
+    def finish(self, output: Any, trace: Trace, place: Place, lenient: bool) -> Any:
         """Outputs of fixed patches, which have the size of the base grid, as functions on the grid.
 
         Raises
         ------
         ConversionError
-            An output has neither its size on the base grid nor that times the scale, unless `lenient`.
+            An output has neither its size on the base grid nor that times the scale, or other channels, unless
+            `lenient`.
         """
+        base = trace.outputs
         leaves, spec = tree_flatten(output)
         if len(leaves) != len(base):
             return output
         whole = [place.refined(n, i) for i, n in enumerate(place.base)]
+        readouts = {call.output for call in trace.calls if call.kind.startswith("adaptive")}
         for k, (y, shape) in enumerate(zip(leaves, base, strict=True)):
+            if not lenient and isinstance(y, Tensor) and shape is not None:
+                _check_output(place, shape, tuple(y.shape))
             if not isinstance(y, Tensor) or shape is None or not y.ndim == len(shape) == place.dim + 2:
                 continue
             sizes = [{n, s * (n - e) + e} for n, s, e in zip(shape[2:], place.scale, place.ends, strict=True)]
@@ -173,12 +196,34 @@ class ConvertedOperator(nn.Module):
                     f"an output of {shape[2:]} nodes on the base grid has {tuple(y.shape[2:])} here; some operation on "
                     "it (a crop, a difference of neighbours?) counts pixels."
                 )
-            if place.options.patch != "ratio" and shape[2:] == place.base == tuple(y.shape[2:]):
+            stuck = shape[2:] == place.base == tuple(y.shape[2:])
+            if place.options.patch == "ratio" and stuck and list(place.base) != whole and shape not in readouts:
+                if not lenient:
+                    raise ConversionError(
+                        f"an output has the {shape[2:]} nodes of the base grid on a grid of {tuple(whole)} as well; "
+                        "some operation (an inverse transform, a view?) has that size written into it; use x.shape."
+                    )
+            elif place.options.patch != "ratio" and stuck:
                 leaves[k] = from_base(y, whole, place.scale, place.periodic)
         return tree_unflatten(leaves, spec)
 
     def extra_repr(self) -> str:
         return f"base_grid={self.base_grid.shape}, conv={self.options.conv!r}"
+
+
+def _check_output(place: Place, base: tuple[int, ...], here: tuple[int, ...]) -> None:
+    """ConversionError if an axis behind the batch is neither as long as on the base grid nor refined."""
+    fields = len(base) == place.dim + 2
+    for axis, (n0, n) in enumerate(zip(base, here, strict=False)):
+        points = axis - 2 if fields else None
+        if axis == 0 or n == n0 or (points is not None and points >= 0):
+            continue
+        refined = {s * (n0 - e) + e for s, e in zip(place.scale, place.ends, strict=True)}
+        if (fields and axis == 1) or (n not in refined and token_grid(place, n0, n) is None):
+            raise ConversionError(
+                f"an output {base} on the base grid is {here} here: its axis {axis} holds other things than points, "
+                "and must not grow with them; take the sizes of a view or a transform from x.shape."
+            )
 
 
 def resized(args: tuple[Any, ...], kwargs: dict[str, Any], shape: Sequence[int], batch: int) -> Any:

@@ -16,6 +16,10 @@ from nn2no.resample import interpolate_along
 from nn2no.scale import Ends, Scale, refined_size
 
 
+class OffGridError(ConversionError):
+    """A tensor of neither the base size nor the refined one: something before the call does not follow the grid."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How `convert` was asked to treat each kind of layer."""
@@ -56,6 +60,8 @@ class Place:
     periodic: tuple[bool, ...]
     options: Options
     batch: int = 1
+    weighted: frozenset[str] = frozenset()  # which of "sums" and "indices" count the points of the base grid
+    at_nodes: tuple[bool, ...] = (True,) * 3  # whether periodic axes have a node, or a cell, where they begin
     borders: dict[int, Border] = field(default_factory=dict)  # by the identity of the padded tensor
 
     @property
@@ -73,14 +79,14 @@ class Place:
 
         Raises
         ------
-        ConversionError
+        OffGridError
             The tensor has neither the base size nor the refined one.
         """
         n0, n = call.shape[2:], tuple(x.shape[2:])
         if n == n0:
             return None
         if len(n0) != self.dim or len(n) != self.dim:
-            raise ConversionError(
+            raise OffGridError(
                 f"{call.path or 'the network'}: the {call.kind} of {call.shape} on the base grid gets {tuple(x.shape)} "
                 f"here, but only tensors (batch, channel, *space) with {self.dim} axes are functions on the grid."
             )
@@ -91,7 +97,7 @@ class Place:
             elif self.scale[axis] * (a - self.ends[axis]) + self.ends[axis] == b:
                 found.append(self.scale[axis])
             else:
-                raise ConversionError(
+                raise OffGridError(
                     f"{call.path or 'the network'}: the {call.kind} of an axis of {a} nodes gets {b} nodes at scale "
                     f"{float(self.scale[axis]):g}; some operation before it does not follow the grid."
                 )

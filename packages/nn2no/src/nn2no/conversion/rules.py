@@ -9,9 +9,9 @@ from sciml.errors import SciMLError
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from nn2no.conversion import index_rules, local_rules, mean_rules, norm_rules, token_rules
-from nn2no.conversion.place import Place
-from nn2no.conversion.trace import Call, Trace, bind, known
+from nn2no.conversion import count_rules, index_rules, local_rules, mean_rules, norm_rules, token_rules
+from nn2no.conversion.place import OffGridError, Place
+from nn2no.conversion.trace import WATCHED, Call, Trace, bind, known
 from nn2no.errors import ConversionError
 from nn2no.local import per_axis
 from nn2no.pool import adaptive_average, adaptive_supremum
@@ -69,21 +69,41 @@ RULES: dict[str, Callable[..., Any]] = {
     "standard deviation and mean": mean_rules.spread(root=True, with_mean=True),
     "flattening": index_rules.reshaping(local_rules.flattening),
     "slicing": index_rules.slicing,
+    "flip": count_rules.reflection,
+    "rotation": count_rules.reflection,
+    "product": count_rules.product,
+    "contraction": count_rules.contraction,
+    "length": count_rules.length,
+    "division by length": count_rules.normalised,
+    "indices of points": count_rules.counting,
+    "Fourier transform": count_rules.transform,
     **dict.fromkeys(index_rules.POINTS, index_rules.over_points),
 }
 REDUCTIONS = {k for k in RULES if k == "mean" or k.startswith(("variance", "standard deviation"))}
 OF_TABLES = REDUCTIONS | {"interpolation", "flattening", "slicing"}
 
 
+class WayError(ConversionError):
+    """The network calls other functions than on its base grid."""
+
+
+def _may_be_missing(call: Call) -> bool:
+    return call.problem is not None or call.kind in WATCHED
+
+
 class Conversion(TorchFunctionMode):
     """Runs a network on another grid: calls that see more than one point are replaced, in the order of the trace.
 
-    If it is lenient, what cannot be converted runs as it is.
+    If it is lenient, what cannot be converted runs as it is. With a list of `failures` the first of them and all that
+    do not follow from others are put there, with names of layers; what cannot be converted is then taken to be zero, in
+    the size that it should have.
     """
 
-    def __init__(self, trace: Trace, place: Place, lenient: bool = False) -> None:
+    def __init__(
+        self, trace: Trace, place: Place, lenient: bool = False, failures: list[tuple[Call, str]] | None = None
+    ) -> None:
         super().__init__()
-        self.trace, self.place, self.lenient, self.position = trace, place, lenient, 0
+        self.trace, self.place, self.lenient, self.position, self.failures = trace, place, lenient, 0, failures
         self.antialias = place.options.activation == "antialiased"
 
     def __torch_function__(
@@ -91,10 +111,36 @@ class Conversion(TorchFunctionMode):
     ) -> Any:
         try:
             return self.convert(func, args, kwargs or {})
-        except SciMLError:
-            if not self.lenient:
+        except SciMLError as error:
+            if self.failures is None and not self.lenient:
                 raise
-            return func(*args, **kwargs or {})
+            if self.failures is None or not self.note_failure(error):
+                return func(*args, **kwargs or {})
+            call = self.trace.calls[self.position - 1]
+            size = self.expected(call)
+            like = next((t for t in args if isinstance(t, Tensor)), None)
+            return func(*args, **kwargs or {}) if size is None or like is None else like.new_zeros(size)
+
+    def note_failure(self, error: SciMLError) -> bool:
+        """Put it among the failures; False if the call is not known."""
+        if isinstance(error, WayError):
+            raise error
+        assert self.failures is not None
+        call = self.trace.calls[self.position - 1]
+        call.refused = True
+        if not (self.failures and isinstance(error, OffGridError)):  # which follows from what came before
+            self.failures.append((call, str(error)))
+        return True
+
+    def expected(self, call: Call) -> list[int] | None:
+        """The size of the output of a call on fields, (batch, channel, *space); None if it is not known."""
+        place = self.place
+        if len(call.output) != place.dim + 2 or call.output[0] != self.trace.batch:
+            return None
+        sizes = [s * (n - e) + e for n, s, e in zip(call.output[2:], place.scale, place.ends, strict=True)]
+        if any(n.denominator > 1 for n in sizes):
+            return None
+        return [place.batch, call.output[1], *map(int, sizes)]
 
     def convert(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the call becomes. SciMLError if it cannot be converted."""
@@ -105,13 +151,16 @@ class Conversion(TorchFunctionMode):
             return func(*args, **kwargs)
         kind, names = found
         calls = self.trace.calls
-        while self.position < len(calls) and calls[self.position].problem and calls[self.position].kind != kind:
-            self.position += 1
-        if self.position >= len(calls) or calls[self.position].kind != kind:
-            if kind in OF_TABLES:  # of a table, to the size of this grid
+        ahead = self.position
+        while ahead < len(calls) and calls[ahead].kind != kind and _may_be_missing(calls[ahead]):
+            ahead += 1
+        if ahead < len(calls) and calls[ahead].kind == kind:
+            self.position = ahead
+        else:
+            if kind in OF_TABLES or kind in WATCHED:  # of a table, to the size of this grid
                 return func(*args, **kwargs)
             expected = calls[self.position].kind if self.position < len(calls) else "the end"
-            raise ConversionError(
+            raise WayError(
                 f"the network takes another way than on its base grid: after {self.position} calls comes a {kind} "
                 f"instead of {expected}. Its control flow must not depend on the number of points."
             )
@@ -119,6 +168,10 @@ class Conversion(TorchFunctionMode):
         self.position += 1
         arguments = bind(names, args, kwargs)
         first = arguments.get("key", arguments.get("input"))
+        if call.exact:
+            return func(*args, **kwargs)
+        if kind == "indices of points":
+            return count_rules.counting(self.place, call, arguments, lambda: func(*args, **kwargs))
         if not isinstance(first, Tensor):
             return func(*args, **kwargs)
         if kind in ("attention", "softmax") and first.shape[0] * self.trace.batch != call.shape[0] * self.place.batch:
@@ -127,12 +180,12 @@ class Conversion(TorchFunctionMode):
                 "grow in number with the grid, have no physical size. Use attention over the whole domain."
             )
         lasting = slice(0, 1) if kind == "multi-head attention" else slice(1, None)  # axes other than the batch
-        same = tuple(first.shape[lasting]) == call.shape[lasting]
+        same = tuple(first.shape[lasting]) == call.shape[lasting] and kind != "contraction"
         if kind in REDUCTIONS and first.ndim:  # maybe over points that come before the samples
             same &= first.shape[0] * self.trace.batch == call.shape[0] * self.place.batch
         if same and not self.changes_on_base(kind) and not self.leaves_base_size(kind, call, arguments):
             return func(*args, **kwargs)
-        call.scaled = True
+        call.scaled |= kind not in WATCHED and kind not in ("flip", "rotation")
         return RULES[kind](self.place, call, arguments, lambda: func(*args, **kwargs))
 
     def changes_on_base(self, kind: str) -> bool:

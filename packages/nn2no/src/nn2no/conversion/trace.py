@@ -23,6 +23,8 @@ _LP = ("input", "norm_type", "kernel_size", "stride", "ceil_mode")
 _ADAPTIVE = ("input", "output_size")
 _MULTI_HEAD = F.multi_head_attention_forward
 _SOFTMAX = ("input", "dim", "_stacklevel", "dtype")
+_INTERPOLATE = tuple(inspect.signature(F.interpolate).parameters)
+_FLIP = ("input", "dims")
 _MEAN = ("input", "dim", "keepdim")
 _SPREAD = ("input", "dim", "unbiased", "keepdim")
 
@@ -41,7 +43,7 @@ _add("max pooling", _MAX, F.max_pool1d, F.max_pool2d, F.max_pool3d)
 _add("max pooling", _MAX, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)
 _add("adaptive average pooling", _ADAPTIVE, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
 _add("adaptive max pooling", _ADAPTIVE, F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
-_add("interpolation", ("input", "size", "scale_factor", "mode", "align_corners"), F.interpolate)
+_add("interpolation", _INTERPOLATE, F.interpolate)
 _add("padding", ("input", "pad", "mode", "value"), F.pad)
 _add("pixel shuffle", ("input", "upscale_factor"), F.pixel_shuffle)
 _add("pixel unshuffle", ("input", "downscale_factor"), F.pixel_unshuffle)
@@ -68,7 +70,22 @@ _add("running sum", ("input", "dim"), torch.cumsum, torch.Tensor.cumsum, torch.c
 _add("logarithm of a softmax", _SOFTMAX, F.log_softmax)
 _add("logarithm of a softmax", ("input", "dim", "dtype"), torch.log_softmax, torch.Tensor.log_softmax)
 _add("logarithm of a sum", _MEAN, torch.logsumexp, torch.Tensor.logsumexp)
+_add("product of values", _MEAN, torch.prod, torch.Tensor.prod)
 _add("difference", ("input", "n", "dim"), torch.diff, torch.Tensor.diff)
+_add("flip", _FLIP, torch.flip, torch.Tensor.flip)
+_add("rotation", ("input", "k", "dims"), torch.rot90, torch.Tensor.rot90)
+# what may count points, and may not be there when a result is kept
+_add("product", ("input", "other"), torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
+_add("product", ("input", "other"), torch.bmm, torch.Tensor.bmm, torch.mm, torch.Tensor.mm)
+_add("contraction", ("equation",), torch.einsum)
+_add("length", ("input", "p", "dim", "keepdim", "out", "dtype"), torch.norm)
+_add("length", ("input", "p", "dim", "keepdim", "dtype"), torch.Tensor.norm)
+_add("length", ("input", "ord", "dim", "keepdim"), torch.linalg.vector_norm, torch.linalg.norm)
+_add("division by length", ("input", "p", "dim", "eps"), F.normalize)
+_add("indices of points", ("start", "end", "step"), torch.arange)
+_FFT = ("fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "rfftn", "irfftn")
+_add("Fourier transform", ("input", "s", "dim", "norm"), *(getattr(torch.fft, name) for name in _FFT))
+WATCHED = {"product", "contraction", "length", "division by length", "indices of points", "Fourier transform"}
 _add("position of an extremum", _MEAN, torch.argmax, torch.Tensor.argmax, torch.argmin, torch.Tensor.argmin)
 
 UNSUPPORTED: dict[Any, str] = {
@@ -91,6 +108,17 @@ UNSUPPORTED: dict[Any, str] = {
         "indices of pixels are no functions; pool without return_indices",
     ),
     torch.Tensor.unfold: "windows of pixels are no functions; write it as a convolution",
+    **dict.fromkeys(
+        (
+            *(F.fractional_max_pool2d, F.fractional_max_pool3d),
+            *(F.fractional_max_pool2d_with_indices, F.fractional_max_pool3d_with_indices),
+        ),
+        "its windows are drawn among the pixels; use MaxPool2d or AdaptiveMaxPool2d",
+    ),
+    **dict.fromkeys(
+        (torch.cdist, F.pairwise_distance),
+        "a distance summed over points grows with their number; write the root of a mean of squares",
+    ),
     F.local_response_norm: "it normalises over channels within windows of pixels; use another normalisation",
 }
 UNSUPPORTED |= {
@@ -98,6 +126,7 @@ UNSUPPORTED |= {
     torch.constant_pad_nd: "it is not seen through; call torch.nn.functional.pad",
     torch.gradient: "its differences are divided by pixels; write it as a convolution",
 }
+_SYNONYMS = {"axis": "dim", "x": "input", "A": "input", "mat2": "other"}
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
 
 
@@ -113,6 +142,9 @@ class Call:
     problem: str | None = None
     scaled: bool = False  # whether its input grew in a trial on a finer grid
     over_points: bool = False  # whether a softmax was over points there
+    counts: bool = False  # whether it was over points there, and may grow with their number
+    refused: bool = False  # whether it could not be converted in the trial, for a reason of its own or not
+    exact: bool = False  # whether a layer of this package calls it, which knows its grid
     note: str | None = None  # what becomes of it, where that is not what becomes of others of its kind
     uses: set[str] = field(default_factory=set)  # of the output of a softmax
 
@@ -125,13 +157,19 @@ class Trace:
     tables: list[str] = field(default_factory=list)
     outputs: tuple[tuple[int, ...] | None, ...] = ()
     batch: int = 1
+    called: set[str] = field(default_factory=set)  # the names of the modules that were called
 
 
 def bind(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments by name."""
-    if "axis" in kwargs:
-        kwargs = {"dim" if k == "axis" else k: v for k, v in kwargs.items()}
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    kwargs = {_SYNONYMS.get(k, k): v for k, v in kwargs.items()}
+    found = {**dict(zip(names, args, strict=False)), **kwargs}
+    if names == _FLIP and len(args) > 2:  # x.flip(2, 3)
+        found["dims"] = args[1:]
+    if names == ("equation",):
+        operands = args[1] if len(args) == 2 and isinstance(args[1], list | tuple) else args[1:]
+        found |= {"operands": operands, "input": operands[0] if operands else None}
+    return found
 
 
 def known(func: Callable[..., Any], args: tuple[Any, ...]) -> tuple[str, tuple[str, ...]] | None:
@@ -164,8 +202,11 @@ def plain(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def paths(module: nn.Module) -> Iterator[list[str]]:
-    """The stack of names of the modules that are being called, the innermost last; it stays as it is at an error."""
+def paths(module: nn.Module, called: set[str] | None = None) -> Iterator[list[str]]:
+    """The stack of names of the modules that are being called, the innermost last; it stays as it is at an error.
+
+    All of them are added to `called`.
+    """
     stack: list[str] = []
     handles = []
     for name, child in module.named_modules():
@@ -174,6 +215,8 @@ def paths(module: nn.Module) -> Iterator[list[str]]:
 
         def enter(*_: Any, name: str = name) -> None:
             stack.append(name)
+            if called is not None:
+                called.add(name)
 
         def leave(*_: Any) -> None:
             if stack:  # else another thread was within the module when these hooks were set
@@ -193,6 +236,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self, module: nn.Module, stack: list[str]) -> None:
         super().__init__()
         self.names = {id(p): name for name, p in module.named_parameters()}
+        self.exact = {name for name, m in module.named_modules() if _knows_its_grid(m)}
         self.stack, self.trace, self.shares = stack, Trace(), Shares()
 
     def __torch_function__(
@@ -212,9 +256,12 @@ class Recorder(TorchFunctionMode):
             first = arguments.get("key", arguments.get("input"))
             shape = tuple(first.shape) if isinstance(first, Tensor) else ()
             call = Call(kind, path, {k: plain(v) for k, v in arguments.items()}, shape, _shape(output))
+            call.exact = kind in WATCHED and path in self.exact
             if kind.endswith("convolution"):
                 call.arguments["taps"] = tuple(arguments["weight"].shape[2:])
             call.arguments["shares"] = summed is not None
+            if kind == "contraction":
+                call.arguments["operands"] = tuple(tuple(t.shape) for t in arguments["operands"])
             self.trace.calls.append(call)
             if kind == "softmax":
                 self.shares.begin(output, call)
@@ -224,6 +271,11 @@ class Recorder(TorchFunctionMode):
                 if name is not None and table.ndim > 1 and name not in self.trace.tables:
                     self.trace.tables.append(name)
         return output
+
+
+def _knows_its_grid(module: nn.Module) -> bool:
+    package, *parts = type(module).__module__.split(".")
+    return package == __name__.partition(".")[0] and parts[0] != "models"
 
 
 def _shape(output: Any) -> tuple[int, ...]:
@@ -252,9 +304,10 @@ def untouched(module: nn.Module, like: Tensor) -> Iterator[None]:
 
 def record(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
     """The trace of `module(*inputs, **kwargs)`, which leaves it `untouched`."""
-    with untouched(module, inputs[0]), paths(module) as stack, Recorder(module, stack) as recorder:
+    called: set[str] = set()
+    with untouched(module, inputs[0]), paths(module, called) as stack, Recorder(module, stack) as recorder:
         output = module(*inputs, **kwargs)
         recorder.shares.end(output)
     recorder.trace.outputs = tuple(tuple(y.shape) if isinstance(y, Tensor) else None for y in tree_leaves(output))
-    recorder.trace.batch = len(inputs[0])
+    recorder.trace.batch, recorder.trace.called = len(inputs[0]), called
     return recorder.trace
