@@ -1,11 +1,14 @@
 """The discrete-continuous convolution has a kernel of physical size and tends to its integral."""
 
+import functools
 import itertools
 import math
+import re
 
 import pytest
 import torch
 from nn2no.disco import DiscoConv2d, disco_filters
+from nn2no.models.fno import LocalNO
 from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import Tensor
@@ -209,6 +212,35 @@ def test_half_precision(n, dtype):
         torch.testing.assert_close(layer(0.2).float()(f.to(dtype), grid).double(), expected, rtol=0, atol=tolerance)
 
 
+def test_local_operators_have_independent_functions_from_sixteen_nodes_on():
+    branch = LocalNO(n_modes=(3, 3), width=4).blocks[0].local[0]
+    for n in (16, 17, 32, 64):
+        psi = disco_filters(branch.radius, branch.kernel_shape, 1 / n, 1 / n, "piecewise-linear", torch.float64, CPU)
+        assert torch.linalg.matrix_rank(psi.flatten(1)) == len(psi)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("radius", [0.2, 0.4])  # few points under the kernel are summed, many transformed
+def test_compiles_in_one_graph(radius):
+    conv = layer(radius)
+    compiled = torch.compile(conv, fullgraph=True, backend="aot_eager")
+    for n in (16, 20, 24):
+        f = torch.randn(1, 2, n, n, dtype=torch.float64)
+        torch.testing.assert_close(compiled(f, square(n)), conv(f, square(n)))
+
+
+@pytest.mark.parametrize(("shape", "cells"), [((2, 4), 0.8), ((2, 4), 1.0), ((4, 3), 1.6), ((3, 4), 0.7)])
+def test_functions_that_see_the_centre_alone_are_refused_and_the_radius_that_it_tells_suffices(shape, cells):
+    """They would all be the identity."""
+    filters = functools.partial(disco_filters, kernel_shape=shape, basis="piecewise-linear", dtype=torch.float64)
+    with pytest.raises(ConfigError, match=r"here ([\d.]+) suffices") as found:
+        filters(radius=0.1 * cells, hx=0.1, hy=0.1, device=CPU)
+    enough = float(re.search(r"here ([\d.]+) suffices", str(found.value))[1])
+    assert enough < 0.25
+    psi = filters(radius=enough, hx=0.1, hy=0.1, device=CPU)
+    assert torch.linalg.matrix_rank(psi.flatten(1)) == len(psi)
+
+
 @pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("call", "error", "message"),
@@ -217,7 +249,8 @@ def test_half_precision(n, dtype):
         (lambda: DiscoConv2d(1, 1, 0.1, boundary="wrap"), ConfigError, "reflect"),
         (lambda: DiscoConv2d(1, 1, 0.0), ConfigError, "radius=0"),
         (lambda: DiscoConv2d(1, 1, 0.1, (2, 3), basis="zernike"), ConfigError, "one degree"),
-        (lambda: DiscoConv2d(1, 1, 0.1)(torch.randn(1, 1, 8, 8), square(8)), ConfigError, "see no node"),
+        (lambda: DiscoConv2d(1, 1, 0.1)(torch.randn(1, 1, 8, 8), square(8)), ConfigError, "4 of 5 .* see no node"),
+        (lambda: layer(0.1, (2, 4))(torch.randn(1, 2, 8, 8), square(8)), ConfigError, "4 of 4 .*but the centre"),
         (lambda: DiscoConv2d(2, 1, 0.5)(torch.randn(1, 1, 8, 8), square(8)), ShapeError, r"\(batch, 2, nx, ny\)"),
         (lambda: DiscoConv2d(1, 1, 0.5)(torch.randn(1, 1, 9, 9), square(8)), ShapeError, "8, 8"),
         (lambda: DiscoConv2d(1, 1, 0.5)(torch.randn(1, 1, 8, 8), Grid.chebyshev((8, 8))), ShapeError, "equispaced"),

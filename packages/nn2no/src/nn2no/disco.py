@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from sciml.grids import Grid
 from torch import Tensor, nn
 
 from nn2no.local import Continuation, extend
+from nn2no.scale import fixed
 
 DiscoBasis = Literal["piecewise-linear", "zernike", "morlet"]
 Boundary = Literal["zeros", "reflect"]
@@ -28,7 +29,7 @@ class DiscoConv2d(nn.Module):
     Parameters
     ----------
     radius
-        In the units of the grid; at least about 1.5 cells of the coarsest grid.
+        In the units of the grid; at least about 1.5 cells of the coarsest grid, for three or more rings 2.
     kernel_shape
         "piecewise-linear": (rings n_r, angles n_φ), n_r//2·n_φ + n_r%2 functions, the hats of a polar grid.
         "zernike": (n, n), the n(n + 1)/2 polynomials of a degree below n. "morlet": (n_x, n_y), their product waves
@@ -77,17 +78,17 @@ class DiscoConv2d(nn.Module):
         ShapeError
             `f` is no field on `grid` or has other channels, or the grid is not uniform and two-dimensional.
         ConfigError
-            A basis function sees no node: the grid is too coarse for the radius.
+            A basis function sees no node but the centre: the grid is too coarse for the radius.
         """
         grid.check(f)
         if f.ndim != 4 or f.shape[1] != self.in_channels:
             raise ShapeError(f"Expected (batch, {self.in_channels}, nx, ny); got {tuple(f.shape)}.")
         if any(axis.kind != "uniform" for axis in grid.axes):
             raise ShapeError("DiscoConv2d needs equispaced axes; interpolate to a uniform grid first.")
-        hx, hy = (axis.spacing for axis in grid.axes)
+        hx, hy = (fixed(axis.spacing) for axis in grid.axes)
         # transforms, and weights of less than 1/64, need more than half precision
         kind = torch.float32 if f.dtype in (torch.float16, torch.bfloat16) else f.dtype
-        psi = disco_filters(self.radius, self.kernel_shape, hx, hy, self.basis, kind, f.device)
+        psi = _constant_filters(self.radius, self.kernel_shape, hx, hy, self.basis, kind, f.device)
         sizes = tuple(psi.shape[1:])
         modes: list[Continuation] = []
         for dim, axis in enumerate(grid.axes, start=2):
@@ -118,20 +119,47 @@ def disco_filters(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Float[Tensor, "basis kx ky"]:
-    """ψ_b(x_i - y) Δ_i, normalised, at the nodes within `radius` of a node y. ConfigError if a ψ_b sees none."""
+    """ψ_b(x_i - y) Δ_i, normalised, at the nodes within `radius` of a node y.
+
+    ConfigError if a ψ_b sees none but y itself: it would be the identity, and others with it. The isotropic function
+    in the middle of an odd number of rings may.
+    """
     with torch.inference_mode(False):  # the cached tensor must serve training as well
-        x, y = (h * torch.arange(-(n := math.floor(radius / h)), n + 1, dtype=torch.float64) for h in (hx, hy))
-        rho, phi = torch.hypot(x[:, None], y), torch.atan2(y.expand(len(x), -1), x[:, None].expand(-1, len(y)))
-        values = torch.where(rho <= radius, _BASES[basis](rho / radius, phi, kernel_shape), 0.0)
-        unseen = values.abs().amax((1, 2)) < 1e-2  # of functions with a maximum near one
-        if unseen.any():
+        values = _sampled(radius, kernel_shape, hx, hy, basis)
+        unseen = _unseen(values, kernel_shape, basis)
+        if unseen:
+            enough = radius
+            while _unseen(_sampled(enough, kernel_shape, hx, hy, basis), kernel_shape, basis):
+                enough = float(f"{1.02 * enough:.3g}")
             raise ConfigError(
-                f"{int(unseen.sum())} of {len(values)} basis functions see no node: the radius {radius:g} spans "
+                f"{unseen} of {len(values)} basis functions see no node but the centre: the radius {radius:g} spans "
                 f"{radius / hx:.2g} x {radius / hy:.2g} cells, too few for kernel_shape={kernel_shape}. Refine the "
-                "grid, enlarge the radius or reduce kernel_shape."
+                f"grid, enlarge the radius (here {enough:g} suffices) or reduce kernel_shape."
             )
         values = values / values.abs().sum((1, 2), keepdim=True)
         return values.to(dtype=dtype, device=device)
+
+
+@torch.compiler.assume_constant_result
+def _constant_filters(*arguments: Any) -> Tensor:
+    """`disco_filters`, which a compiled graph takes as they are."""
+    return disco_filters(*arguments)
+
+
+def _sampled(radius: float, shape: tuple[int, int], hx: float, hy: float, basis: DiscoBasis) -> Tensor:
+    """The functions, of a maximum near one, at the nodes around the centre."""
+    x, y = (h * torch.arange(-(n := math.floor(radius / h)), n + 1, dtype=torch.float64) for h in (hx, hy))
+    rho, phi = torch.hypot(x[:, None], y), torch.atan2(y.expand(len(x), -1), x[:, None].expand(-1, len(y)))
+    return torch.where(rho <= radius, _BASES[basis](rho / radius, phi, shape), 0.0)
+
+
+def _unseen(values: Tensor, shape: tuple[int, int], basis: DiscoBasis) -> int:
+    """How many functions see no node but the centre."""
+    seen = values.abs() >= 1e-2
+    middle = int(basis == "piecewise-linear" and shape[0] % 2)
+    nx, ny = values.shape[1:]
+    seen[middle:, nx // 2, ny // 2] = False
+    return int((~seen.flatten(1).any(1)).sum())
 
 
 def _piecewise_linear(rho: Tensor, phi: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -55,3 +55,8 @@ def refined_size(n: int, s: Fraction, end: bool) -> int:
 def base_size(n: int, s: Fraction, end: bool) -> int:
     """How many nodes an axis has that refinement makes one of `n` nodes. ConfigError if there is no such number."""
     return refined_size(n, 1 / s, end)
+
+
+def fixed(number: float) -> float:
+    """The number, as a constant of a compiled graph: one that follows from a size may be left open there."""
+    return float.fromhex(number.hex())  # no symbol has digits

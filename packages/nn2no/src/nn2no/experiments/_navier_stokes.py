@@ -228,7 +228,7 @@ def build(kind: Kind, sizes: Models, base: int) -> Model:
         lifting_ratio=sizes.local_ratio,
         projection_ratio=sizes.local_ratio,
         integral_layers=None if integral else (),
-        radius=2 / base,
+        radius=3 / base,  # of two cells, as published, a grid half as fine has but one, and no function of a ring
         differential_layers=() if integral else (sizes.fno_layers - 1,),
         base_resolution=base,
         **common,

@@ -143,13 +143,15 @@ class FNOBlock(nn.Module):
 class LocalNO(FNO):
     """FNO with local branches beside the spectral ones (arXiv:2402.16845), in two dimensions.
 
+    It compiles in one graph where the grid is given: the one that it makes of none cannot be traced.
+
     Parameters
     ----------
     lengths
         Of the domain, where no grid is given.
     integral_layers, radius, kernel_shape
         Layers (from 0) with a discrete-continuous convolution, a local integral over the disk of that radius (see
-        `DiscoConv2d`); None stands for all.
+        `DiscoConv2d`); None stands for all. The default radius is meant for domains of length one, from 16 nodes on.
     differential_layers, base_resolution
         Layers with a convolution that becomes a differential operator (see `DifferentialConv`), with coefficients
         in units of the spacing that the domain has at the base resolution.
@@ -172,7 +174,7 @@ class LocalNO(FNO):
         padding: float = 0.0,
         lengths: Sequence[float] = (1.0, 1.0),
         integral_layers: Sequence[int] | None = None,
-        radius: float = 0.05,
+        radius: float = 0.1,
         kernel_shape: Sequence[int] = (2, 4),
         differential_layers: Sequence[int] = (),
         base_resolution: int = 64,
