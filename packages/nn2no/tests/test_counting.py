@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from nn2no.convergence import check_discretization_convergence as check
 from nn2no.conversion import convert, explain
 from nn2no.errors import ConversionError
+from nn2no.spectral import SpectralConv
 from sciml.grids import Grid
 from torch import Tensor, nn
 
@@ -98,6 +99,17 @@ def test_products_that_count_in_no_known_way_are_warned_about(operator):
         op = operator(lambda x: (x.flatten(2) @ x.flatten(2).mT)[:, 0] / math.sqrt(x[0, 0].numel()))
     assert not op.weighted
     assert not op.report.problems
+
+
+def test_layers_that_know_their_grid_are_not_asked(field):
+    """Their products over points are integrals already."""
+    net = nn.Sequential(SpectralConv(1, 2, (3, 3)), nn.Conv2d(2, 1, 1)).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        op = convert(net, Grid.uniform((8, 8), periodic=True))
+    assert not op.weighted
+    assert not {row.kind for row in op.report.rows} & {"product", "contraction", "indices of points"}
+    assert torch.equal(op(field(32)), net(field(32)))
 
 
 @pytest.mark.parametrize(
