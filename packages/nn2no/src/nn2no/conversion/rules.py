@@ -185,7 +185,7 @@ class Conversion(TorchFunctionMode):
             same &= first.shape[0] * self.trace.batch == call.shape[0] * self.place.batch
         if same and not self.changes_on_base(kind) and not self.leaves_base_size(kind, call, arguments):
             return func(*args, **kwargs)
-        call.scaled |= kind not in WATCHED and kind not in ("flip", "rotation")
+        call.scaled |= kind not in WATCHED
         return RULES[kind](self.place, call, arguments, lambda: func(*args, **kwargs))
 
     def changes_on_base(self, kind: str) -> bool:

@@ -86,6 +86,7 @@ _add("indices of points", ("start", "end", "step"), torch.arange)
 _FFT = ("fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "rfftn", "irfftn")
 _add("Fourier transform", ("input", "s", "dim", "norm"), *(getattr(torch.fft, name) for name in _FFT))
 WATCHED = {"product", "contraction", "length", "division by length", "indices of points", "Fourier transform"}
+WATCHED |= {"flip", "rotation"}
 _add("position of an extremum", _MEAN, torch.argmax, torch.Tensor.argmax, torch.argmin, torch.Tensor.argmin)
 
 UNSUPPORTED: dict[Any, str] = {
