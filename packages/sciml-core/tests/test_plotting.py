@@ -1,5 +1,8 @@
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 from sciml import plotting
 from sciml.errors import ShapeError
 
@@ -65,3 +68,16 @@ def test_nothing_to_draw_is_said(draw):
 def test_samples_that_all_diverged_are_left_out():
     (axis,) = plotting.distributions({"a": [0.0, 1.0], "b": [np.nan, np.inf]}, xlabel="x").axes
     assert len(axis.patches) == 1
+
+
+def test_a_large_figure_is_written_with_fewer_colours_and_looks_the_same(tmp_path):
+    noise = np.random.default_rng(0).normal(size=(90, 2000))
+    figure = plotting.curves(np.arange(2000), {"noise": {f"{i}": line for i, line in enumerate(noise)}}, scale="linear")
+    plotting.save_figure(figure, tmp_path / "small.png")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+    assert len(buffer.getvalue()) > plotting.LARGE
+    assert (tmp_path / "small.png").stat().st_size < 0.6 * len(buffer.getvalue())
+    full, reduced = (np.asarray(Image.open(x).convert("RGB"), dtype=float) for x in (buffer, tmp_path / "small.png"))
+    assert full.shape == reduced.shape
+    assert np.abs(full - reduced).mean() < 3  # of 255

@@ -15,6 +15,7 @@ from sciml.errors import ShapeError
 from sciml.files import write_atomically
 
 Scale = Literal["linear", "log"]
+LARGE = 100_000  # bytes of a PNG
 CROWDED = 5  # curves, beyond which a legend among them would hide some
 
 
@@ -123,11 +124,25 @@ def _legend(axis: Axes, beside: bool) -> None:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 100) -> None:
-    """Write the figure atomically, as what the suffix of `path` says; its folder is made."""
+    """Write the figure atomically, as what the suffix of `path` says; its folder is made.
+
+    A large PNG is written with a palette of 256 colours, which takes a third of the space.
+    """
     target, image = Path(path), io.BytesIO()
     target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(image, format=target.suffix.removeprefix(".") or "png", dpi=dpi, bbox_inches="tight")
-    write_atomically(target, image.getvalue())
+    kind = target.suffix.removeprefix(".") or "png"
+    figure.savefig(image, format=kind, dpi=dpi, bbox_inches="tight")
+    content = image.getvalue()
+    write_atomically(target, with_palette(content) if kind == "png" and len(content) > LARGE else content)
+
+
+def with_palette(png: bytes) -> bytes:
+    """The image with 256 colours."""
+    from PIL import Image
+
+    smaller = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256).save(smaller, format="png", optimize=True)
+    return smaller.getvalue()
 
 
 def _some(values: Mapping[str, Any], what: str) -> None:
