@@ -4,9 +4,11 @@ import itertools
 import math
 from fractions import Fraction
 
+import nn2no.local
 import pytest
 import torch
 import torch.nn.functional as F
+from nn2no.correlation import is_faster
 from nn2no.errors import ResolutionWarning
 from nn2no.local import (
     IntegralConv1d,
@@ -18,6 +20,7 @@ from nn2no.local import (
     integral_conv_transpose,
     refine_kernel,
     tap_matrix,
+    taps_as_tensor,
 )
 from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
@@ -246,6 +249,47 @@ def test_layers_on_anisotropic_grids_with_walls():
     torch.testing.assert_close(y, (conv.weight.sum() + conv.bias).expand_as(y))
 
 
+@pytest.mark.parametrize(
+    ("k", "scale", "options"),
+    [
+        ((3, 4), (2.5, 1.25), {}),
+        ((5, 2), (3.5, 0.5), {"stride": 2}),
+        ((3, 3), (1.5, 2.25), {"groups": 2, "padding_mode": "zeros"}),
+        ((4, 1), (0.75, 1.5), {"padding_mode": "zeros", "dilation": 2}),
+        ((3, 3), (2.5, 1), {"padding_mode": "replicate"}),
+        ((5,), (2.25,), {"padding_mode": "reflect"}),
+        ((2, 3, 3), (1.5, 1.5, 2.5), {"dilation": 1}),
+    ],
+)
+def test_transforms_of_wide_kernels_are_the_explicit_kernel(k, scale, options, monkeypatch):
+    """With both derivatives."""
+    monkeypatch.setattr(nn2no.local, "is_faster", lambda *_: True)
+    sizes = [int(8 * s) for s in scale]
+    b = random(4).requires_grad_()
+    x, w = random(2, 4, *sizes).requires_grad_(), random(4, 4 // options.get("groups", 1), *k).requires_grad_()
+    given = {"padding": 1 if "stride" in options else "same", "padding_mode": "circular", "scale": scale, **options}
+    if "stride" in options:
+        w = random(4, 4, 4, 4).requires_grad_()
+    fast, slow = (integral_conv(x, w, b, explicit=e, **given) for e in (False, True))
+    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-13 * float(slow.abs().max()))
+    weights = torch.randn_like(slow)
+    pairs = zip(*(torch.autograd.grad((y * weights).sum(), (x, w, b)) for y in (fast, slow)), strict=True)
+    for found, expected in pairs:
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-13 * float(expected.abs().max()))
+    if "stride" not in options:
+        half = integral_conv(x.half(), w.half(), b.half(), **given)
+        assert half.dtype == torch.float16
+        torch.testing.assert_close(half.double(), slow, rtol=0, atol=4e-3 * float(slow.abs().max()))
+
+
+def test_wide_kernels_are_transformed_where_it_pays():
+    """k = 9 at s = 7/2 by transforms, in a twelfth of the time; k = 3 at s = 3/2 as it is, in less than half."""
+    for k, s, n, pays in ((9, Fraction(7, 2), 112, True), (3, Fraction(3, 2), 96, False)):
+        matrix, _ = taps_as_tensor(k, 1, k // 2, s)
+        x = torch.empty(2, 16, *[n + len(matrix) - 1] * 2)
+        assert is_faster(x, torch.empty(16, 16, k, k), [matrix, matrix], (1, 1), 1) == pays
+
+
 def test_gradients_and_transforms():
     x, w, b = (random(*shape).requires_grad_() for shape in ((1, 2, 6, 4), (2, 2, 3, 2), (2,)))
     for scale in ((1, 1), (2, 2), (1.5, 1), (0.5, 2)):
@@ -321,6 +365,18 @@ def test_compiles_in_one_graph():
     torch.testing.assert_close(compiled(x, w), conv(x, w))
 
 
+@pytest.mark.unchecked
+@pytest.mark.parametrize("wide", [False, True])
+def test_compiles_in_one_graph_on_grids_of_any_spacing(wide, monkeypatch):
+    monkeypatch.setattr(nn2no.local, "is_faster", lambda *_: wide)
+    torch.manual_seed(0)
+    conv = IntegralConv2d(2, 2, 3, 0.1, dtype=torch.float64)
+    compiled = torch.compile(conv, fullgraph=True, backend="aot_eager")
+    for n in (16, 20, 24):
+        f, grid = random(1, 2, n, n), Grid.uniform((n, n), periodic=True)
+        torch.testing.assert_close(compiled(f, grid), conv(f, grid))
+
+
 UNIT, TINY = Grid.uniform(16, periodic=True), Grid.uniform(16, 1e-7)
 
 
@@ -342,6 +398,10 @@ UNIT, TINY = Grid.uniform(16, periodic=True), Grid.uniform(16, 1e-7)
             "'zeros' or 'circular'",
         ),
         (lambda: IntegralConv2d(1, 1, 3, 0.0), ConfigError, "positive number"),
+        (lambda: IntegralConv2d(1, 1, 0, 0.1), ConfigError, "kernel_size=0.*positive whole"),
+        (lambda: IntegralConv2d(1, 1, (3, 3, 3), 0.1), ConfigError, "each of 2"),
+        (lambda: IntegralConv2d(1, 1, 2.5, 0.1), ConfigError, "kernel_size=2.5"),  # type: ignore[arg-type]
+        (lambda: IntegralConv1d(2, 2, 3, 0.1, groups=0), ConfigError, ", 0 groups"),
         (lambda: IntegralConv1d(1, 1, 3, 1e-9)(random(1, 1, 16), UNIT), ConfigError, "at least a millionth"),
         (lambda: IntegralConv1d(1, 1, 3, 1.0)(random(1, 1, 16), TINY), ConfigError, "more than 32 times its length"),
         (lambda: IntegralConv2d(1, 1, 3, 0.1, padding_mode="circular"), ConfigError, "periodic axes always wrap"),

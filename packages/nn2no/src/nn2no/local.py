@@ -23,8 +23,9 @@ from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
 from torch import Tensor, nn
 
+from nn2no.correlation import correlate, is_faster
 from nn2no.errors import ResolutionWarning
-from nn2no.scale import Scale, as_scale, base_size, refined_size
+from nn2no.scale import Scale, as_scale, base_size, fixed, fixed_size, refined_size
 
 PaddingMode = Literal["zeros", "circular", "reflect", "replicate"]
 Continuation = Literal["zeros", "circular", "reflect", "replicate", "symmetric"]
@@ -61,14 +62,30 @@ def tap_matrix(taps: int, dilation: int, padding: int, s: Fraction) -> tuple[np.
     return hats / hats.sum(0), first
 
 
+def taps_as_tensor(taps: int, dilation: int, padding: int, s: Fraction) -> tuple[Tensor, int]:
+    """`tap_matrix` as a tensor in float64, a constant of compiled graphs, which cannot trace it."""
+    arguments = (taps, dilation, padding, s.numerator, s.denominator)
+    return _constant_matrix(*arguments), _constant_first(*arguments)
+
+
+@torch.compiler.assume_constant_result
+def _constant_matrix(taps: int, dilation: int, padding: int, numerator: int, denominator: int) -> Tensor:
+    return torch.as_tensor(tap_matrix(taps, dilation, padding, Fraction(numerator, denominator))[0])
+
+
+@torch.compiler.assume_constant_result
+def _constant_first(taps: int, dilation: int, padding: int, numerator: int, denominator: int) -> int:
+    return tap_matrix(taps, dilation, padding, Fraction(numerator, denominator))[1]
+
+
 def refine_kernel(
     weight: Float[Tensor, "out in *taps"], s: Scale, *, dilation: Any = 1, padding: Any = 0
 ) -> tuple[Float[Tensor, "out in *nodes"], tuple[int, ...]]:
     """The kernel κ on a grid finer by `s`, and the offset of its first entry from the node that it acts on."""
     dim, offsets = weight.ndim - 2, []
     for axis, (d, p) in enumerate(zip(per_axis(dilation, dim), per_axis(padding, dim), strict=True), start=2):
-        matrix, first = tap_matrix(weight.shape[axis], d, p, s[axis - 2])
-        weight = along(weight, axis, torch.as_tensor(matrix).to(weight))
+        matrix, first = taps_as_tensor(weight.shape[axis], d, p, s[axis - 2])
+        weight = along(weight, axis, matrix.to(weight))
         offsets.append(first)
     return weight, tuple(offsets)
 
@@ -100,7 +117,8 @@ def integral_conv(
     ends
         Whether the nodes of each axis include both of its ends.
     explicit
-        Compute with the kernel κ also where smoothing and the original taps are the same and faster.
+        Compute with the kernel κ also where smoothing and the original taps, or Fourier transforms of a wide κ, are the
+        same and faster.
 
     Raises
     ------
@@ -115,8 +133,9 @@ def integral_conv(
     pads = pad_pairs(padding, weight.shape[2:], dilations)
     flags = per_axis(ends, dim) if not isinstance(ends, bool) else (ends,) * dim
     left, right, steps, smooth = [], [], [], []
+    matrices: list[Any] = [None] * dim
     for i in range(dim):
-        k, n = weight.shape[2 + i], x.shape[2 + i]
+        k, n = weight.shape[2 + i], fixed_size(x.shape[2 + i])
         reach = (k - 1) * dilations[i]
         whole = k > 1 and s[i].denominator == 1 and not explicit
         if k == 1:
@@ -128,9 +147,8 @@ def integral_conv(
             if m > 1:
                 smooth.append((2 + i, m))
         else:
-            matrix, first = tap_matrix(k, dilations[i], pads[i][0], s[i])
-            last, step = first + len(matrix) - 1, 1
-            weight = along(weight, 2 + i, torch.as_tensor(matrix).to(weight))
+            matrices[i], first = taps_as_tensor(k, dilations[i], pads[i][0], s[i])
+            last, step = first + len(matrices[i]) - 1, 1
         n_out = _conv_size(n, reach - sum(pads[i]), strides[i], s[i], flags[i])
         left.append(-first)
         right.append((n_out - 1) * strides[i] + last - (n - 1))
@@ -142,6 +160,12 @@ def integral_conv(
     x = extend(x, left, right, bare)
     for axis, m in smooth:
         x = _smooth(x, axis, m)
+    wide = not explicit and any(m is not None for m in matrices) and all(step == 1 for step in steps)
+    if wide and is_faster(x, weight, matrices, strides, groups):
+        y = correlate(x, weight, matrices, strides, groups)
+        return y if bias is None else y + bias.view(-1, *[1] * dim)
+    for axis, matrix in enumerate(matrices, start=2):
+        weight = weight if matrix is None else along(weight, axis, matrix.to(weight))
     return CONV[dim](x, weight, bias, strides, 0, tuple(steps), groups)
 
 
@@ -175,7 +199,7 @@ def integral_conv_transpose(
     flags = per_axis(ends, dim) if not isinstance(ends, bool) else (ends,) * dim
     firsts, sizes, steps, smooth = [], [], [], []
     for i in range(dim):
-        k, n = weight.shape[2 + i], x.shape[2 + i]
+        k, n = weight.shape[2 + i], fixed_size(x.shape[2 + i])
         m = int(s[i]) if s[i].denominator == 1 and not explicit else 0
         if k == 1:
             first, step = _whole(-pads[i] * s[i]), 1
@@ -185,8 +209,8 @@ def integral_conv_transpose(
                 smooth.append((2 + i, m))
                 first -= m - 1
         else:
-            matrix, first = tap_matrix(k, dilations[i], pads[i], s[i])
-            weight, step = along(weight, 2 + i, torch.as_tensor(matrix).to(weight)), 1
+            matrix, first = taps_as_tensor(k, dilations[i], pads[i], s[i])
+            weight, step = along(weight, 2 + i, matrix.to(weight)), 1
         n0 = base_size(n, s[i], flags[i])
         n0_out = (n0 - 1) * strides[i] - 2 * pads[i] + dilations[i] * (k - 1) + more[i] + 1
         if modes[i] == "zeros" and k == strides[i] > 1 and dilations[i] == 1 and pads[i] == 0 and s[i] != 1:
@@ -251,12 +275,21 @@ class _IntegralConv(nn.Module):
         spacing = [base_spacing] * self.dim if isinstance(base_spacing, float | int) else list(base_spacing)
         if len(spacing) != self.dim or not all(0 < h < math.inf for h in spacing):
             raise ConfigError(f"base_spacing={base_spacing}; give a positive number, or one for each of the axes.")
+        self.dilation, kernel = (
+            (v,) * self.dim if isinstance(v, float) else per_axis(v, self.dim) for v in (dilation, kernel_size)
+        )
+        sizes = (in_channels, out_channels, groups, *self.dilation, *kernel)
+        if not all(isinstance(n, int) and n > 0 for n in sizes) or {len(self.dilation), len(kernel)} != {self.dim}:
+            raise ConfigError(
+                f"kernel_size={kernel_size}, dilation={dilation}, {in_channels} and {out_channels} channels, {groups} "
+                f"groups: give positive whole numbers, and one kernel_size and dilation, or one for each of {self.dim} "
+                "axes."
+            )
         if in_channels % groups or out_channels % groups:
             raise ConfigError(f"{in_channels} and {out_channels} channels make no {groups} groups; give a divisor.")
         self.in_channels, self.groups = in_channels, groups
         self.base_spacing = tuple(float(h) for h in spacing)
-        self.dilation, self.padding_mode = per_axis(dilation, self.dim), padding_mode
-        kernel = per_axis(kernel_size, self.dim)
+        self.padding_mode = padding_mode
         bound = 1 / math.sqrt(in_channels // groups * math.prod(kernel))
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel, dtype=dtype))
         nn.init.uniform_(self.weight, -bound, bound)
@@ -294,7 +327,7 @@ class _IntegralConv(nn.Module):
             f,
             self.weight,
             self.bias,
-            scale=[h0 / axis.spacing for h0, axis in zip(self.base_spacing, grid.axes, strict=True)],
+            scale=[h0 / fixed(axis.spacing) for h0, axis in zip(self.base_spacing, grid.axes, strict=True)],
             padding="same",
             dilation=self.dilation,
             groups=self.groups,

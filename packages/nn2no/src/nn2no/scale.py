@@ -58,5 +58,10 @@ def base_size(n: int, s: Fraction, end: bool) -> int:
 
 
 def fixed(number: float) -> float:
-    """The number, as a constant of a compiled graph: one that follows from a size may be left open there."""
+    """The number, as a constant of a compiled graph, where those that follow from sizes may be symbols."""
     return float.fromhex(number.hex())  # no symbol has digits
+
+
+def fixed_size(n: int) -> int:
+    """`fixed` for whole numbers: fractions and kernels of a physical size are made for the sizes that there are."""
+    return len(range(n))
