@@ -204,6 +204,17 @@ def test_deviations_of_rounding_are_not_scaled():
     assert model.base.net.std[0] == pytest.approx(float(u[:, 0].std(correction=0)))
 
 
+def test_an_event_ends_a_sample():
+    model = PNDE(state_dim=3, hidden=(8,), second_order=False, constraint="rigid-body")
+    u0, t = torch.randn(4, 3, dtype=torch.float64), torch.linspace(0, 50, 6, dtype=torch.float64)
+    model.set_normalization(u0)
+    found = model.solve(u0, t, event=lambda t, u, target: t - 20 + 0 * target[:, 0])
+    assert (found.status == Status.EVENT).all()
+    torch.testing.assert_close(found.event_time, torch.full((4,), 20.0).double(), rtol=0, atol=1e-6)
+    assert found.u[:, :3].isfinite().all()
+    assert found.u[:, 3:].isnan().all()
+
+
 def test_targets_may_be_given():
     model = PSNDE(state_dim=3, hidden=(8,), second_order=False, constraint="rigid-body", gamma=5.0)
     u0, t = torch.randn(4, 3, dtype=torch.float64), torch.linspace(0, 8, 3, dtype=torch.float64)

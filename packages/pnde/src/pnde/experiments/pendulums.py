@@ -21,6 +21,8 @@ from pnde.experiments.figures import errors_over_time, phase_portraits
 from pnde.models import CHNN, NDE, PNDE, PNODE, PSNDE, SNDE, AngularNDE, MetricPNDE
 from pnde.problems import NPendulum
 
+STABLE = 2.785  # largest γΔt at which the classical Runge-Kutta method damps u̇ = -γu
+
 
 @config
 class Config(Comparison):
@@ -73,6 +75,12 @@ def run(config: Config, run: RunDirectory) -> Report:
         note(config),
         "CHNN keeps the energy, which the damping of the data takes away: training cannot lower its error at will.",
     ]
+    stiffest = max(config.stabilizations, default=0.0) * config.data.time_step
+    if stiffest > STABLE:
+        notes.append(
+            f"SNDE with γΔt up to {stiffest:g}: the Runge-Kutta steps of the training are stable up to {STABLE:g}, "
+            "beyond that nothing is learnt."
+        )
     return Report(found.metrics, notes, bars)
 
 

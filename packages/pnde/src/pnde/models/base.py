@@ -1,6 +1,6 @@
 """What all models of trajectories share: checks, normalisation, training steps and adaptive solutions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -173,11 +173,13 @@ class TrajectoryModel(Model):
         max_steps: int = 10_000,
         retract: Literal["step", "output"] | None = None,
         jump_times: Sequence[float | int] | Tensor | None = None,
+        event: Callable[..., Tensor] | None = None,
     ) -> Solution:
         """Solve adaptively (rtol = atol = `tol`), each sample with its own steps, at most `max_steps` of them.
 
         A sample that cannot be solved has its status, and is NaN after its last valid output. `retract` puts every
-        accepted step, or the outputs alone, on the manifold; `jump_times` are those of the field.
+        accepted step, or the outputs alone, on the manifold; `jump_times` are those of the field; `event` is that of
+        `pnde.solve`, called with the target too where there is a constraint.
 
         Raises
         ------
@@ -187,7 +189,17 @@ class TrajectoryModel(Model):
             If `u0` or `t` has another dtype than the model.
         """
         return self._solve(
-            u0, t, target, None, method, retract, rtol=tol, atol=tol, max_steps=max_steps, jump_times=jump_times
+            u0,
+            t,
+            target,
+            None,
+            method,
+            retract,
+            rtol=tol,
+            atol=tol,
+            max_steps=max_steps,
+            jump_times=jump_times,
+            event=event,
         )
 
     def _solve(
