@@ -88,7 +88,7 @@ class WayError(ConversionError):
 
 
 def _may_be_missing(call: Call) -> bool:
-    return call.problem is not None or call.kind in WATCHED
+    return call.problem is not None or call.kind in WATCHED or call.exact
 
 
 class Conversion(TorchFunctionMode):
@@ -168,7 +168,7 @@ class Conversion(TorchFunctionMode):
         self.position += 1
         arguments = bind(names, args, kwargs)
         first = arguments.get("key", arguments.get("input"))
-        if call.exact:
+        if call.exact and kind in WATCHED:
             return func(*args, **kwargs)
         if kind == "indices of points":
             return count_rules.counting(self.place, call, arguments, lambda: func(*args, **kwargs))

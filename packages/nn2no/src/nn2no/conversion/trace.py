@@ -145,7 +145,7 @@ class Call:
     over_points: bool = False  # whether a softmax was over points there
     counts: bool = False  # whether it was over points there, and may grow with their number
     refused: bool = False  # whether it could not be converted in the trial, for a reason of its own or not
-    exact: bool = False  # whether a layer of this package calls it, which knows its grid
+    exact: bool = False  # whether a layer of this package calls it, which knows its grid and keeps what it made for it
     note: str | None = None  # what becomes of it, where that is not what becomes of others of its kind
     uses: set[str] = field(default_factory=set)  # of the output of a softmax
 
@@ -257,7 +257,7 @@ class Recorder(TorchFunctionMode):
             first = arguments.get("key", arguments.get("input"))
             shape = tuple(first.shape) if isinstance(first, Tensor) else ()
             call = Call(kind, path, {k: plain(v) for k, v in arguments.items()}, shape, _shape(output))
-            call.exact = kind in WATCHED and path in self.exact
+            call.exact = path in self.exact
             if kind.endswith("convolution"):
                 call.arguments["taps"] = tuple(arguments["weight"].shape[2:])
             call.arguments["shares"] = summed is not None
