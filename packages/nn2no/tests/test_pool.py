@@ -4,6 +4,7 @@ import itertools
 import math
 from fractions import Fraction
 
+import nn2no.pool
 import pytest
 import torch
 import torch.nn.functional as F
@@ -184,6 +185,32 @@ def test_nearest_upsampling_of_periodic_fields_commutes_with_shifts(s):
     options = {"size": (8 * s, 10 * s), "mode": "nearest", "scale": (s, s), "periodic": True}
     y = upsample(x.roll((1, 3), (2, 3)), **options)
     torch.testing.assert_close(y, upsample(x, **options).roll((2, 6), (2, 3)), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("derived", [False, True])
+@pytest.mark.parametrize(
+    ("k", "stride", "padding", "s"),
+    [(3, 2, 1, 1), (3, 2, 1, 4), (3, 1, 1, 5), ((4, 2), (2, 3), 0, 6), (2, 2, 0, Fraction(17, 2))],
+)
+def test_wide_windows_are_taken_axis_by_axis_with_the_same_result(k, stride, padding, s, derived, monkeypatch):
+    """Bitwise, and with the same gradient where maxima are unique; never by a pass over a box of many nodes."""
+    n = int(12 * s)
+    x = random(2, 3, n, n).requires_grad_(derived)
+    kernel, pads = (k, k) if isinstance(k, int) else k, (padding, padding)
+    window = [math.floor((ki - 1 - p) * s) + math.floor(p * s) + 1 for ki, p in zip(kernel, pads, strict=True)]
+    room = [math.floor(p * s) for p in pads]
+    padded = F.pad(x, [room[1], n, room[0], n], value=-math.inf)
+    torchs, passes = nn2no.pool.MAX_POOL[2], []
+    monkeypatch.setitem(
+        nn2no.pool.MAX_POOL, 2, lambda x, window, *rest: (passes.append(window), torchs(x, window, *rest))[1]
+    )
+    y = supremum_pool(x, k, stride, padding, scale=(s, s))
+    expected = torchs(padded, window, stride)[..., : y.shape[2], : y.shape[3]]
+    assert torch.equal(y, expected)
+    assert all(math.prod(window) <= 64 or min(window) == 1 for window in passes)
+    if derived:
+        gradients = [torch.autograd.grad(v.square().sum(), x)[0] for v in (y, expected)]
+        torch.testing.assert_close(*gradients, rtol=1e-14, atol=0)
 
 
 def test_the_supremum_between_points_that_are_no_nodes_is_over_their_interval():

@@ -14,6 +14,9 @@ from torch import Tensor
 from nn2no.local import PaddingMode, extend, extend_axis, per_axis, tap_matrix
 from nn2no.scale import Scale, as_scale, base_size, refined_size
 
+# nodes of a window up to which torch's pooling is as fast as passes along each axis, with gradients and without
+# (measured on a CPU)
+_SMALL, _TINY = 64, 9
 MAX_POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
@@ -144,7 +147,28 @@ def supremum_pool(
     ]
     if any(widths):
         x = F.pad(x, widths, value=-math.inf)
-    return MAX_POOL[dim](x, tuple(windows), strides, 0, tuple(steps))
+    derived = torch.is_grad_enabled() and x.requires_grad
+    if math.prod(windows) <= (_SMALL if derived else _TINY):
+        return MAX_POOL[dim](x, tuple(windows), strides, 0, tuple(steps))
+    for i, window in enumerate(windows):  # the supremum over a box is that along one axis of those along the others
+        if steps[i] == 1 and not derived:  # whose backward pass is slower
+            x = _running_maximum(x, 2 + i, window)
+            x = x[(slice(None),) * (2 + i) + (slice(None, None, strides[i]),)]
+        elif window > 1 or strides[i] > 1:
+            alone = [tuple(v[i] if j == i else 1 for j in range(dim)) for v in (windows, strides, steps)]
+            x = MAX_POOL[dim](x, *alone[:2], 0, alone[2])
+    return x
+
+
+def _running_maximum(x: Tensor, axis: int, window: int) -> Tensor:
+    """The maxima of `window` neighbours, by doubling: about log₂ of it comparisons."""
+    width = 1
+    while width < window:
+        shift = min(width, window - width)
+        n = x.shape[axis] - shift
+        x = torch.maximum(x.narrow(axis, 0, n), x.narrow(axis, shift, n))
+        width += shift
+    return x
 
 
 def hat_means(n: int, n_base: int, s: Fraction, end: bool) -> np.ndarray:
