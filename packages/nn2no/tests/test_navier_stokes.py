@@ -233,7 +233,8 @@ def test_bad_input_of_the_solver(arguments, error, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"resolution": 3}, "resolution=3 must be at least 4"),
+        ({"resolution": 3}, "resolution=3 must be a whole number, at least 4"),
+        ({"resolution": 32.5}, "resolution=32.5 must be a whole number"),
         ({"dtype": "float16"}, "choose 'float32' or 'float64'"),
         ({"scheme": "euler"}, "choose one of if-rk4, cn-heun"),
         ({"reynolds": -1.0}, "reynolds=-1.0 must be positive"),

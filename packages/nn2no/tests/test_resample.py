@@ -117,9 +117,16 @@ def test_antialiased_activation_is_the_operator_that_the_plain_one_only_approach
         (lambda: fourier_resize(torch.randn(1, 2, 8), (4, 4)), ShapeError),
         (lambda: fourier_resize(torch.randn(1, 2, 8, dtype=torch.complex64), (4,)), ShapeError),
         (lambda: linear_resize(torch.randn(1, 2, 8), (0,)), ConfigError),
+        (lambda: fourier_resize(torch.randn(1, 2, 8), (4.5,)), ConfigError),
+        (lambda: fourier_resize(torch.randn(1, 2, 8), (4,), centering="foo"), ConfigError),
+        (lambda: linear_resize(torch.randn(1, 2, 8), (4,), centering="foo"), ConfigError),
         (lambda: FourierResize(0), ConfigError),
+        (lambda: FourierResize(2, centering="foo"), ConfigError),
         (lambda: LinearResize(-1.0), ConfigError),
+        (lambda: LinearResize(math.inf), ConfigError),
+        (lambda: LinearResize(2, centering="foo"), ConfigError),
         (lambda: Antialiased(torch.relu, 0), ConfigError),
+        (lambda: Antialiased(torch.relu, 1.5), ConfigError),
     ],
 )
 def test_bad_input(call, error):

@@ -142,6 +142,7 @@ def test_sizes_of_the_paper() -> None:
         (lambda: ViT(base_resolution=(12, 10)), ConfigError, "multiples"),
         (lambda: ViT(base_resolution=(12,)), ConfigError, "two sizes"),
         (lambda: ViT(heads=3), ConfigError, "divide the width"),
+        (lambda: ViT(heads=0), ConfigError, "divide the width"),
         (lambda: ViTNO(periodic=(True,)), ConfigError, "one for each"),
         (lambda: ViT(dtype="half"), ConfigError, "half"),
         (lambda: pair()[0](torch.ones(1, 1, 13, 8)), ShapeError, "pad it"),

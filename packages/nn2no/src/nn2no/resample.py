@@ -18,7 +18,7 @@ def fourier_resize(
     Enlarging splits the Nyquist mode of an even size into its two halves, reducing to an even size folds them, so
     that reducing what was enlarged gives the field back. `centering` says where the nodes of both grids are.
     """
-    _check(x, size)
+    _check(x, size, centering)
     kind = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     y = x.to(kind)
     for dim, n in enumerate(size, start=2):
@@ -50,7 +50,7 @@ def linear_resize(
     centering: str = "node",
 ) -> Float[Tensor, "batch channel *new_space"]:
     """The multilinear interpolant at `size` nodes an axis; beyond the last cell centre the segment is continued."""
-    _check(x, size)
+    _check(x, size, centering)
     wraps = [periodic] * len(size) if isinstance(periodic, bool) else periodic
     for dim, (n, wrap) in enumerate(zip(size, wraps, strict=True), start=2):
         old = x.shape[dim]
@@ -83,14 +83,25 @@ def interpolate_along(x: Tensor, axis: int, positions: np.ndarray | Tensor, peri
     return torch.lerp(x.index_select(axis, left % n), x.index_select(axis, right), t)
 
 
-def _check(x: Tensor, size: Sequence[int]) -> None:
+def _check(x: Tensor, size: Sequence[int], centering: str) -> None:
+    _check_centering(centering)
     if x.ndim != len(size) + 2 or not x.dtype.is_floating_point:
         raise ShapeError(
             f"A field (batch, channel, *space) with {len(size)} real axes is resized to {tuple(size)}; got "
             f"{tuple(x.shape)} of {x.dtype}."
         )
-    if min(size) < 1:
-        raise ConfigError(f"size={tuple(size)}: give at least one node an axis.")
+    if any(isinstance(n, float) or n < 1 for n in size):
+        raise ConfigError(f"size={tuple(size)}: give a whole number of nodes, at least one an axis.")
+
+
+def _check_centering(centering: str) -> None:
+    if centering not in ("node", "cell"):
+        raise ConfigError(f"centering={centering!r}; choose 'node' or 'cell'.")
+
+
+def _check_factor(factor: float | int) -> None:
+    if not 0 < factor < math.inf:
+        raise ConfigError(f"factor={factor} must be positive and finite.")
 
 
 class FourierResize(nn.Module):
@@ -98,8 +109,8 @@ class FourierResize(nn.Module):
 
     def __init__(self, factor: float | int, *, centering: str = "node") -> None:
         super().__init__()
-        if not factor > 0:
-            raise ConfigError(f"factor={factor} must be positive.")
+        _check_factor(factor)
+        _check_centering(centering)
         self.factor, self.centering = factor, centering
 
     def forward(
@@ -119,8 +130,8 @@ class LinearResize(nn.Module):
         self, factor: float | int, *, periodic: bool | Sequence[bool] = False, centering: str = "node"
     ) -> None:
         super().__init__()
-        if not factor > 0:
-            raise ConfigError(f"factor={factor} must be positive.")
+        _check_factor(factor)
+        _check_centering(centering)
         self.factor, self.periodic, self.centering = factor, periodic, centering
 
     def forward(
@@ -145,8 +156,8 @@ class Antialiased(nn.Module):
 
     def __init__(self, activation: Callable[[Tensor], Tensor], factor: int = 2) -> None:
         super().__init__()
-        if factor < 1:
-            raise ConfigError(f"factor={factor} must be at least 1.")
+        if not isinstance(factor, int) or factor < 1:
+            raise ConfigError(f"factor={factor} must be a whole number, at least 1.")
         self.activation, self.factor = activation, factor
 
     def forward(self, x: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:

@@ -51,7 +51,7 @@ class ViT(Model):
             raise ConfigError(
                 f"base_resolution={tuple(base_resolution)} with patch={patch}: give two sizes that are multiples of it."
             )
-        if width % heads or n_layers < 1:
+        if min(width, heads, n_layers) < 1 or width % heads:
             raise ConfigError(f"width={width}, heads={heads}, n_layers={n_layers}: heads divide the width, a layer.")
         self.in_channels, self.patch = in_channels, patch
         self.base_resolution = (int(base_resolution[0]), int(base_resolution[1]))

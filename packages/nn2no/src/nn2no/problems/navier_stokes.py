@@ -42,8 +42,8 @@ class NavierStokes(Problem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.resolution < 4:
-            raise ConfigError(f"resolution={self.resolution} must be at least 4")
+        if not isinstance(self.resolution, int) or self.resolution < 4:
+            raise ConfigError(f"resolution={self.resolution} must be a whole number, at least 4")
         if self.dtype not in ("float32", "float64"):
             raise ConfigError(f"dtype={self.dtype!r}; choose 'float32' or 'float64'")
         if self.scheme not in SCHEMES:
