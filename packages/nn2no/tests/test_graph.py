@@ -243,6 +243,15 @@ def test_maps_over_samples():
         torch.testing.assert_close(mapped, k(f, x, w, y), rtol=0, atol=1e-13)
 
 
+@pytest.mark.unchecked
+def test_compiles_in_one_graph_with_its_neighbours_and_around_the_search_for_them():
+    f, x, w, y = points()
+    k = layer("nonlinear", mollified=True)
+    whole = torch.compile(k, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(whole(f, x, w, y, k.graph(x, y)), k(f, x, w, y))
+    torch.testing.assert_close(torch.compile(k, backend="aot_eager")(f, x, w, y), k(f, x, w, y))
+
+
 def test_the_bump_ends_smoothly():
     s = torch.tensor([0.0, 1.0, 1.5], dtype=torch.float64, requires_grad=True)
     w = mollifier(s)

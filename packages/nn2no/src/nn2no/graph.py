@@ -119,6 +119,10 @@ def radius_graph(
     )
 
 
+# compiled code leaves to search: how many edges there are depends on the coordinates
+_search: Callable[..., RadiusGraph] = torch.compiler.disable(radius_graph)  # type: ignore[assignment]
+
+
 def mollifier(s: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """The bump (1 - s²)², continuously differentiable with w(0) = 1 and w(1) = w'(1) = 0."""
     return _bump(s.square())
@@ -217,7 +221,7 @@ class GraphKernelIntegral(nn.Module):
     ) -> RadiusGraph:
         """The neighbours for this layer's radius and box (see `radius_graph`), to be kept as long as the points."""
         queries = sources if queries is None else queries
-        return radius_graph(sources, queries, self.radius, period=self.period, **offsets)
+        return _search(sources, queries, self.radius, period=self.period, **offsets)
 
     def forward(
         self,
@@ -229,8 +233,10 @@ class GraphKernelIntegral(nn.Module):
     ) -> Float[Tensor, "batch query out_channel"]:
         """The integral at `queries`, by default at the sources; the batch shares the points.
 
-        Clouds that differ are given one after the other, as a batch of one, with the graph of all of them. Memory is
-        bounded: edges are summed up in chunks, which the backward pass computes again.
+        The graph is made here by default, by a search that compiled code leaves for: `torch.compile` with
+        `fullgraph=True` needs it from `self.graph`. Clouds that differ are given one after the other, as a batch of
+        one, with the graph of all of them. Memory is bounded: edges are summed up in chunks, which the backward pass
+        computes again.
 
         Raises
         ------
@@ -250,14 +256,16 @@ class GraphKernelIntegral(nn.Module):
         width = self.kernel.out.out_features + self.kernel.out.in_features
         size = max(1, _ENTRIES // (width * (1 if from_f is None else max(1, len(f)))))
 
-        def contribution(source: Tensor, query: Tensor) -> Tensor:
-            """The sum over some edges."""
-            terms = self._terms(coords[source], y[query], fw[:, source], None if from_f is None else from_f[:, source])
-            return terms.new_zeros(*terms.shape[:1], len(y), self.out_channels).index_add(1, query, terms)
-
+        given = (coords, y, fw, *([] if from_f is None else [from_f]))
         chunks = list(zip(graph.source.split(size), graph.query.split(size), strict=True))
-        parts = (_recomputed(contribution, *chunk, when=len(chunks) > 1) for chunk in chunks)
+        parts = [_recomputed(self._sum_over_edges, *chunk, *given, when=len(chunks) > 1) for chunk in chunks]
         return functools.reduce(torch.add, parts).expand(len(f), -1, -1) / self.ball
+
+    def _sum_over_edges(
+        self, source: Tensor, query: Tensor, x: Tensor, y: Tensor, fw: Tensor, from_f: Tensor | None = None
+    ) -> Tensor:
+        terms = self._terms(x[source], y[query], fw[:, source], None if from_f is None else from_f[:, source])
+        return terms.new_zeros(*terms.shape[:1], len(y), self.out_channels).index_add(1, query, terms)
 
     def _terms(self, x: Tensor, y: Tensor, fw: Tensor, from_f: Tensor | None) -> Tensor:
         """K(x, y[, f]) [f] Δ w at each edge: (batch, edge, out_channel)."""

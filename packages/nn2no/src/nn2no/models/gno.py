@@ -134,7 +134,8 @@ class GNO(Model):
             Quadrature weights Δ_i, or "delaunay" to compute them here; None stands for `volume` over the number of
             points, which is right where these are uniform.
         graph, query_graph
-            `self.graph(coords)` and `self.graph(coords, queries)`, where they are kept; made here by default.
+            `self.graph(coords)` and `self.graph(coords, queries)`, where they are kept; made here by default, except
+            within `torch.compile(…, fullgraph=True)`.
 
         Raises
         ------
