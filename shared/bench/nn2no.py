@@ -167,7 +167,7 @@ def convolutions() -> None:
         conv = nn.Conv2d(CHANNELS, CHANNELS, k, padding=k // 2, padding_mode="circular")
         x = torch.randn(batch, CHANNELS, n, n)
 
-        def layer(s: int, k: int = k, conv: nn.Conv2d = conv, x: Tensor = x, **options: Any) -> Callable[[], Tensor]:
+        def layer(s: float, k: int = k, conv: nn.Conv2d = conv, x: Tensor = x, **options: Any) -> Callable[[], Tensor]:
             modes = {"padding": k // 2, "padding_mode": "circular", **options}
             return lambda: integral_conv(x, conv.weight, conv.bias, scale=(s, s), **modes)
 
@@ -179,7 +179,8 @@ def convolutions() -> None:
                 cases = {f"converted, s={s}": lambda op=op, x=x: op(x), f"integral_conv, s={s}": layer(s)}
                 limit = 1.03 if s == 1 else 1.5 if k >= 5 else 2.5
                 race(title, lambda conv=conv, x=x: conv(x), cases, at_most=limit)
-            kernels = {f"explicit kernel, s={s}": layer(s, explicit=True) for s in (2, 4)}
+            kernels = {f"explicit kernel, s={s}": layer(s, explicit=True) for s in (2, 3.5, 4)}
+            kernels["integral_conv, s=3.5"] = layer(3.5)
             grids = {s: Grid.uniform((n // s, n // s), periodic=True) for s in (2, 4)}
             resized = {s: convert(conv, grid, conv="kernel-interp") for s, grid in grids.items()}
             kernels |= {f"the authors' resized kernel, s={s}": lambda op=op, x=x: op(x) for s, op in resized.items()}
