@@ -73,12 +73,18 @@ def rollouts(factor: float, solved: list[bool]) -> Rollouts:
 
 def test_diverged_trajectories_are_counted_and_in_no_mean():
     found = measure(rollouts(1.1, [True, True, False, True]))
-    assert found["diverged"] == 1
+    assert found["unsolved"] == found["diverged"] == 1
     for name in ("relative_state_error", "relative_state_error_median", "radius_error_end", "radius_error_max"):
         assert found[name] == pytest.approx(0.1), name
     assert found["state_mse"] == pytest.approx(0.01 / 2)
     assert found["radius_error_mse"] == pytest.approx(0.01)
     assert found["valid_prediction_time"] == pytest.approx(1)
+
+
+def test_solved_trajectories_that_run_away_have_diverged_too():
+    found = measure(rollouts(20.0, [True, True, False, True]))
+    assert (found["unsolved"], found["diverged"]) == (1, 4)
+    assert found["relative_state_error"] == pytest.approx(19)
 
 
 def test_where_the_constraint_has_no_value_trajectories_are_counted():

@@ -200,7 +200,7 @@ def test_states_of_another_size_are_refused(name):
         (lambda: EndPointMotion(2), "at least 3 links"),
         (lambda: LinearConstraint(torch.ones(3, 3)), "m < n"),
         (lambda: FunctionConstraint(lambda u: u, 2, 2), "fewer than components"),
-        (lambda: FunctionConstraint(lambda u: u, 3, 1, mode="auto"), "reverse, forward, loop"),
+        (lambda: FunctionConstraint(lambda u: u, 3, 1, mode="magic"), "reverse, forward, loop"),
         (lambda: LearnedConstraint(torch.nn.Linear(2, 2), 2, 2), "fewer than components"),
         (lambda: stack(CentralMotion(), ConverterEnergy()), r"\[4, 3\] components"),
         (lambda: FunctionConstraint(lambda u: u, 3, 1)(None, torch.ones(2, 3)), r"\(1,\) was expected"),
@@ -209,3 +209,26 @@ def test_states_of_another_size_are_refused(name):
 def test_bad_constraints_are_named(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def unpacked(u: torch.Tensor) -> torch.Tensor:
+    x, y, z = u
+    return torch.stack([x * y, y * z])
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "forward"}, {"mode": "loop"}, {"chunk_size": 1}])
+def test_functions_of_no_states_give_nothing(options):
+    constraint = FunctionConstraint(unpacked, n=3, m=2, **options)
+    u = torch.randn(5, 3, dtype=torch.float64)
+    assert constraint(None, u[:0]).shape == (0, 2)
+    assert constraint.jacobian(None, u[:0]).shape == (0, 2, 3)
+    x, y, z = u.unbind(-1)
+    zero = torch.zeros_like(x)
+    expected = torch.stack([torch.stack([y, x, zero], -1), torch.stack([zero, z, y], -1)], -2)
+    torch.testing.assert_close(constraint.jacobian(None, u), expected)
+
+
+def test_a_jacobian_of_another_shape_is_refused():
+    sphere = FunctionConstraint(lambda u: u.square().sum()[None], n=3, m=1, jac=lambda u: 2 * u)
+    with pytest.raises(ConfigError, match=r"jac returns \(3,\) for one state \(3,\); \(1, 3\) was expected"):
+        sphere.jacobian(None, torch.randn(2, 3))

@@ -1,15 +1,20 @@
 """Fields: what each keeps exactly, whatever its network, and what it is for the true dynamics."""
 
+import numpy as np
 import pytest
 import torch
 from pnde import (
     CentralMotion,
+    Constraint,
     DoublePendulum,
     EndPointMotion,
     FPUTEnergy,
     LearnedConstraint,
     PendulumConstraint,
     PowerBalance,
+    SampleError,
+    Status,
+    solve,
 )
 from pnde.fields import (
     MLP,
@@ -25,6 +30,7 @@ from pnde.fields import (
     symplectic,
 )
 from sciml.errors import ConfigError, ShapeError
+from scipy.integrate import solve_ivp
 
 GRAVITY = 9.81
 
@@ -249,3 +255,61 @@ def test_a_constraint_without_sparse_rows_says_so():
     field = ProjectedField(MLPField(8, dtype=torch.float64), PendulumConstraint(), method="sparse")
     with pytest.raises(ConfigError, match="PendulumConstraint has no sparse Jacobian"):
         field(None, torch.randn(2, 8, dtype=torch.float64))
+
+
+class Lengthening(Constraint):
+    """A pendulum of length ℓ = 1 + 0.1 sin t: |q|² - ℓ², and q·v - ℓℓ̇."""
+
+    n, m, driven = 4, 2, True
+
+    def forward(self, t, u):
+        t = torch.as_tensor(t, dtype=u.dtype)
+        length, rate = 1 + 0.1 * t.sin(), 0.1 * t.cos()
+        q, v = u.chunk(2, -1)
+        return torch.stack([q.square().sum(-1) - length**2, (q * v).sum(-1) - length * rate], -1)
+
+
+def test_forces_of_driven_constraints_follow_them():
+    """The angle of a pendulum of changing length obeys ℓθ̈ + 2ℓ̇θ̇ + g sin θ = 0."""
+
+    class Fall(torch.nn.Module):
+        def forward(self, u):
+            return torch.tensor([0.0, -GRAVITY], dtype=u.dtype).expand(*u.shape[:-1], 2)
+
+    field = ConstrainedMechanics(SecondOrderField(4, Fall()), Lengthening())
+    angle, speed, radial = 0.7, 0.4, 0.1
+    s, c = np.sin(angle), np.cos(angle)
+    u0 = torch.tensor([[s, -c, radial * s + c * speed, -radial * c + s * speed]], dtype=torch.float64)
+    t = torch.linspace(0, 2, 5).double()
+    u = solve(field, u0, t, rtol=1e-11, atol=1e-11).u
+    assert Lengthening()(t.expand(1, -1), u).abs().max() <= 1e-9
+
+    def angular(t, y):
+        length, rate = 1 + 0.1 * np.sin(t), 0.1 * np.cos(t)
+        return [y[1], -(2 * rate * y[1] + GRAVITY * np.sin(y[0])) / length]
+
+    y = solve_ivp(angular, (0, 2), [angle, speed], t_eval=t.numpy(), rtol=1e-12, atol=1e-12, method="DOP853").y[0]
+    length = 1 + 0.1 * np.sin(t.numpy())
+    expected = torch.from_numpy(np.stack([length * np.sin(y), -length * np.cos(y)], -1))
+    torch.testing.assert_close(u[0, :, :2], expected, rtol=0, atol=1e-8)
+
+
+def test_a_singular_state_of_the_symplectic_projection_ends_alone():
+    field = ConstrainedHamiltonianField(HamiltonianField(8, lambda u: u.square().sum(-1) / 2), PendulumConstraint())
+    u, _ = pendulums(2)
+    u0 = torch.cat([u, torch.zeros(1, 8).double()])
+    with pytest.raises(SampleError, match=r"first \[2\]"):
+        field(None, u0)
+    assert solve(field, u0, torch.linspace(0, 0.1, 2).double()).status.tolist() == [0, 0, Status.NONFINITE]
+
+
+def test_the_symplectic_projection_refuses_driven_constraints():
+    with pytest.raises(ConfigError, match="driven"):
+        ConstrainedHamiltonianField(HamiltonianField(4, lambda u: u.square().sum(-1)), Lengthening())
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("options", [{"method": "magic"}, {"rank": "none"}])
+def test_options_of_a_projected_field_are_checked_when_it_is_made(options):
+    with pytest.raises(ConfigError, match=next(iter(options.values()))):
+        ProjectedField(MLPField(8), PendulumConstraint(), **options)

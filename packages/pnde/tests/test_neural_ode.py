@@ -7,10 +7,13 @@ import warnings
 import pytest
 import torch
 from pnde import (
+    PNDE,
     ConstrainedHamiltonianField,
     ConstrainedMechanics,
+    Constraint,
     FunctionConstraint,
     HamiltonianField,
+    LotkaVolterraInvariant,
     MLPField,
     PendulumConstraint,
     ProjectedField,
@@ -310,3 +313,66 @@ def test_torchode_that_is_not_installed_says_how(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match="pip install torchode"):
         NeuralODE(base(), backend="torchode")
+
+
+@pytest.mark.parametrize("bad", [[1.0, -1.0], [0.0, 1.0]])
+def test_starts_outside_the_domain_of_the_constraint_are_refused(bad):
+    field = ProjectedField(MLPField(2, dtype=torch.float64), LotkaVolterraInvariant())
+    u0, t = torch.tensor([[1.0, 1.0], bad]).double(), torch.tensor([0.0, 1.0]).double()
+    with pytest.raises(ValueError, match=r"no finite value at the start of samples \[1\]"):
+        NeuralODE(field)(u0, t)
+    with pytest.raises(ValueError, match="no finite value"):
+        PNDE(state_dim=2, hidden=(4,), second_order=False, constraint="lotka-volterra").solve(u0, t)
+
+
+def test_targets_are_finite_and_of_the_states_type():
+    flow = NeuralODE(ProjectedField(MLPField(2, dtype=torch.float64), LotkaVolterraInvariant()))
+    u0, t = torch.ones(2, 2).double(), torch.tensor([0.0, 1.0]).double()
+    with pytest.raises(ValueError, match="no finite value"):
+        flow(u0, t, target=torch.full((2, 1), torch.nan).double())
+    with pytest.raises(TypeError, match=r"target must be torch.float64 as u0; got torch.float32"):
+        flow(u0, t, target=torch.ones(2, 1))
+
+
+def test_models_warn_of_states_off_the_manifold_too():
+    with pytest.warns(OffManifoldWarning, match=r"samples \[0, 1\].*pnde.retract moves"):
+        PNDE(hidden=(4,)).solve(torch.randn(2, 8).double(), torch.tensor([0.0, 0.1]).double())
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("steps", [2.5, 0, "many"])
+def test_numbers_of_steps_are_whole(steps):
+    with pytest.raises(ConfigError, match="max_steps"):
+        NeuralODE(MLPField(2), max_steps=steps)
+
+
+@pytest.mark.unchecked
+def test_integer_times_are_refused():
+    with pytest.raises(ValueError, match=r"t must be of the states' dtype"):
+        NeuralODE(MLPField(2))(torch.ones(1, 2), torch.tensor([0, 1]))
+
+
+def test_after_a_jump_differential_components_stay_and_algebraic_ones_follow():
+    """0 = y - s(t) x with s jumping from 1 to 2 at t = 1: x goes on, y doubles."""
+
+    class Switched(Constraint):
+        n, m, driven = 2, 1, True
+
+        def forward(self, t, u):
+            s = 1 + (torch.as_tensor(t, dtype=u.dtype) >= 1).to(u.dtype)
+            return (u[..., 1] - s * u[..., 0])[..., None]
+
+        def time_derivative(self, t, u):
+            return torch.zeros_like(u[..., :1])
+
+    class Decay(VectorField):
+        n = 2
+
+        def forward(self, t, u):
+            return torch.stack([-u[..., 0], torch.zeros_like(u[..., 0])], -1)
+
+    field = ProjectedField(Decay(), Switched(), metric=torch.tensor([0.0, 1.0]).double())
+    flow = NeuralODE(field, jump_times=[1.0], retract="step", rtol=1e-9, atol=1e-9)
+    t = torch.tensor([0.0, 0.5, 1.0, 2.0]).double()
+    u, x = flow(torch.tensor([[1.0, 1.0]]).double(), t).u[0], t.neg().exp()
+    torch.testing.assert_close(u, torch.stack([x, x * torch.tensor([1.0, 1.0, 2.0, 2.0])], -1), rtol=0, atol=1e-8)

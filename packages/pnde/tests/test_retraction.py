@@ -235,3 +235,10 @@ def test_bad_input_is_named(change, message):
     arguments = {"u": random(3, 4), "target": random(3, 1)} | change
     with pytest.raises(ValueError, match=message):
         retract(QuarticEnergy(), **arguments)
+
+
+@pytest.mark.unchecked
+def test_half_precision_is_refused():
+    u = torch.ones(2, 8, dtype=torch.float16)
+    with pytest.raises(TypeError, match="float16"):
+        retract(PendulumConstraint(), u, u[:, :4])

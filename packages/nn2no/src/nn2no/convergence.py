@@ -387,7 +387,8 @@ def _guess_domain(op: object) -> Grid:
     dims = [m.weight.ndim - 2 for m in parts if isinstance(m, nn.modules.conv._ConvNd)]
     told = [part for part in (op, *parts) if isinstance(getattr(part, "periodic", None), list | tuple)]
     if told and (told[0] is op or not dims):
-        wraps: Sequence[bool] = getattr(told[0], "periodic")  # noqa: B009
+        whole: Any = told[0]
+        wraps: Sequence[bool] = whole.periodic
         return Grid.uniform([1 if w else 2 for w in wraps], getattr(told[0], "lengths", 1.0), periodic=list(wraps))
     if not dims:
         raise ConfigError(

@@ -16,6 +16,7 @@ from pnde.constraints import (
     stack,
 )
 from pnde.constraints.power_balance import PowerBalance
+from pnde.diagnostics import diagnose, drift_rate
 from pnde.fields import (
     MLP,
     ChainConv,
@@ -127,6 +128,8 @@ __all__ = [
     "algebraic_regularity",
     "constraint_error",
     "detect_band",
+    "diagnose",
+    "drift_rate",
     "ieee14",
     "min_norm_solve",
     "project_tangent",

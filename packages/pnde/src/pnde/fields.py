@@ -10,8 +10,10 @@ from sciml.data import Normalizer
 from sciml.errors import ConfigError, ShapeError
 from torch import Tensor, nn
 
+from pnde._checks import values_are_known
 from pnde.constraints import Constraint
-from pnde.projection import Method, Rank, min_norm_solve, project_tangent
+from pnde.projection import METHODS, RANKS, Banded, Method, Rank, min_norm_solve, project_tangent
+from pnde.solvers.solution import SampleError
 
 
 class VectorField(nn.Module):
@@ -186,9 +188,9 @@ class ProjectedField(_Constrained):
     """u̇ = f - W Gᵀ(G W Gᵀ)⁻¹(G f + ∂g/∂t + γ(g - target)): d(g - target)/dt = -γ(g - target) whatever f is.
 
     γ = 0 is the projected field of arXiv 2410.23667, which keeps g but lets the error of the solver accumulate; γ > 0
-    also draws back to the manifold. `metric` is W, by default the identity; with ones at algebraic components and
-    zeros at differential ones it is the index reduction of a semi-explicit DAE. `method` and `rank` are those of
-    `project_tangent`; "sparse" takes the `sparse_jacobian` of constraints that have one.
+    also draws back to the manifold, in increasing time. `metric` is W, by default the identity; with ones at algebraic
+    components and zeros at differential ones it is the index reduction of a semi-explicit DAE. `method` and `rank` are
+    those of `project_tangent`; "sparse" takes the `sparse_jacobian` of constraints that have one.
     """
 
     def __init__(
@@ -198,11 +200,15 @@ class ProjectedField(_Constrained):
         *,
         metric: Tensor | None = None,
         gamma: float = 0.0,
-        method: Method = "auto",
+        method: Method | Banded = "auto",
         rank: Rank = "error",
     ) -> None:
         super().__init__(base, constraint, gamma)
-        self.method: Method = method
+        if not (isinstance(method, Banded) or method in METHODS) or rank not in RANKS:
+            raise ConfigError(
+                f"method={method!r}, rank={rank!r}: choose from {', '.join(METHODS)} and {', '.join(RANKS)}."
+            )
+        self.method: Method | Banded = method
         self.rank: Rank = rank
         self.register_buffer("metric", metric, persistent=False)
 
@@ -258,10 +264,12 @@ class ConstrainedMechanics(_Constrained):
         self, t: Any, u: Float[Tensor, "*batch n"], target: Float[Tensor, "*batch m"] | None = None
     ) -> Float[Tensor, "*batch n"]:
         rows = self.constraint.m // 2
-        rhs = None
+        drift = self.constraint.time_derivative(t, u)
+        rhs = None if drift is None else drift[..., rows:]
         if self.gamma:
             position, velocity = self.deviation(t, u, target).split(rows, -1)
-            rhs = 2 * self.gamma * velocity + self.gamma**2 * self.per_rate * position
+            pull = 2 * self.gamma * velocity + self.gamma**2 * self.per_rate * position
+            rhs = pull if rhs is None else rhs + pull
         G = self.constraint.jacobian(t, u)[..., rows:, :]
         metric = self.get_buffer("metric").to(u)
         return project_tangent(G, self.base(t, u), rhs=rhs, metric=metric, method=self.method)  # type: ignore[arg-type]
@@ -291,11 +299,20 @@ class ConstrainedHamiltonianField(VectorField):
                 f"the field is on {base.n} components, the constraint on {constraint.n} with {constraint.m} rows: give "
                 "the rows of positions and as many of their rates, on the same states."
             )
+        if constraint.driven:
+            raise ConfigError("a driven constraint changes the energy; use ConstrainedMechanics or ProjectedField.")
         self.base, self.constraint, self.n = base, constraint, base.n
 
     def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         f, G = self.base(t, u), self.constraint.jacobian(t, u)
         turned = symplectic(G)  # rows J g_i
         gram = G @ turned.mT
-        multipliers = torch.linalg.solve(gram, (G @ f[..., None]))
+        multipliers, info = torch.linalg.solve_ex(gram, G @ f[..., None])
+        if values_are_known() and bool(info.any()):
+            bad = info.reshape(-1).nonzero()[:, 0].tolist()
+            raise SampleError(
+                f"G J Gᵀ is singular in {len(bad)} sample(s), first {bad[:5]}: the rows must be those of positions and "
+                "of their rates, independent of each other",
+                bad,
+            )
         return f - (turned.mT @ multipliers)[..., 0]

@@ -28,10 +28,45 @@ def target_of(
 ) -> Float[Tensor, "batch m"]:
     """The values that the constraint keeps: those given, checked, or its own for `u0` at the time or times `t0`."""
     if target is None:
-        return constraint.target(t0, u0)
-    if target.shape != (len(u0), constraint.m):
+        target = constraint.target(t0, u0)
+        valid = (constraint(t0, u0) + target).detach().isfinite().all(-1)
+    elif target.shape != (len(u0), constraint.m):
         raise ShapeError(f"target must be ({len(u0)}, {constraint.m}); got {tuple(target.shape)}")
+    elif target.dtype != u0.dtype:
+        raise TypeError(f"target must be {u0.dtype} as u0; got {target.dtype}")
+    else:
+        valid = target.detach().isfinite().all(-1)
+    if not bool(valid.all()):
+        bad = (~valid).nonzero()[:5, 0].tolist()
+        raise ValueError(
+            f"the constraint has no finite value at the start of samples {bad}: u0 must lie in its domain, and target, "
+            "if given, be finite"
+        )
     return target
+
+
+@torch.no_grad()
+def warn_off_manifold(
+    constraint: Constraint,
+    u0: Float[Tensor, "batch n"],
+    t0: Tensor,
+    target: Tensor,
+    atol: float,
+    remedy: str,
+    *,
+    stacklevel: int,
+) -> None:
+    """`OffManifoldWarning` if initial states are further than 10·atol from the target; `remedy` moves them there."""
+    distance = (constraint(t0, u0) - target).norm(dim=-1)
+    far = (distance > 10 * atol).nonzero()[:, 0]
+    if len(far):
+        warnings.warn(
+            f"‖g(u0) - target‖ is up to {float(distance.max()):.3g}, more than 10·atol = {10 * atol:.3g}, in samples "
+            f"{far[:5].tolist()}{' …' if len(far) > 5 else ''}: solutions will keep that distance, unless γ draws them "
+            f"back. {remedy} initial states onto the constraint",
+            OffManifoldWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def onto(
@@ -69,7 +104,8 @@ class NeuralODE(nn.Module):
     retract
         "step": after each step and jump, the state is moved to the constraint's target along its rows, `pnde.retract`
         with Newton's method, in the metric of a `ProjectedField`; so are outputs. "output": the outputs, and states
-        after jumps, alone.
+        after jumps, alone. What retraction moves a state by is not in the estimate of a step's error: of a field that
+        is not tangent to the constraint, the solution depends on the sizes of the steps.
     jump_times
         Where the field jumps. Steps end there, and the field is evaluated on the side that the step lies on.
     initial
@@ -205,17 +241,7 @@ class NeuralODE(nn.Module):
                     f"residual of {float(found.residual[failed[0]]):.3g}. Give initial states that are nearer to it"
                 )
             return found.u
-        with torch.no_grad():
-            distance = (self.constraint(t[0], u0) - target).norm(dim=-1)
-        far = (distance > 10 * self.atol).nonzero()[:, 0]
-        if len(far):
-            warnings.warn(
-                f"‖g(u0) - target‖ is up to {float(distance.max()):.3g}, more than 10·atol = {10 * self.atol:.3g}, in "
-                f"samples {far[:5].tolist()}{' …' if len(far) > 5 else ''}: solutions will keep that distance. "
-                "initial='retract' moves initial states onto the constraint",
-                OffManifoldWarning,
-                stacklevel=4,
-            )
+        warn_off_manifold(self.constraint, u0, t[0], target, self.atol, "initial='retract' moves", stacklevel=5)
         return u0
 
     def _check_start(self, u0: Tensor, t: Tensor) -> None:

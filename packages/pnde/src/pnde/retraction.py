@@ -1,13 +1,13 @@
 """Retraction onto a constraint manifold along the rows of the Jacobian (Hairer, Lubich, Wanner, Section IV.4)."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pnde._checks import check_metric, values_are_known
-from pnde._factorisations import apply_transposed, correct, factorise, weigh
+from pnde._factorisations import apply, apply_transposed, correct, factorise, weigh
 from pnde.constraints import Constraint
 from pnde.projection import min_norm_solve
 
@@ -48,7 +48,8 @@ def retract(
         "newton": a new matrix G W G(ũ)ᵀ each step, quadratic. "chord": one Cholesky factorisation of
         G(ũ) W G(ũ)ᵀ, linear at a rate in proportion to the distance. "single": one step of it, differentiated as it is.
     tol
-        Bound on the largest residual, default eps^(4/5): 3e-13 in float64, 3e-6 in float32.
+        Bound on the largest residual. Default, for each sample, the larger of eps^(4/5) (3e-13 in float64, 3e-6 in
+        float32) and what g is rounded by, 2·eps·max_i(|target_i| + Σ_j |G_ij u_j|).
     metric
         The weight W, diagonal (n,) or matrix (n, n): components without weight do not move.
 
@@ -62,7 +63,7 @@ def retract(
         If method="single" meets dependent rows; the other methods report the sample as not converged.
     """
     _check(constraint, u, target, method, tol, max_iter, metric)
-    bound = torch.finfo(u.dtype).eps ** 0.8 if tol is None else tol
+    bound = _rounding(constraint, u, target, t) if tol is None else torch.full_like(u[..., 0], tol)
     target = target.expand(*u.shape[:-1], constraint.m)
     if method == "single":
         step = min_norm_solve(constraint.jacobian(t, u), target - constraint(t, u), metric=metric)
@@ -80,13 +81,21 @@ def retract(
     return Retraction(found, converged, iterations, residual)
 
 
+@torch.no_grad()
+def _rounding(constraint: Constraint, u: Tensor, target: Tensor, t: Any) -> Tensor:
+    """How small the residual of each sample can be made, and need not be made smaller."""
+    eps = torch.finfo(u.dtype).eps
+    size = target.abs() + apply(constraint.jacobian(t, u).abs(), u.abs())
+    return (2 * eps * size.amax(-1)).clamp(min=eps**0.8)
+
+
 def _iterate(
     constraint: Constraint,
     start: Tensor,
     target: Tensor,
     t: Tensor | float | int | None,
     chord: bool,
-    tol: float,
+    tol: Tensor,
     max_iter: int,
     metric: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -165,6 +174,10 @@ def _check(
     if not isinstance(max_iter, int) or max_iter < 1:
         raise ValueError(f"max_iter={max_iter!r} must be a whole number, at least 1")
     n, m = constraint.n, constraint.m
+    if u.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"u must be float32 or float64; got {u.dtype}")
+    if m >= n:
+        raise ValueError(f"{m} constraints on {n} components leave no direction to move along the manifold")
     if u.ndim < 1 or u.shape[-1] != n or target.ndim < 1 or target.shape[-1] != m:
         raise ValueError(f"u must be (..., {n}) and target (..., {m}); got {tuple(u.shape)} and {tuple(target.shape)}")
     try:

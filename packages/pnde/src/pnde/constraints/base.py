@@ -69,7 +69,12 @@ class Constraint(nn.Module):
 
 
 def differentiate(
-    function: Callable[[Any, Tensor], Tensor], t: Any, u: Tensor, m: int, mode: Mode = "reverse"
+    function: Callable[[Any, Tensor], Tensor],
+    t: Any,
+    u: Tensor,
+    m: int,
+    mode: Mode = "reverse",
+    chunk_size: int | None = None,
 ) -> Float[Tensor, "*batch m n"]:
     """The Jacobian by `u` of a function of one time (or None) and one state, at every state."""
     flat = u.reshape(-1, u.shape[-1])
@@ -82,9 +87,12 @@ def differentiate(
         ]
         found = torch.stack(rows) if rows else flat.new_zeros(0, m, u.shape[-1])
     else:
-        jac = torch.func.jacrev if mode == "reverse" else torch.func.jacfwd
         over = (None if times is None else 0, 0)
-        found = torch.func.vmap(jac(function, argnums=1), in_dims=over)(times, flat)
+        if mode == "reverse":
+            jac = torch.func.jacrev(function, argnums=1, chunk_size=chunk_size)
+        else:
+            jac = torch.func.jacfwd(function, argnums=1)
+        found = torch.func.vmap(jac, in_dims=over)(times, flat)
     return found.reshape(*u.shape[:-1], m, u.shape[-1])
 
 

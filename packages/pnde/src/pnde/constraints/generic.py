@@ -1,7 +1,7 @@
 """Constraints from what users have: a function, a matrix, a network."""
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -23,8 +23,10 @@ class FunctionConstraint(Constraint):
     jac
         Its Jacobian (m, n) with the same arguments; by default that of automatic differentiation.
     mode
-        How that is computed: "reverse" (m backward passes) or "forward" (n forward passes), all states together, or
-        "loop", state by state, for functions that `torch.func.vmap` does not take.
+        How that is computed: "reverse" (m backward passes, which "auto" chooses) or "forward" (n forward passes), all
+        states together, or "loop", state by state, for functions that `torch.func.vmap` does not take.
+    chunk_size
+        Backward passes at once, default all of them: fewer take less memory.
 
     Raises
     ------
@@ -41,21 +43,25 @@ class FunctionConstraint(Constraint):
         *,
         kind: Kind = "level",
         jac: Callable[..., Tensor] | None = None,
-        mode: Mode = "reverse",
+        mode: Mode | Literal["auto"] = "auto",
+        chunk_size: int | None = None,
         driven: bool = False,
     ) -> None:
         super().__init__()
         if not 0 < m < n:
             raise ConfigError(f"{m} constraints on {n} components: give at least one, and fewer than components.")
-        if kind not in get_args(Kind) or mode not in get_args(Mode):
+        modes = ("auto", *get_args(Mode))
+        if kind not in get_args(Kind) or mode not in modes:
             raise ConfigError(
-                f"kind={kind!r}, mode={mode!r}; choose from {', '.join(get_args(Kind))} and {', '.join(get_args(Mode))}"
+                f"kind={kind!r}, mode={mode!r}; choose from {', '.join(get_args(Kind))} and {', '.join(modes)}"
             )
         self.fn, self.jac, self.n, self.m, self.kind, self.mode = fn, jac, n, m, kind, mode
-        self.driven = driven
+        self.driven, self.chunk_size = driven, chunk_size
 
     def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
         self.check(u)
+        if u.numel() == 0:
+            return u.new_zeros(*u.shape[:-1], self.m)
         g = self._each(self._of_one, t, u)
         if g.shape[-1:] != (self.m,) or g.ndim != u.ndim:
             raise ConfigError(
@@ -66,10 +72,21 @@ class FunctionConstraint(Constraint):
 
     def jacobian(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m n"]:
         self.check(u)
+        if u.numel() == 0:
+            return u.new_zeros(*u.shape[:-1], self.m, self.n)
         if self.jac is not None:
             jac = self.jac
-            return self._each(lambda s, x: jac(s, x) if self.driven else jac(x), t, u)
-        return self._vectorised(lambda: differentiate(self._of_one, t if self.driven else None, u, self.m, self.mode))
+            found = self._each(lambda s, x: jac(s, x) if self.driven else jac(x), t, u)
+            if found.shape != (*u.shape[:-1], self.m, self.n):
+                raise ConfigError(
+                    f"jac returns {tuple(found.shape[u.ndim - 1 :])} for one state ({self.n},); ({self.m}, {self.n}) "
+                    "was expected, a row for each constraint."
+                )
+            return found
+        mode: Mode = "reverse" if self.mode == "auto" else self.mode  # m < n
+        return self._vectorised(
+            lambda: differentiate(self._of_one, t if self.driven else None, u, self.m, mode, self.chunk_size)
+        )
 
     def _of_one(self, t: Any, u: Tensor) -> Tensor:
         return self.fn(t, u) if self.driven else self.fn(u)
@@ -77,7 +94,7 @@ class FunctionConstraint(Constraint):
     def _each(self, function: Callable[[Any, Tensor], Tensor], t: Any, u: Tensor) -> Tensor:
         """The function at every state."""
         flat, times = u.reshape(-1, self.n), times_of_states(t, u) if self.driven else None
-        if self.mode == "loop" and len(flat):
+        if self.mode == "loop":
             states = [function(None if times is None else times[i], x) for i, x in enumerate(flat)]
             found = torch.stack(states)
         else:

@@ -14,7 +14,7 @@ from sciml.training import TrainerOptions
 from torch import Tensor
 
 from pnde.constraints import Constraint
-from pnde.experiments.rollouts import Comparisons, Rollouts, measure, merge, table
+from pnde.experiments.rollouts import DIVERGED, Comparisons, Rollouts, measure, merge, table
 from pnde.experiments.windows import WindowLoss, window_starts, windows
 from pnde.metrics import constraint_error, relative_state_error
 from pnde.models import TrajectoryModel
@@ -268,5 +268,6 @@ def note(config: Comparison) -> str:
     return (
         f"Seed {config.seed}{anew}; {config.data.test} test trajectories to t = {config.data.test_duration:g}; solver "
         f"tolerance {config.tolerance:g}. field_evaluations counts calls for the whole batch, steps is the mean of a "
-        "trajectory. Diverged trajectories are in no mean."
+        "trajectory. Unsolved trajectories are in no mean; diverged are these and those whose relative state error "
+        f"exceeds {DIVERGED:g}."
     )

@@ -11,7 +11,8 @@ from torch import Tensor
 from pnde.metrics import valid_prediction_time
 from pnde.models import TrajectoryModel
 
-UNITS = {"valid_prediction_time": "s", "training_time": "s", "diverged": "trajectories"}
+UNITS = {"valid_prediction_time": "s", "training_time": "s", "unsolved": "trajectories", "diverged": "trajectories"}
+DIVERGED = 10.0  # relative state error, beyond which a trajectory has diverged
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Comparisons:
 
 
 def measure(found: Rollouts) -> dict[str, float]:
-    """Numbers of one repeat. Diverged trajectories are counted, and are in none of the means."""
+    """Numbers of one repeat. Trajectories that were not solved are counted, and are in none of the means."""
     good = found.solved
     error, u, reference = found.error[good], found.u[good], found.reference[good]
     drifts: dict[str, float] = {}
@@ -76,7 +77,8 @@ def measure(found: Rollouts) -> dict[str, float]:
         "state_mse": float((u - reference).square().mean()),
         **drifts,
         "valid_prediction_time": float(valid_prediction_time(u, reference, found.t).mean()) if len(u) else np.nan,
-        "diverged": float((~good).sum()),
+        "unsolved": float((~good).sum()),
+        "diverged": float((~(found.error < DIVERGED).all(-1)).sum()),
     }
 
 
@@ -85,7 +87,7 @@ def table(label: str, merged: Rollouts, repeats: Sequence[Mapping[str, float]]) 
     rows = []
     for name in repeats[0]:
         values = np.array([repeat[name] for repeat in repeats])
-        if name == "diverged" or name.endswith("_undefined"):
+        if name in ("unsolved", "diverged") or name.endswith("_undefined"):
             combined = values.sum()
         else:
             combined = values.max() if name.endswith("_max") else values.mean()

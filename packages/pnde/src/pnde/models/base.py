@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pnde.constraints import CONSTRAINTS, Constraint
 from pnde.fields import MLP, ChainConv, VectorField
 from pnde.models.inputs import INPUTS, named
-from pnde.neural_ode import onto, target_of
+from pnde.neural_ode import onto, target_of, warn_off_manifold
 from pnde.retraction import Retraction
 from pnde.solvers import Solution, solve
 
@@ -188,6 +188,10 @@ class TrajectoryModel(Model):
         TypeError
             If `u0` or `t` has another dtype than the model.
         """
+        self._check(u0, t)
+        if self.constraint is not None:
+            target = target_of(self.constraint, u0, t[0], target)
+            warn_off_manifold(self.constraint, u0, t[0], target, tol, "pnde.retract moves", stacklevel=4)
         return self._solve(
             u0,
             t,

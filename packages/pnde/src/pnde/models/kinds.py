@@ -192,7 +192,9 @@ class MetricPNDE(TrajectoryModel):
 class PNODE(TrajectoryModel):
     """u̇ = f_θ(u), and after every step the nearest state with g(u) = c (arXiv 2505.20515).
 
-    Trajectories are on the manifold to rounding, also while training; between outputs the field is free.
+    Trajectories are on the manifold to rounding, also while training. What a step is moved by is not in the estimate of
+    its error: as the free field is not tangent, solutions depend on the sizes of the steps, which are those of the data
+    in training and those of the tolerance in `solve`.
     """
 
     retracts_steps = True

@@ -153,9 +153,10 @@ class Integrator:
         if self.retract_steps:
             u1, converged = system.retract(times[-1], torch.where(keep[:, None], u1, u), self.args)
             f1 = system.rhs(times[-1], u1, self.args)
-            lost = keep & ~converged
+            lost = keep & ~converged  # tried again with a smaller step
             keep = keep & converged
-            self.lost |= lost
+            error = self.error = torch.where(lost, 1e10, error)
+            self.lost = torch.where(self.live, lost, self.lost)
         self.kept[s], self.tried[s] = keep, self.live
         kept = keep[:, None]
         torch.where(keep, torch.where(last, span.stop, t + h), t, out=self.T[s + 1])
@@ -170,8 +171,6 @@ class Integrator:
         self.log_error = torch.where(keep, log_error.clamp(min=math.log(1e-4)), self.log_error)
         self.limit = torch.where(keep, self.ten, self.one)
         ended = torch.where(keep, last, (new < self.smallest) & ~keep)
-        if self.retract_steps:
-            ended |= self.lost
         if self.events:
             sign = system.event(self.T[s + 1], self.U[s + 1], self.args).sign()
             self.met[s] = keep & (self.sign != 0) & (sign != self.sign)
@@ -198,7 +197,7 @@ class Integrator:
         if count:
             broken = torch.where(self.error.isfinite(), Status.STEP_UNDERFLOW, Status.NONFINITE)
             status = torch.where(over, torch.where(t >= self.span.stop, Status.SUCCESS, broken), status)
-        status = torch.where(self.lost, Status.RETRACTION_FAILED, status)
+        status = torch.where((status == Status.STEP_UNDERFLOW) & self.lost, Status.RETRACTION_FAILED, status)
         if self.events:
             status = torch.where(self.met[:count].any(0), Status.EVENT, status)
         over = status != RUNNING
@@ -210,8 +209,10 @@ class Integrator:
             self.args = [a[keep] for a in self.args]
             if self.events:
                 self.sign = self.sign[keep]
+            lost = self.lost[keep]
             t, u, f = t[keep], u[keep], f[keep]
             self._allocate(u)
+            self.lost = lost
         self.T[0], self.U[0], self.K[0][0] = t, u, f
 
     def _rows(self, x: Tensor, flat: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ def check_state(u0: Tensor, t: Tensor, args: Sequence[Tensor]) -> None:
         raise ShapeError(f"u0 must be (batch, n); got {tuple(u0.shape)}")
     if t.ndim != 1 or len(t) < 2:
         raise ShapeError(f"t must be a vector of at least two times; got shape {tuple(t.shape)}")
+    if not t.is_floating_point():
+        raise ValueError(f"t must be of the states' dtype, {u0.dtype}; got {t.dtype}: give t.to(u0)")
     if u0.dtype not in (torch.float32, torch.float64) or t.dtype != u0.dtype:
         raise TypeError(
             f"u0 and t must both be float32 or both float64; got {u0.dtype} and {t.dtype}. "
@@ -60,8 +62,8 @@ def check_options(
         raise ConfigError(f"rtol={rtol} must not be negative and atol={atol} must be positive, both finite")
     if first_step is not None and not 0 < first_step < math.inf:
         raise ConfigError(f"first_step={first_step} must be positive and finite, or None")
-    if max_steps < 1 or substeps < 1:
-        raise ConfigError(f"max_steps={max_steps} and substeps={substeps} must be at least 1")
+    if not all(isinstance(count, int) and count >= 1 for count in (max_steps, substeps)):
+        raise ConfigError(f"max_steps={max_steps!r} and substeps={substeps!r} must be whole numbers, at least 1")
     if retract_at not in ("step", "output"):
         raise ConfigError(f"retract_at={retract_at!r} is unknown; choose step or output")
     if event is not None and method in FIXED:

@@ -73,10 +73,17 @@ class Run:
             self.out[where] = value
 
     def _depends(self) -> bool:
-        """Whether the solution depends on tensors that want gradients; one call with one row tells of closures."""
+        """Whether the solution depends on tensors that want gradients; a call with one row tells of closures.
+
+        A row that the field is not defined for tells nothing; then all rows are asked.
+        """
         if self.u0.requires_grad or any(a.requires_grad for a in self.args):
             return True
-        probe = self.system.checked_rhs(self.t[:1], self.u0[:1], [a[:1] for a in self.args])
+        for rows in (slice(1), slice(None)):
+            u = self.u0[rows]
+            probe = self.system.checked_rhs(self.t[:1].expand(len(u)), u, [a[rows] for a in self.args])
+            if probe.requires_grad or bool(probe.isfinite().any()):
+                break
         return probe.requires_grad
 
     def _adaptive(self, method: Tableau, control: Control, u: Tensor, rows: Tensor, span: Span, jump: bool) -> Tensor:
