@@ -22,7 +22,7 @@ setup: $(UV)
 	$(SYNC)
 
 demo: setup
-	$(RUN) sciml run pnde/double-pendulum --preset small
+	$(RUN) sciml run pnde/rigid-body --preset small --set repeats=1
 
 check: setup
 	$(RUN) ruff format --check $(PYTHON_DIRS)
