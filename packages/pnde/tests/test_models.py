@@ -322,6 +322,7 @@ def test_bad_options_of_the_solver_are_named(options):
         {"hidden": [8, 0]},
         {"hidden": [8.0]},
         {"metric": "euclid"},
+        {"algebraic": [0, 1, 2, 3]},
         {"algebraic": None, "metric": "algebraic"},
         {"algebraic": [0, 1, 2, 8], "metric": "algebraic"},
         {"network": "transformer"},

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from sciml.errors import ConfigError
 from torch import Tensor, nn
 
-from pnde.constraints import LearnedConstraint
+from pnde.constraints import Constraint, LearnedConstraint
 from pnde.fields import (
     MLP,
     ConstrainedHamiltonianField,
@@ -16,6 +16,7 @@ from pnde.fields import (
     HamiltonianField,
     ProjectedField,
     StabilizedField,
+    VectorField,
 )
 from pnde.models.base import DTYPES, TrajectoryModel
 
@@ -106,13 +107,8 @@ class PSNDE(TrajectoryModel):
         self.dynamics = ProjectedField(base, self.constraint, gamma=rate(gamma))
 
 
-class PNDE(PSNDE):
-    """u̇ = P(u) f_θ(u) (arXiv 2410.23667): tangent to the constraint manifold for every θ.
-
-    P is the orthogonal projector onto the kernel of the constraint's Jacobian. Do not take tangency for attraction: the
-    error of the solver accumulates. With `second_order`, q̇ = v holds only where the base field is tangent; see
-    `MetricPNDE`. Arguments are those of `SNDE`.
-    """
+class _Kept(TrajectoryModel):
+    """A learned field and a constraint by name; subclasses make the dynamics of them."""
 
     def __init__(
         self,
@@ -127,19 +123,27 @@ class PNDE(PSNDE):
         inputs_config: dict[str, Any] | None = None,
         dtype: str = "float64",
     ) -> None:
-        super().__init__(
-            state_dim,
-            hidden,
-            second_order,
-            constraint,
-            constraint_config,
-            0.0,
-            skip,
-            network,
-            inputs,
-            inputs_config,
-            dtype,
-        )
+        super().__init__()
+        base = self.learned_field(state_dim, hidden, second_order, skip, network, inputs, inputs_config, dtype)
+        kept = self.constraint = self.named_constraint(constraint, constraint_config)
+        self.dynamics = self._dynamics(base, kept)
+
+    def _dynamics(self, base: VectorField, constraint: Constraint) -> VectorField:
+        raise NotImplementedError
+
+
+class PNDE(_Kept):
+    """u̇ = P(u) f_θ(u) (arXiv 2410.23667): tangent to the constraint manifold for every θ.
+
+    P is the orthogonal projector onto the kernel of the constraint's Jacobian. Do not take tangency for attraction: the
+    error of the solver accumulates. With `second_order`, q̇ = v holds only where the base field is tangent; see
+    `MetricPNDE`. Arguments are those of `SNDE`.
+    """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"on-manifold"})
+
+    def _dynamics(self, base: VectorField, constraint: Constraint) -> VectorField:
+        return ProjectedField(base, constraint)
 
 
 class MetricPNDE(TrajectoryModel):
@@ -173,6 +177,8 @@ class MetricPNDE(TrajectoryModel):
         base = self.learned_field(state_dim, hidden, second_order, skip, network, inputs, inputs_config, dtype)
         self.constraint = self.named_constraint(constraint, constraint_config)
         if metric == "mechanics":
+            if algebraic is not None:
+                raise ConfigError(f"algebraic={algebraic!r} is for metric='algebraic'; leave it out")
             self.dynamics = ConstrainedMechanics(base, self.constraint, gamma=rate(gamma))
         elif metric == "algebraic":
             chosen = list(algebraic or ())
@@ -189,7 +195,7 @@ class MetricPNDE(TrajectoryModel):
             raise ConfigError(f"metric={metric!r} is unknown; choose mechanics or algebraic; the identity is pnde/pnde")
 
 
-class PNODE(TrajectoryModel):
+class PNODE(_Kept):
     """u̇ = f_θ(u), and after every step the nearest state with g(u) = c (arXiv 2505.20515).
 
     Trajectories are on the manifold to rounding, also while training. What a step is moved by is not in the estimate of
@@ -199,22 +205,8 @@ class PNODE(TrajectoryModel):
 
     retracts_steps = True
 
-    def __init__(
-        self,
-        state_dim: int = 8,
-        hidden: Sequence[int] = (128, 128, 128),
-        second_order: bool = True,
-        constraint: str = "pendulum",
-        constraint_config: dict[str, Any] | None = None,
-        skip: bool = False,
-        network: Literal["mlp", "chain-conv"] = "mlp",
-        inputs: str = "state",
-        inputs_config: dict[str, Any] | None = None,
-        dtype: str = "float64",
-    ) -> None:
-        super().__init__()
-        self.dynamics = self.learned_field(state_dim, hidden, second_order, skip, network, inputs, inputs_config, dtype)
-        self.constraint = self.named_constraint(constraint, constraint_config)
+    def _dynamics(self, base: VectorField, constraint: Constraint) -> VectorField:
+        return base
 
 
 class CFINDE(TrajectoryModel):
