@@ -13,6 +13,7 @@ from pnde.experiments.comparison import (
     Data,
     Kind,
     NonNegative,
+    Positive,
     Training,
     compare,
     note,
@@ -30,6 +31,7 @@ class Config(Comparison):
     channels: PositiveInt = 32
     layers: PositiveInt = 2
     stabilization: NonNegative = 10.0
+    tolerance: Positive = 1e-8
     hidden: tuple[PositiveInt, ...] = (128, 128)
     data: Data = Data(train=30, validation=10, test=20, duration=20.0, test_duration=100.0, time_step=0.1)
     training: Training = Training(epochs=60)
