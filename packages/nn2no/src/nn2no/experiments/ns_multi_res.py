@@ -29,9 +29,9 @@ class Config:
     seed: NonNegativeInt = 0
     subjects: tuple[Subject, ...] = ("U-Net converted", "U-Net, interpolated kernels", "FNO")
     train_resolutions: tuple[PositiveInt, ...] = (32, 64)
-    data: ns.Data = ns.Data(train=512)
+    data: ns.Data = ns.Data()
     models: ns.Models = ns.Models()
-    training: ns.Training = ns.Training(epochs=12)
+    training: ns.Training = ns.Training()
     loss: ns.LossName = "relative"
     everywhere: PositiveFloat | None = None
 
