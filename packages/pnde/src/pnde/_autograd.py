@@ -8,15 +8,25 @@ from typing import Any, no_type_check
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from pnde._checks import values_are_known
 from pnde._factorisations import apply, apply_transposed, correct, weigh
 from pnde._sparse import Pattern, SparseFactor
 
 
 def project(G: Tensor, v: Tensor, b: Tensor, metric: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
     """(p, λ) with derivatives of all orders; `rest` is what follows in `ReverseProjection.forward`."""
+    if values_are_known() and not _is_differentiated(G, v, b, metric):
+        return Projection.forward(G, v, b, metric, *rest)
     kind = ReverseProjection if torch.compiler.is_compiling() else Projection
     return kind.apply(G, v, b, metric, *rest)  # type: ignore[return-value]
+
+
+def _is_differentiated(*tensors: Tensor | None) -> bool:
+    """Whether a derivative may be asked for, by either mode. To call a `Function` takes as long as a small solve."""
+    reverse = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    return reverse or forward_ad._current_level >= 0
 
 
 @no_type_check  # dynamo cannot trace the shape checks of the tests here

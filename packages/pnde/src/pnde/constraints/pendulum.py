@@ -37,8 +37,7 @@ class PendulumConstraint(Constraint):
 
     def jacobian(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m n"]:
         D = self.get_buffer("difference").to(u.dtype)
-        x, y, vx, vy = self._links(u)[..., None].unbind(-3)
-        x, y = x * D, y * D
+        x, y, vx, vy = (self._links(u)[..., None] * D).unbind(-3)
         zero = torch.zeros_like(x)
-        position = torch.cat([2 * x, 2 * y, zero, zero], dim=-1)
-        return torch.cat([position, torch.cat([vx * D, vy * D, x, y], dim=-1)], dim=-2)
+        rows = torch.cat([2 * x, 2 * y, zero, zero, vx, vy, x, y], dim=-1)  # those of φ, then those of ψ
+        return rows.unflatten(-1, (2, self.n)).transpose(-3, -2).flatten(-3, -2)
