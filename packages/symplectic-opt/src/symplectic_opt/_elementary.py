@@ -1,0 +1,39 @@
+"""Elementary functions of a Python number, an array or a tensor, each by its own library.
+
+Clocks are Python floats in a driver on the host, 0-dim tensors where a device may not wait for the host, and arrays
+with one entry per cell in a sweep; the formulas are written once.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+__all__ = ["exp", "is_positive", "log", "logaddexp"]
+
+
+def exp(x: Any) -> Any:
+    """e^x; of a Python number, OverflowError beyond the largest float64."""
+    return x.exp() if isinstance(x, Tensor) else math.exp(x) if isinstance(x, int | float) else np.exp(x)
+
+
+def log(x: Any) -> Any:
+    """Natural logarithm."""
+    return x.log() if isinstance(x, Tensor) else math.log(x) if isinstance(x, int | float) else np.log(x)
+
+
+def logaddexp(x: Any, y: Any) -> Any:
+    """log(e^x + e^y), of two of a kind."""
+    if isinstance(x, Tensor):
+        return x.logaddexp(y)
+    if isinstance(x, int | float):
+        return max(x, y) + math.log1p(math.exp(-abs(x - y)))
+    return np.logaddexp(x, y)
+
+
+def is_positive(x: Any) -> bool:
+    """Whether all entries are finite and above zero."""
+    if isinstance(x, int | float):
+        return 0 < x < math.inf
+    return bool(((x > 0) & (x < math.inf)).all())
