@@ -8,9 +8,10 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-__all__ = ["exp", "is_positive", "log", "logaddexp"]
+__all__ = ["exp", "is_positive", "log", "logaddexp", "maximum", "where"]
 
 
 def exp(x: Any) -> Any:
@@ -19,8 +20,10 @@ def exp(x: Any) -> Any:
 
 
 def log(x: Any) -> Any:
-    """Natural logarithm."""
-    return x.log() if isinstance(x, Tensor) else math.log(x) if isinstance(x, int | float) else np.log(x)
+    """Natural logarithm; that of zero is -inf."""
+    if isinstance(x, int | float):
+        return math.log(x) if x else -math.inf
+    return x.log() if isinstance(x, Tensor) else np.log(x)
 
 
 def logaddexp(x: Any, y: Any) -> Any:
@@ -30,6 +33,18 @@ def logaddexp(x: Any, y: Any) -> Any:
     if isinstance(x, int | float):
         return max(x, y) + math.log1p(math.exp(-abs(x - y)))
     return np.logaddexp(x, y)
+
+
+def maximum(x: Any, y: float) -> Any:
+    """The larger of x and a number."""
+    return x.clamp(min=y) if isinstance(x, Tensor) else max(x, y) if isinstance(x, int | float) else np.maximum(x, y)
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """x where the condition holds, else y."""
+    if isinstance(condition, Tensor):
+        return torch.where(condition, x, y)
+    return (x if condition else y) if isinstance(condition, bool) else np.where(condition, x, y)
 
 
 def is_positive(x: Any) -> bool:

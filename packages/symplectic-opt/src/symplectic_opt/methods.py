@@ -1,0 +1,106 @@
+"""The methods that `minimize`, `minimize_batch` and `tune` know, by name."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from sciml.errors import ConfigError
+
+from symplectic_opt._elementary import is_positive
+from symplectic_opt.bregman import BregmanSystem, Exponential, Polynomial
+from symplectic_opt.clocks import Adaptive, Clock, growing_steps, matched_rate
+from symplectic_opt.descent import Descent, Restart
+from symplectic_opt.heavy_ball import HeavyBall, LoopTest
+from symplectic_opt.integrators import INTEGRATORS
+from symplectic_opt.steppers import BregmanStepper, MomentumStepper, NAGStepper, RungeKuttaStepper, Stepper
+
+__all__ = ["METHODS", "Settings", "bregman_system"]
+
+FAMILIES = {"expo": "exponential", "poly": "polynomial"}
+METHODS = (
+    *(f"{family}-{integrator}{suffix}" for family in FAMILIES for integrator in INTEGRATORS for suffix in ("-rtl", "")),
+    *(f"{family}-rk4" for family in FAMILIES),
+    "nag",
+    "momentum",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A method and its parameters; where they are None, its defaults.
+
+    "expo-slc-rtl" is the exponential family by SLC with gradient restarts and temporal looping, "expo-slc" without;
+    likewise with "poly" and "htvi" or "sv". "expo-rk4" and "poly-rk4" solve the differential equation, "nag" and
+    "momentum" are the classical methods, for which h is the learning rate.
+    """
+
+    method: str = "expo-slc-rtl"
+    C: Any = None
+    h: Any = None
+    rate: Any = None
+    restart: Any = "default"
+    temporal_looping: bool | None = None
+    loop_test: LoopTest = "paper"
+    beta: Any = 0.8
+    t0: float = 1.0
+    t_min: float = 1e-3
+    adaptive_to: float | Clock | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            near = difflib.get_close_matches(str(self.method), METHODS, n=3, cutoff=0.4)
+            raise ConfigError(f"method={self.method!r} is unknown; choose e.g. {', '.join(near or METHODS[:4])}")
+        if self.h is None and self.is_classical:
+            raise ConfigError(f"{self.method} needs its learning rate h")
+        if self.h is not None and not is_positive(self.h):
+            raise ConfigError(f"h={self.h!r} must be finite and above zero")
+        if self.is_classical and not (self.C is self.rate is self.adaptive_to is self.temporal_looping is None):
+            raise ConfigError(f"{self.method} has neither C, rate, adaptive_to nor temporal_looping")
+
+    @property
+    def is_classical(self) -> bool:
+        return self.method in ("nag", "momentum")
+
+    def stepper(self) -> Stepper:
+        """The method before its first move."""
+        family, _, rest = self.method.partition("-")
+        looped = rest.endswith("-rtl")
+        restart: Restart = ("gradient" if looped else None) if self.restart == "default" else self.restart
+        if self.method == "momentum":
+            return MomentumStepper(self.h)
+        if self.method == "nag":
+            _check_restart(restart)
+            return NAGStepper(self.h, restart)
+        system = bregman_system(FAMILIES[family], self.C, self.rate, self.adaptive_to)
+        h = self.h if self.h is not None else 4.0 if family == "expo" else 0.01
+        if rest == "rk4":
+            return RungeKuttaStepper(system, h, self.t0)
+        looping = looped if self.temporal_looping is None else self.temporal_looping
+        coefficients = HeavyBall(system, rest.removesuffix("-rtl"))  # type: ignore[arg-type]
+        return BregmanStepper(
+            Descent(coefficients, restart, looping, self.loop_test, self.beta, self.t0, self.t_min), h
+        )
+
+
+def bregman_system(
+    family: str, C: Any = None, rate: Any = None, adaptive_to: float | Clock | None = None
+) -> BregmanSystem:
+    """The member of a family: C = 1 and η = 0.01, or C = 0.1 and p = 6 by default.
+
+    `adaptive_to` is a clock, or the rate p̊ to which steps grow (polynomial) or which they match (exponential).
+    """
+    if family == "exponential":
+        system: BregmanSystem = Exponential(0.01 if rate is None else rate, 1.0 if C is None else C)
+    elif family == "polynomial":
+        system = Polynomial(6.0 if rate is None else rate, 0.1 if C is None else C)
+    else:
+        raise ConfigError(f"family={family!r} is unknown; choose exponential or polynomial")
+    if adaptive_to is None:
+        return system
+    if isinstance(adaptive_to, Clock):
+        return Adaptive(system, adaptive_to)
+    return growing_steps(system, adaptive_to) if isinstance(system, Polynomial) else matched_rate(system, adaptive_to)
+
+
+def _check_restart(restart: Restart) -> None:
+    Descent(HeavyBall(Exponential()), restart)
