@@ -5,7 +5,7 @@ extrapolated ones.
 """
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -174,7 +174,7 @@ def _select(entry: Any, kept: Tensor) -> Any:
         return entry[kept] if entry.ndim else entry
     if isinstance(entry, Adaptive):
         return Adaptive(_select(entry.system, kept), entry.clock)
-    if isinstance(entry, Descent | BregmanSystem) or hasattr(entry, "__dataclass_fields__"):
+    if is_dataclass(entry) and not isinstance(entry, type):
         return replace(entry, **{field.name: _select(getattr(entry, field.name), kept) for field in fields(entry)})
     if isinstance(entry, tuple) and hasattr(entry, "_fields"):
         return type(entry)(*(_select(x, kept) for x in entry))
