@@ -1,7 +1,7 @@
 """Bregman dynamics: the Hamiltonian systems whose trajectories minimise at a chosen rate (arXiv 2207.11460).
 
 With the Euclidean mirror map, H(q, r, t) = ½ a(t)|r|² + b(t) f(q), where a = e^(α-γ) and b = e^(α+β+γ). Under the ideal
-scaling β̇ ≤ e^α, γ̇ = e^α, a convex f has f(q(t)) - f* ≤ E(t₀) e^(-β(t)).
+scaling β̇ ≤ e^α, γ̇ = e^α, a convex f has f(q(t)) - f* ≤ E(t₀) e^(-β(t)). Other mirror maps than ½|x|² are left out.
 """
 
 from collections.abc import Callable
@@ -88,18 +88,22 @@ class BregmanSystem:
         return rate
 
     def lyapunov(self, x: Any, v: Any, t: Any, f: Function, x_star: Any) -> Any:
-        """E(t) = ½|x* - x - e^(-α)ẋ|² + e^β (f(x) - f(x*)), which no trajectory of a convex f increases."""
-        away = x_star - x - exp(-self.alpha(t)) * v
+        """E(t) = ½|x* - x - e^(-α)ẋ|² + e^β (f(x) - f(x*)), which no trajectory of a convex f increases.
+
+        x and v are (..., d), t a number or (...).
+        """
+        scale = exp(-self.alpha(t))
+        away = x_star - x - (scale[..., None] if getattr(scale, "ndim", 0) else scale) * v
         return (away * away).sum(-1) / 2 + exp(self.beta(t)) * (f(x) - f(x_star))
 
-    def exact_quadratic(self, k: Any, t0: float, x0: Any, v0: Any, t: Any) -> np.ndarray:
+    def exact_quadratic(self, k: Any, t0: float | int, x0: Any, v0: Any, t: Any) -> np.ndarray | float:
         """x(t) for f = ½ k x², x(t₀) = x₀ and ẋ(t₀) = v₀, by Bessel functions; arguments broadcast.
 
         With σ = e^(½(β - log C)): x = σ⁻¹[A J₁(2√(Ck) σ) + B Y₁(2√(Ck) σ)].
         """
         omega = 2 * np.sqrt(np.multiply(self.C, k))
 
-        def z(time: Any) -> np.ndarray:
+        def z(time: Any) -> Any:
             return omega * np.exp((self.beta(np.asarray(time, float)) - log(self.C)) / 2)
 
         first, last = z(t0), z(t)

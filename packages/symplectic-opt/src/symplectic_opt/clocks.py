@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sciml.errors import ConfigError
+from torch import Tensor
 
 from symplectic_opt._elementary import exp, is_positive, log
 from symplectic_opt.bregman import BregmanSystem, Exponential, Polynomial
@@ -32,7 +33,7 @@ class Clock:
 class PowerClock(Clock):
     """t = τ^(1/κ): g = t^(1-κ)/κ. κ < 1 makes the steps in t grow, κ > 1 shrink."""
 
-    exponent: float
+    exponent: float | int
 
     def __post_init__(self) -> None:
         if not is_positive(self.exponent):
@@ -49,8 +50,8 @@ class PowerClock(Clock):
 class ExponentialToPolynomial(Clock):
     """t = (p/η) log τ: in τ, the exponential member η has the rate τ^(-p). g = (p/η) e^(-ηt/p)."""
 
-    eta: float
-    p: float
+    eta: float | int
+    p: float | int
 
     def __post_init__(self) -> None:
         if not is_positive(self.eta) or not is_positive(self.p):
@@ -66,7 +67,13 @@ class ExponentialToPolynomial(Clock):
 
 @dataclass(frozen=True)
 class Monitor(Clock):
-    """Any positive function g of one time; its flow by eight Runge-Kutta steps of order 4."""
+    """Any positive function g of one time; its flow by eight Runge-Kutta steps of order 4.
+
+    Raises
+    ------
+    ConfigError
+        Where g is not positive and finite; of tensors this is not asked, as their device would have to be waited for.
+    """
 
     g: Callable[[Any], Any]
 
@@ -85,7 +92,7 @@ class Monitor(Clock):
 
     def _rate(self, t: Any) -> Any:
         found = self.g(t)
-        if not is_positive(found):
+        if not isinstance(found, Tensor) and not is_positive(found):
             raise ConfigError(f"the monitor must be positive and finite; it is {found!r} at t={t!r}")
         return found
 
@@ -115,16 +122,19 @@ class Adaptive(BregmanSystem):
         return self.clock.log_rate(t)
 
 
-def growing_steps(system: Polynomial, p: float) -> Adaptive:
+def growing_steps(system: BregmanSystem, p: float | int) -> Adaptive:
     """The authors' adaptive approach p → p̊ < p: g = (p/p̊) t^(1-p̊/p), t = τ^(p/p̊). In τ the rate is τ^(-p²/p̊)."""
     if not isinstance(system, Polynomial) or not 0 < p < system.p:
         raise ConfigError(f"steps grow from a Polynomial of a larger p={getattr(system, 'p', None)} to p={p}")
     return Adaptive(system, PowerClock(p / system.p))
 
 
-def matched_rate(system: BregmanSystem, p: float) -> Adaptive:
-    """A clock in whose τ the member has the rate τ^(-p): of a polynomial g = (p̊/p) t^(1-p/p̊), of an exponential one
-    g = (p̊/η) e^(-ηt/p̊)."""
+def matched_rate(system: BregmanSystem, p: float | int) -> Adaptive:
+    """A clock in whose τ the system is the polynomial member p̊, with its rate τ^(-p̊).
+
+    For a polynomial g = (p̊/p) t^(1-p/p̊) and t = τ^(p̊/p), for an exponential one g = (p̊/η) e^(-ηt/p̊) and
+    t = (p̊/η) log τ. From one exponential member to another g is constant: the same as another step h.
+    """
     if isinstance(system, Polynomial):
         return Adaptive(system, PowerClock(system.p / p))
     if isinstance(system, Exponential):

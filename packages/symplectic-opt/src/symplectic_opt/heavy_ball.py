@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from sciml.errors import ConfigError
 
-from symplectic_opt._elementary import exp, log, logaddexp
+from symplectic_opt._elementary import exp, log
 from symplectic_opt.bregman import BregmanSystem
 from symplectic_opt.integrators import INTEGRATORS, Integrator
 
@@ -50,7 +50,8 @@ class HeavyBall:
             return log(h) + system.log_drift(t)
         if self.integrator == "slc":
             return log(h) + system.log_drift(system.flow(t, h / 2))
-        return log(h / 2) + logaddexp(system.log_drift(t), system.log_drift(system.flow(t, h)))
+        first, last = system.log_drift(t), system.log_drift(system.flow(t, h))
+        return log(h / 2) + first + log(1 + exp(last - first))
 
     def log_step(self, t: Any, h: Any, h_before: Any, log_amplitude: Any) -> Any:
         """log s_k of the step h from time t after one of h_before, 0 if there was none."""
