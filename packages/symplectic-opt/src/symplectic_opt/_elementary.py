@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["exp", "is_positive", "log", "logaddexp", "maximum", "where"]
+__all__ = ["exp", "is_positive", "log", "maximum", "where"]
 
 
 def exp(x: Any) -> Any:
@@ -24,15 +24,6 @@ def log(x: Any) -> Any:
     if isinstance(x, int | float):
         return math.log(x) if x else -math.inf
     return x.log() if isinstance(x, Tensor) else np.log(x)
-
-
-def logaddexp(x: Any, y: Any) -> Any:
-    """log(e^x + e^y), of two of a kind."""
-    if isinstance(x, Tensor):
-        return x.logaddexp(y)
-    if isinstance(x, int | float):
-        return max(x, y) + math.log1p(math.exp(-abs(x - y)))
-    return np.logaddexp(x, y)
 
 
 def maximum(x: Any, y: float) -> Any:
@@ -50,5 +41,5 @@ def where(condition: Any, x: Any, y: Any) -> Any:
 def is_positive(x: Any) -> bool:
     """Whether all entries are finite and above zero."""
     if isinstance(x, int | float):
-        return 0 < x < math.inf
+        return bool(0 < x < math.inf)
     return bool(((x > 0) & (x < math.inf)).all())
