@@ -73,6 +73,11 @@ class BregmanSystem:
         """log dt/dτ for the time τ of the integration."""
         return 0.0
 
+    def log_slopes(self, t: Any) -> tuple[Any, Any, Any]:
+        """Derivatives by t of `log_drift`, `log_kick` and `log_time_rate`; by the ideal scaling β̇ = γ̇ = e^α."""
+        damping = self.damping(t)
+        return -damping, 3 * exp(self.alpha(t)) - damping, 0.0
+
     def hamiltonian(self, q: Any, r: Any, t: Any, f: Function) -> Any:
         """H(q, r, t) for q and r (..., d) and a function f of q."""
         return self.drift(t) * (r * r).sum(-1) / 2 + self.kick(t) * f(q)

@@ -24,6 +24,10 @@ class Clock:
         """log g(t)."""
         raise NotImplementedError
 
+    def log_slope(self, t: Any) -> Any:
+        """The derivative of log g by t."""
+        raise NotImplementedError
+
     def flow(self, t: Any, h: Any) -> Any:
         """The time t after a step h of τ."""
         raise NotImplementedError
@@ -41,6 +45,9 @@ class PowerClock(Clock):
 
     def log_rate(self, t: Any) -> Any:
         return (1 - self.exponent) * log(t) - log(self.exponent)
+
+    def log_slope(self, t: Any) -> Any:
+        return (1 - self.exponent) / t
 
     def flow(self, t: Any, h: Any) -> Any:
         return (t**self.exponent + h) ** (1 / self.exponent)
@@ -60,6 +67,9 @@ class ExponentialToPolynomial(Clock):
     def log_rate(self, t: Any) -> Any:
         return log(self.p / self.eta) - self.eta * t / self.p
 
+    def log_slope(self, t: Any) -> Any:
+        return -self.eta / self.p
+
     def flow(self, t: Any, h: Any) -> Any:
         # log(e^(ηt/p) + h) without the overflow of its first term
         return t + self.p / self.eta * log(1 + h * exp(-self.eta * t / self.p))
@@ -67,7 +77,7 @@ class ExponentialToPolynomial(Clock):
 
 @dataclass(frozen=True)
 class Monitor(Clock):
-    """Any positive function g of one time; its flow by eight Runge-Kutta steps of order 4.
+    """Any positive function g of one time; its flow by eight Runge-Kutta steps of order 4, its slope by differences.
 
     Raises
     ------
@@ -79,6 +89,10 @@ class Monitor(Clock):
 
     def log_rate(self, t: Any) -> Any:
         return log(self._rate(t))
+
+    def log_slope(self, t: Any) -> Any:
+        width = 1e-5 * t
+        return (self.log_rate(t + width) - self.log_rate(t - width)) / (2 * width)
 
     def flow(self, t: Any, h: Any) -> Any:
         step = h / 8
@@ -120,6 +134,11 @@ class Adaptive(BregmanSystem):
 
     def log_time_rate(self, t: Any) -> Any:
         return self.clock.log_rate(t)
+
+    def log_slopes(self, t: Any) -> tuple[Any, Any, Any]:
+        drift, kick, _ = self.system.log_slopes(t)
+        slope = self.clock.log_slope(t)
+        return drift + slope, kick + slope, slope
 
 
 def growing_steps(system: BregmanSystem, p: float | int) -> Adaptive:
