@@ -4,6 +4,7 @@ Everything here is a number per run, or an array or tensor of one per cell: posi
 scalar products alone, so that a driver, a sweep and a torch optimizer take the same decisions.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -79,6 +80,13 @@ class Descent:
         if not 0 < self.t_min <= self.t0 < float("inf"):
             raise ConfigError(f"t0={self.t0!r} must be finite and not below t_min={self.t_min!r}, which is positive")
 
+    def rest(self, h: Any) -> Clockwork:
+        """The state before the first move, for `decide` (with an infinite speed) and `kick`: nothing fires, μ = 0."""
+        zero = 0 * h
+        infinity = zero + math.inf
+        before = h if self.order == "bravo" else zero
+        return Clockwork(zero + self.t0, before, infinity, zero, infinity, infinity, zero, zero)
+
     def first(self, h: Any, norm: Any, value: Any) -> tuple[Clockwork, Move]:
         """The first move, from rest: half a kick, but for HTVI and the order "bravo"."""
         t = self.t0 + 0 * h
@@ -88,15 +96,15 @@ class Descent:
         state = Clockwork(t, h, log_amplitude, zero + 1, zero, value, zero, zero)
         if self.order == "bravo":
             speed = exp(log_step) * norm
-            state = self._decide(state._replace(moves=zero), h, -speed * norm, norm, speed, value)[0]
+            state = self.decide(state._replace(moves=zero), h, -speed * norm, norm, speed, value)[0]
         return state, Move(zero, log_step)
 
     def next(self, state: Clockwork, h: Any, slope: Any, norm: Any, speed: Any, value: Any) -> tuple[Clockwork, Move]:
         """The next move of step h, from slope = GᵀΔ, norm = |G|, speed = |Δ| and the value f at the new point."""
         if self.order == "bravo":
             return self._next_bravo(state, h, slope, norm, speed, value)
-        state, reset = self._decide(state, state.h, slope, norm, speed, value)
-        state, mu, log_step = self._kick(state, h)
+        state, reset = self.decide(state, state.h, slope, norm, speed, value)
+        state, mu, log_step = self.kick(state, h)
         return state, Move(where(reset, 0.0, mu), log_step)
 
     def _next_bravo(
@@ -109,11 +117,11 @@ class Descent:
         mu, s = where(reset, 0.0, mu), exp(log_step)
         after = (mu * speed) ** 2 - 2 * mu * s * slope + (s * norm) ** 2
         state = state._replace(log_amplitude=log_amplitude, h=h)
-        state = self._decide(state, h, mu * slope - s * norm**2, norm, maximum(after, 0.0) ** 0.5, value)[0]
+        state = self.decide(state, h, mu * slope - s * norm**2, norm, maximum(after, 0.0) ** 0.5, value)[0]
         return state, Move(mu, log_step)
 
-    def _decide(self, state: Clockwork, h: Any, slope: Any, norm: Any, speed: Any, value: Any) -> tuple[Clockwork, Any]:
-        """The state with its clock set on, and whether to restart."""
+    def decide(self, state: Clockwork, h: Any, slope: Any, norm: Any, speed: Any, value: Any) -> tuple[Clockwork, Any]:
+        """The state with its clock set on by h, and whether to restart, from what `next` takes."""
         moves = state.moves if self.order == "canonical" else state.moves + 1
         reset = self._restarts(moves, slope, speed, state.speed, value, state.value)
         t, loops = state.t, state.loops
@@ -129,7 +137,8 @@ class Descent:
             t=t, moves=moves, speed=speed, value=value, restarts=state.restarts + reset, loops=loops
         ), reset
 
-    def _kick(self, state: Clockwork, h: Any) -> tuple[Clockwork, Any, Any]:
+    def kick(self, state: Clockwork, h: Any) -> tuple[Clockwork, Any, Any]:
+        """The state after a move of step h at its time, with μ and log s of the move."""
         log_amplitude = self.coefficients.log_amplitude(state.t, h)
         mu = exp(log_amplitude - state.log_amplitude)
         log_step = self.coefficients.log_step(state.t, h, state.h, log_amplitude)

@@ -1,0 +1,352 @@
+"""Accelerated optimizers for torch: Bregman dynamics by symplectic integrators (arXiv 2207.11460)."""
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from sciml.errors import ConfigError
+from torch import Tensor
+from torch.optim import Optimizer
+
+from symplectic_opt import _updates as updates
+from symplectic_opt._buckets import Bucket, buckets_of, buffer_dtype, local
+from symplectic_opt._motion import Motion, move
+from symplectic_opt._products import NOT_FINITE, combine, products, read
+from symplectic_opt.descent import Descent, Order, Restart
+from symplectic_opt.heavy_ball import HeavyBall, LoopTest
+from symplectic_opt.integrators import Integrator
+from symplectic_opt.methods import bregman_system
+
+__all__ = ["BregmanSLC", "Family"]
+
+Family = Literal["exponential", "polynomial"]
+
+# of the whole optimizer, which has one clock
+SHARED = (
+    *("family", "rate", "beta", "t0", "t_min", "integrator", "restart", "temporal_looping", "loop_test", "order"),
+    *("adaptive_to", "restart_smoothing", "foreach", "capturable"),
+)
+
+
+class BregmanSLC(Optimizer):
+    """Symplectic integration of Bregman dynamics, with momentum restarts and temporal looping.
+
+    With one gradient G a step at the parameters q, at the time t of one clock and over all parameters,
+
+        Δ ← μ Δ - s(t) G,    q ← q + Δ,
+
+    where μ and s(t) are those of `HeavyBall`, a restart sets Δ to zero before, and a loop sets t back; see `Descent`
+    for both tests. `lr` is the step h in units of time, 1 to 200 in the exponential family: the length of a step is
+    s(t). One buffer a parameter is kept, in float32 for parameters of lower precision.
+
+    Parameters
+    ----------
+    lr
+        The step h, that of the first group. A scheduler may change it; a step with lr = 0 changes nothing.
+    C
+        Scale of the objective: f and C give the iterates of c f and C/c.
+    family, rate
+        "exponential" with η = `rate`, by default 0.01, or "polynomial" with p = `rate`, by default 6.
+    beta, temporal_looping, loop_test, t0, t_min
+        Time starts at t0; where the test says unstable, t ← max(t_min, β t).
+    integrator, order, adaptive_to
+        As in `HeavyBall`, `Descent` and `bregman_system`.
+    restart
+        "gradient", "function", "velocity", a number of steps, or None. "function" compares the values that closures
+        return for successive points, so these must be of one function: of the same minibatch, of all processes.
+    restart_smoothing
+        Weight of the past in an exponential mean of G·Δ, which is then what "gradient" tests: for noisy gradients.
+    weight_decay, decoupled
+        Coupled: G + λ q is the gradient. Decoupled: q ← e^(-λ lr) q, the decay at rate λ per unit of the group's own
+        time; it depends neither on the scale of f nor on s(t), and vanishes with lr.
+    capturable
+        Clock, counters and decisions are tensors on the device, which the host never waits for. Otherwise a step reads
+        from the device once.
+
+    Notes
+    -----
+    A group with an `lr` or `C` of its own has the effective C_g (lr_g/h)²: one clock, in a diagonal metric.
+    Parameters without gradient keep their momentum and stay. A gradient that is not finite raises `FloatingPointError`
+    and changes nothing; with `capturable` the step is left out, and `diagnostics` or `state_dict` raise it.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is out of its range, groups differ in what is shared, or `restart="function"` gets no loss.
+    FloatingPointError
+        If a gradient is NaN or infinite.
+    OverflowError
+        If s(t) or |Δ| left the range of the buffers.
+    RuntimeError
+        If a gradient is sparse.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | int | Tensor = 1.0,
+        C: float | int = 1.0,
+        family: Family = "exponential",
+        rate: float | int | None = None,
+        beta: float = 0.8,
+        t0: float | int = 1.0,
+        t_min: float = 1e-3,
+        integrator: Integrator = "slc",
+        restart: Restart = "gradient",
+        temporal_looping: bool = True,
+        loop_test: LoopTest = "paper",
+        order: Order = "canonical",
+        adaptive_to: float | int | None = None,
+        restart_smoothing: float | int = 0.0,
+        weight_decay: float | int = 0.0,
+        decoupled: bool = True,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+    ) -> None:
+        settings = {name: value for name, value in locals().items() if name not in ("self", "params", "__class__")}
+        if not 0 <= restart_smoothing < 1 or (restart_smoothing and restart != "gradient"):
+            raise ConfigError(
+                f"restart_smoothing={restart_smoothing!r} must lie in [0, 1), and is for restart='gradient' only"
+            )
+        if rate is None:
+            settings["rate"] = 0.01 if family == "exponential" else 6.0
+        super().__init__(params, settings)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        group, lead = self.param_groups[-1], self.param_groups[0]
+        try:
+            _check(group)
+            for name in SHARED:
+                if group[name] != lead[name]:
+                    raise ConfigError(
+                        f"{name}={group[name]!r} of a group differs from {lead[name]!r} of the first: an optimizer has "
+                        "one clock; use two optimizers, or leave it out of the group"
+                    )
+        except ConfigError:
+            del self.param_groups[-1]
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step; a closure, called once, returns the loss after computing gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        lead = self.param_groups[0]
+        if lead["restart"] == "function" and loss is None:
+            raise ConfigError(
+                "restart='function' compares values of the objective: call step(closure) with a closure that returns "
+                "the loss, or choose restart='gradient'"
+            )
+        if not lead["capturable"] and lead["lr"] == 0:
+            return loss
+        buckets, complete = buckets_of(self.param_groups, self.state)
+        if buckets:
+            value = loss if lead["restart"] == "function" else None
+            (self._step_on_device if lead["capturable"] else self._step_on_host)(buckets, complete, value)
+        return loss
+
+    def diagnostics(self) -> dict[str, float | int]:
+        """Steps, time t of the last kick, s(t), μ, restarts, loops and kinetic energy ½ a(t)|r|²; waits for the device.
+
+        In the order "bravo" t is the time of the next kick.
+
+        Raises
+        ------
+        FloatingPointError
+            If `capturable` has left out steps since this was last asked.
+        """
+        self._raise_masked()
+        lead = self.param_groups[0]
+        descent, motion = _descent(lead), self._host_motion(lead)
+        if motion is None:
+            zeros = dict.fromkeys(("s", "mu", "restarts", "loops", "energy"), 0)
+            return {"steps": 0, "t": float(lead["t0"]), **zeros}
+        clockwork = motion.clockwork
+        square = max(motion.square, 5e-324)
+        log_r = math.log(square) / 2 - clockwork.log_amplitude
+        log_energy = descent.coefficients.system.log_drift(clockwork.t) + 2 * log_r - math.log(2)
+        return {
+            "steps": int(motion.steps),
+            "t": clockwork.t,
+            "s": math.exp(motion.log_step),
+            "mu": motion.mu,
+            "restarts": int(clockwork.restarts),
+            "loops": int(clockwork.loops),
+            "energy": math.exp(log_energy) if log_energy < 709 else math.inf,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        self._raise_masked()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state of the same family; all other settings are those of the state.
+
+        Raises
+        ------
+        ConfigError
+            If the state is of another family or optimizer.
+        """
+        own, saved = self.param_groups[0]["family"], state_dict["param_groups"][0].get("family")
+        if saved != own:
+            raise ConfigError(
+                f"the state is of the family {saved!r}, this optimizer of {own!r}: "
+                "resume with the family it was made with"
+            )
+        super().load_state_dict(state_dict)
+        for group, old in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for parameter, index in zip(group["params"], old["params"], strict=True):
+                if index in state_dict["state"]:  # torch casts buffers to the dtype of their parameters
+                    buffer = state_dict["state"][index]["momentum"]
+                    self.state[parameter]["momentum"] = buffer.to(parameter.device, buffer_dtype(parameter))
+        lead = self.param_groups[0]
+        if lead["capturable"] and "motion" in lead:
+            device = _device(self.param_groups)
+            lead["motion"] = {
+                name: torch.as_tensor(value, dtype=_float(device), device=device)
+                for name, value in lead["motion"].items()
+            }
+
+    def _step_on_host(self, buckets: list[Bucket], complete: bool, loss: Any) -> None:
+        lead = self.param_groups[0]
+        descent, h = _descent(lead), float(lead["lr"])
+        motion = self._host_motion(lead) or Motion.at_rest(descent, h)
+        scale, known = lead.get("scale", 1.0), complete and lead.get("complete", False)
+        rounding = 4 * max(torch.finfo(bucket.buffers[0].dtype).eps for bucket in buckets)
+        # |Δ|² is known by its recurrence until the terms of this have cancelled half of the digits
+        squares = not known or motion.error > math.sqrt(rounding) * motion.square
+        rows, value = read(buckets, squares, loss)
+        weights = [float(bucket.weight) for bucket in buckets]
+        found = combine(rows, weights, scale, motion.square)
+        if squares:
+            motion = motion._replace(error=rounding * found.square)
+        try:
+            after = move(descent, motion, h, found, value, lead["restart_smoothing"], rounding)
+            limit = min(torch.finfo(bucket.buffers[0].dtype).max for bucket in buckets)
+            if after.log_step > math.log(limit) or after.square**0.5 > limit:
+                raise OverflowError
+        except OverflowError:
+            raise OverflowError(
+                f"time grew to {motion.clockwork.t:.6g} and the step s(t) beyond the numbers of "
+                f"{buckets[0].buffers[0].dtype}: reduce lr or enable temporal looping"
+            ) from None
+        lead["scale"] = self._update(buckets, weights, after.mu, math.exp(after.log_step), scale)
+        lead["motion"], lead["complete"] = after.pack(), complete
+
+    def _update(self, buckets: list[Bucket], weights: list[float], mu: float, s: float, scale: float) -> float:
+        """Δ ← μ Δ - s w G, q ← q + Δ for buffers r with Δ = scale r; the new scale.
+
+        Scaled so, Δ is multiplied by μ without a pass over memory, but where the scale leaves a wide range.
+        """
+        together = self.param_groups[0]["foreach"] is not False
+        after = mu * scale
+        if not 1e-10 < after < 1e10:
+            buffers = [local(state["momentum"]) for state in self.state.values()]
+            if after == 0:
+                updates.zero(buffers, together)
+            else:
+                updates.scale(buffers, after, together)
+            after = 1.0
+        for bucket, weight in zip(buckets, weights, strict=True):
+            updates.add(bucket.buffers, bucket.gradients, -s * weight / after, together)
+            if (decay := _decay(bucket.group)) is not None:
+                updates.scale(bucket.parameters, math.exp(-decay), together)
+            updates.add(bucket.parameters, bucket.buffers, after, together)
+        return after
+
+    def _step_on_device(self, buckets: list[Bucket], complete: bool, loss: Any) -> None:
+        """As on the host, with 0-dim tensors, every branch by `where`; |Δ|² is computed anew in every step."""
+        lead = self.param_groups[0]
+        device = buckets[0].parameters[0].device
+        dtype = _float(device)
+        lr: Any = lead["lr"]
+        h = lr.to(device, dtype) if isinstance(lr, Tensor) else torch.full((), lr, dtype=dtype, device=device)
+        descent = _descent(lead)
+        if "motion" not in lead:
+            at_rest = Motion.at_rest(descent, h).pack()
+            lead["motion"] = {name: x.clone() for name, x in at_rest.items()}
+            lead["motion"] |= {name: torch.zeros_like(h) for name in ("not_finite", "overflown")}
+        motion, scale = Motion.unpack(lead["motion"]), lead.get("scale", 1.0)
+        rows = [products(bucket, True).to(device, dtype) for bucket in buckets]
+        value = torch.zeros_like(h) if loss is None else loss.detach().to(device, dtype)
+        weights = [bucket.weight for bucket in buckets]
+        found = combine(rows, weights, scale, None)
+        after = move(descent, motion, h, found, value, lead["restart_smoothing"], 0.0)
+        limit = min(torch.finfo(bucket.buffers[0].dtype).max for bucket in buckets)
+        finite = torch.isfinite(torch.stack([x for row in rows for x in row] + [value])).all()
+        overflown = (after.log_step > math.log(limit)) | ~(after.square.sqrt() < limit)
+        going = h > 0
+        valid = finite & ~overflown & going
+        kick = -after.log_step.exp() / scale
+        for bucket in buckets:
+            decay = _decay(bucket.group)
+            decay = None if decay is None else torch.exp(-decay * torch.ones_like(h))
+            updates.move_on_device(bucket, valid, after.mu, kick * bucket.weight, torch.full_like(h, scale), decay)
+        for name, x in after.pack().items():
+            lead["motion"][name].copy_(torch.where(valid, x, lead["motion"][name]))
+        lead["motion"]["not_finite"].add_(~finite)
+        lead["motion"]["overflown"].add_(finite & overflown & going)
+
+    def _raise_masked(self) -> None:
+        motion = self.param_groups[0].get("motion", {})
+        if "not_finite" not in motion:
+            return
+        not_finite, overflown = (int(motion[name]) for name in ("not_finite", "overflown"))
+        if not_finite or overflown:
+            motion["not_finite"].zero_()
+            motion["overflown"].zero_()
+        if not_finite:
+            raise FloatingPointError(NOT_FINITE.format(f"in {not_finite} steps, which were left out"))
+        if overflown:
+            raise OverflowError(
+                f"time grew to {float(motion['t']):.6g} and the step s(t) beyond the numbers of the buffers in "
+                f"{overflown} steps, which were left out: reduce lr or enable temporal looping"
+            )
+
+    def _host_motion(self, lead: dict[str, Any]) -> Motion | None:
+        if "motion" not in lead:
+            return None
+        return Motion.unpack({name: float(x) for name, x in lead["motion"].items()})
+
+
+def _check(group: dict[str, Any]) -> None:
+    for name in ("lr", "C", "rate"):
+        if not 0 < group[name] < math.inf:
+            raise ConfigError(f"{name}={group[name]!r} must be a finite number above zero")
+    if not 0 <= group["weight_decay"] < math.inf:
+        raise ConfigError(f"weight_decay={group['weight_decay']!r} must be a finite number, zero or above")
+    _descent(group)
+
+
+def _descent(group: dict[str, Any]) -> Descent:
+    names = ("family", "C", "rate", "adaptive_to", "integrator", "restart", "temporal_looping", "loop_test", "beta")
+    return _made(*(group[name] for name in (*names, "t0", "t_min", "order")))
+
+
+@functools.lru_cache(typed=True)
+def _made(
+    family: Any, C: Any, rate: Any, adaptive_to: Any, integrator: Any, restart: Any, looping: Any, loop_test: Any,
+    beta: Any, t0: Any, t_min: Any, order: Any,
+) -> Descent:  # fmt: skip
+    coefficients = HeavyBall(bregman_system(family, C, rate, adaptive_to), integrator)
+    return Descent(coefficients, restart, looping, loop_test, beta, t0, t_min, order)
+
+
+def _decay(group: dict[str, Any]) -> Any:
+    """λ lr of a decoupled decay."""
+    return group["weight_decay"] * group["lr"] if group["weight_decay"] and group["decoupled"] else None
+
+
+def _device(groups: list[dict[str, Any]]) -> torch.device:
+    return groups[0]["params"][0].device
+
+
+def _float(device: torch.device) -> torch.dtype:
+    """The widest real numbers of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64
