@@ -58,12 +58,12 @@ def minimize_batch(
     temporal_looping: bool | None = None,
     loop_test: LoopTest = "paper",
     beta: Any = 0.8,
-    t0: float = 1.0,
-    t_min: float = 1e-3,
-    adaptive_to: float | Clock | None = None,
-    gtol: float = 1e-8,
-    ftol: float = 1e-8,
-    target: float | Tensor | None = None,
+    t0: float | int = 1.0,
+    t_min: float | int = 1e-3,
+    adaptive_to: float | int | Clock | None = None,
+    gtol: float | int = 1e-8,
+    ftol: float | int = 1e-8,
+    target: float | int | Tensor | None = None,
     max_iter: int = 10_000,
     grad: Objective | None = None,
     callback: Callable[[int, int], None] | None = None,
@@ -122,7 +122,6 @@ def minimize_batch(
         raise ValueError(
             f"f or its gradient is not finite at {int(bad.sum())} of {len(x)} starts: choose them inside its domain"
         )
-    found.keep(torch.arange(len(x), device=x.device), x, value, gradient, 0)
     index, moving = torch.arange(len(x), device=x.device), torch.ones(len(x), dtype=torch.bool, device=x.device)
     for nit in range(1, max_iter + 1):
         point = (stepper.next if nit > 1 else stepper.start)(x, value, gradient, evaluate)
@@ -133,18 +132,15 @@ def minimize_batch(
         if goal is not None:
             done |= new <= goal
         done &= moving & ~lost
-        x, before, value, gradient = point, (x, value, gradient), new, slope
-        if nit == max_iter:
-            found.keep(index[moving & ~lost], *(entry[moving & ~lost] for entry in (x, value, gradient)), nit)
-            found.finish(index[done], CONVERGED)
-        else:
-            found.keep(index[done], *(entry[done] for entry in (x, value, gradient)), nit, CONVERGED)
-        found.keep(index[lost], *(entry[lost] for entry in before), nit, DIVERGED)
+        found.keep(index, lost, x, value, gradient, nit, DIVERGED)
+        x, value, gradient = point, new, slope
+        found.keep(index, done, x, value, gradient, nit, CONVERGED)
         moving = moving & ~lost & ~done
         active = int(moving.sum())
         if callback is not None:
             callback(nit, active)
-        if not active:
+        if not active or nit == max_iter:
+            found.keep(index, moving, x, value, gradient, nit)
             break
         if active < COMPACT_BELOW * len(moving):
             stepper.select(moving)
@@ -164,17 +160,23 @@ class _Cells:
         self.status = torch.full_like(self.nit, EXHAUSTED)
 
     def keep(
-        self, index: Tensor, x: Tensor, value: Tensor, gradient: Tensor, nit: int, status: int = EXHAUSTED
+        self,
+        index: Tensor,
+        chosen: Tensor,
+        x: Tensor,
+        value: Tensor,
+        gradient: Tensor,
+        nit: int,
+        status: int = EXHAUSTED,
     ) -> None:
-        if not len(index):
+        """Write those of the cells `index` that are chosen."""
+        if not bool(chosen.any()):
             return
-        self.x[index], self.fun[index] = x, value
-        self.gradient_norm[index], self.nit[index] = gradient.norm(dim=-1).double(), nit
-        self.finish(index, status)
-
-    def finish(self, index: Tensor, status: int) -> None:
-        self.status[index] = status
+        where = index[chosen]
+        self.x[where], self.fun[where] = x[chosen], value[chosen]
+        self.gradient_norm[where] = gradient[chosen].norm(dim=-1).double()
+        self.nit[where], self.status[where] = nit, status
 
     def result(self, shape: torch.Size, evaluations: int) -> BatchResult:
         named = {name: getattr(self, name).reshape(shape) for name in ("fun", "gradient_norm", "nit", "status")}
-        return BatchResult(x=self.x.reshape(*shape, -1), evaluations=evaluations, **named)
+        return BatchResult(x=self.x.reshape(*shape, self.x.shape[-1]), evaluations=evaluations, **named)

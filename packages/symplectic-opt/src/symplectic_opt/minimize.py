@@ -29,25 +29,25 @@ MESSAGES = (
 
 def minimize(
     f: Objective,
-    x0: Tensor | np.ndarray | list[float],
+    x0: Any,
     *,
     method: str = "expo-slc-rtl",
-    C: float | None = None,
-    h: float | None = None,
-    rate: float | None = None,
+    C: float | int | None = None,
+    h: float | int | None = None,
+    rate: float | int | None = None,
     restart: Restart | str = "default",
     temporal_looping: bool | None = None,
     loop_test: LoopTest = "paper",
-    beta: float = 0.8,
-    t0: float = 1.0,
-    t_min: float = 1e-3,
-    adaptive_to: float | Clock | None = None,
-    gtol: float = 1e-8,
-    ftol: float = 1e-8,
-    target: float | None = None,
+    beta: float | int = 0.8,
+    t0: float | int = 1.0,
+    t_min: float | int = 1e-3,
+    adaptive_to: float | int | Clock | None = None,
+    gtol: float | int = 1e-8,
+    ftol: float | int = 1e-8,
+    target: float | int | None = None,
     max_iter: int = 100_000,
     grad: Objective | None = None,
-    callback: Callable[[OptimizeResult], bool | None] | None = None,
+    callback: Callable[[OptimizeResult], object] | None = None,
     trace: bool = True,
 ) -> OptimizeResult:
     """Minimise f from x0 by a symplectic integrator of Bregman dynamics, or a classical method to compare with.
@@ -111,7 +111,7 @@ def minimize(
         norm = float(torch.linalg.vector_norm(gradient))
         if trace:
             rows.append({"f": value, "gradient_norm": norm, **stepper.record()})
-        if callback is not None and callback(OptimizeResult(x=_like(x0, x), fun=value, nit=nit)):
+        if callback is not None and callback(OptimizeResult(x=_like(x0, x), fun=value, nit=nit)) is True:
             status, message = 3, "stopped by the callback"
             break
         if (change <= ftol and norm <= gtol) or (target is not None and value <= target):
@@ -171,7 +171,7 @@ def as_points(x0: Any) -> Tensor:
     return x.clone() if x.is_floating_point() else x.double()
 
 
-def check_limits(gtol: float, ftol: float, max_iter: int) -> None:
+def check_limits(gtol: float | int, ftol: float | int, max_iter: int) -> None:
     """ConfigError where a tolerance is negative or no iteration is allowed."""
     if not (gtol >= 0 and ftol >= 0 and max_iter >= 1):
         raise ConfigError(f"gtol={gtol}, ftol={ftol} must not be negative, max_iter={max_iter} at least 1")

@@ -1,0 +1,88 @@
+"""`tune`: the two numbers of a method that are worth tuning, C and h, by a sweep of all (arXiv 2207.11460)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from sciml.errors import ConfigError
+
+from symplectic_opt.batch import minimize_batch
+from symplectic_opt.methods import Settings
+from symplectic_opt.minimize import Objective
+
+__all__ = ["GRIDS", "TuneResult", "tune"]
+
+GRIDS: Mapping[str, dict[str, np.ndarray]] = {
+    "expo": {"C": np.array([1e-3, 0.1, 1.0, 10.0, 1e3]), "h": np.logspace(-1.5, 2, 15)},
+    "poly": {"C": np.array([1e-3, 0.1, 10.0]), "h": np.logspace(-3, 0.5, 15)},
+    "nag": {"h": np.logspace(-6, 1.5, 31)},
+    "momentum": {"h": np.logspace(-6, 1.5, 31)},
+}
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """The best cell, and all of them: `study` has dimensions C and h (only h of classical methods)."""
+
+    settings: dict[str, float]  # C and h as `minimize` takes them
+    nit: int
+    fun: float
+    success: bool
+    study: xr.Dataset  # nit, fun, gradient_norm, status
+
+
+def tune(
+    f: Objective,
+    x0: Any,
+    *,
+    method: str = "expo-slc-rtl",
+    grid: Mapping[str, Sequence[float] | np.ndarray] | None = None,
+    budget: int = 3000,
+    gtol: float | int = 1e-6,
+    target: float | int | None = None,
+    **options: Any,
+) -> TuneResult:
+    """The C and h with which `minimize` converges in the fewest iterations, all run together by `minimize_batch`.
+
+    Converged is |∇f| ≤ gtol, or f ≤ `target` where one is given. Where no cell converges within its budget, the one
+    with the least f is best and `success` is False.
+
+    Parameters
+    ----------
+    f, x0
+        As of `minimize`: f maps points (..., d) to values (...), x0 is (d,).
+    grid
+        Values of C and h, or of h alone for "nag" and "momentum"; by default `GRIDS` of the family.
+    budget
+        Iterations of each cell.
+    options
+        Further arguments of `minimize_batch`, the same for all cells.
+
+    Raises
+    ------
+    ConfigError
+        If the grid is empty, has other names or values that are not positive.
+    """
+    Settings(method, h=1.0)
+    family = method.partition("-")[0]
+    axes = {name: np.asarray(values, float).reshape(-1) for name, values in (grid or GRIDS[family]).items()}
+    expected = list(GRIDS[family])
+    if sorted(axes) != expected or not all(len(axis) and bool((axis > 0).all()) for axis in axes.values()):
+        raise ConfigError(f"grid must have positive values of {' and '.join(expected)}; got {dict(axes)}")
+    mesh = dict(zip(expected, np.meshgrid(*(axes[name] for name in expected), indexing="ij"), strict=True))
+    cells = {name: torch.from_numpy(entry.copy()) for name, entry in mesh.items()}
+    goal = {"gtol": gtol, "ftol": float("inf")} if target is None else {"gtol": 0.0, "ftol": 0.0, "target": target}
+    found = minimize_batch(f, x0, method=method, max_iter=budget, **goal, **cells, **options)
+    nit = torch.where(found.success, found.nit, budget + 1)
+    least = (nit == nit.min()) if bool(found.success.any()) else torch.ones_like(found.success)
+    best = int(torch.where(least & found.fun.isfinite(), found.fun, float("inf")).argmin())
+    return TuneResult(
+        settings={name: float(entry.reshape(-1)[best]) for name, entry in mesh.items()},
+        nit=int(found.nit.reshape(-1)[best]),
+        fun=float(found.fun.reshape(-1)[best]),
+        success=bool(found.success.reshape(-1)[best]),
+        study=found.to_dataset(**{name: axes[name] for name in expected}).drop_vars("x"),
+    )

@@ -1,0 +1,116 @@
+"""`minimize_batch` is `minimize` in every cell, and `tune` takes the best cell."""
+
+import numpy as np
+import pytest
+import torch
+from sciml.errors import ConfigError, ShapeError
+from symplectic_opt import minimize, minimize_batch, tune
+
+F64 = torch.float64
+SCALE = torch.logspace(-2, 0, 10, dtype=F64)
+
+
+def quadratic(x):
+    return (SCALE * x * x).sum(-1) / 2
+
+
+def start(*batch):
+    return torch.randn(*batch, 10, dtype=F64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "expo-slc-rtl"},
+        {"method": "poly-slc-rtl"},
+        {"method": "expo-htvi-rtl", "restart": "function"},
+        {"method": "expo-sv", "restart": "velocity"},
+        {"method": "poly-slc", "restart": 20, "adaptive_to": 3.0},
+        {"method": "poly-slc-rtl", "loop_test": "consistent"},
+        {"method": "expo-rk4"},
+        {"method": "nag", "restart": "gradient"},
+        {"method": "nag", "restart": "velocity"},
+        {"method": "momentum"},
+    ],
+)
+def test_cells_are_single_runs(options):
+    classical = options["method"] in ("nag", "momentum")
+    axes = {"h": torch.logspace(-2, 1.5, 5, dtype=F64)}
+    axes |= {} if classical else {"C": torch.tensor([1e-3, 0.1, 10.0], dtype=F64)[:, None]}
+    found = minimize_batch(quadratic, start(), gtol=1e-4, ftol=1e-4, max_iter=200, **axes, **options)
+    assert found.nit.shape == ((5,) if classical else (3, 5))
+    for at in np.ndindex(*found.nit.shape):
+        cell = {name: float(axis.broadcast_to(found.nit.shape)[at]) for name, axis in axes.items()}
+        alone = minimize(quadratic, start(), gtol=1e-4, ftol=1e-4, max_iter=200, **cell, **options)
+        assert int(found.status[at]) == alone.status
+        # a cell that is lost keeps the last point that was not
+        assert int(found.nit[at]) == alone.nit
+        assert float(found.fun[at]) == pytest.approx(alone.fun, rel=1e-8, abs=1e-12)
+    assert len(found.status.unique()) > 1  # the grid has cells of more than one fate
+
+
+def test_starts_and_parameters_broadcast():
+    found = minimize_batch(quadratic, start(4, 1), h=torch.tensor([5.0, 10.0, 20.0]), max_iter=50)
+    assert found.x.shape == (4, 3, 10)
+    alone = minimize(quadratic, start(4, 1)[2, 0], h=10.0, max_iter=50)
+    assert (found.x[2, 1] - alone.x).abs().amax() <= 1e-12
+    data = found.to_dataset(start=np.arange(4), h=[5.0, 10.0, 20.0])
+    assert data.nit.dims == ("start", "h")
+
+
+def test_other_cells_change_nothing():
+    h = torch.logspace(-1, 2, 12, dtype=F64)
+    together = minimize_batch(quadratic, start(), h=h, gtol=1e-6, ftol=1e-6, max_iter=500)
+    alone = minimize_batch(quadratic, start(), h=h[5:6], gtol=1e-6, ftol=1e-6, max_iter=500)
+    assert int(together.nit[5]) == int(alone.nit[0])
+    assert (together.x[5] - alone.x[0]).abs().amax() <= 1e-12
+
+
+def test_no_cells():
+    found = minimize_batch(quadratic, torch.zeros(0, 10, dtype=F64), max_iter=5)
+    assert found.nit.shape == (0,)
+
+
+def test_functions_of_one_point_by_vmap():
+    single = torch.func.vmap(lambda x: (SCALE * x * x).sum() / 2)
+    a, b = (minimize_batch(f, start(3), max_iter=20).x for f in (quadratic, single))
+    assert (a - b).abs().amax() <= 1e-12
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"h": torch.tensor([1.0, -1.0])}, ConfigError, "h="),
+        ({"C": torch.tensor([1.0, 0.0])}, ConfigError, "C="),
+        ({"beta": torch.tensor([0.5, 1.5])}, ConfigError, "beta="),
+        ({"h": torch.ones(3), "C": torch.ones(4)}, ShapeError, "broadcast"),
+        ({"f": lambda x: x.sum()}, ShapeError, "vmap"),
+        ({"x0": torch.tensor([[1.0], [-1.0]]), "f": lambda x: x.log().sum(-1)}, ValueError, "1 of 2 starts"),
+        ({"method": "expo"}, ConfigError, "unknown"),
+    ],
+)
+def test_wrong_input(change, error, words):
+    with pytest.raises(error, match=words):
+        minimize_batch(**{"f": quadratic, "x0": start(), **change})
+
+
+@pytest.mark.parametrize("method", ["expo-slc-rtl", "poly-slc-rtl", "nag"])
+def test_tuned_parameters_are_the_best_of_the_grid(method):
+    found = tune(quadratic, start(), method=method, budget=300, gtol=1e-4)
+    assert found.success
+    alone = minimize(quadratic, start(), method=method, gtol=1e-4, ftol=np.inf, max_iter=300, **found.settings)
+    assert alone.nit == found.nit == int(found.study.nit.where(found.study.status == 0).min())
+
+
+def test_tuning_without_success_takes_the_least_value():
+    found = tune(quadratic, start(), budget=3, gtol=1e-12)
+    assert not found.success
+    assert found.fun == float(found.study.fun.min())
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("grid", [{"h": [1.0]}, {"h": [1.0], "C": []}, {"h": [1.0], "C": [-1.0]}, {"h": [1], "c": [1]}])
+def test_wrong_grids(grid):
+    with pytest.raises(ConfigError, match="grid must have positive values of C and h"):
+        tune(quadratic, start(), grid=grid)

@@ -1,0 +1,281 @@
+"""`minimize`: the published algorithm, its stopping rule, and what it refuses."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sciml.errors import ConfigError, ShapeError
+from symplectic_opt import PowerClock, minimize
+from symplectic_opt.methods import METHODS
+
+F64 = torch.float64
+
+
+def log2d(x):
+    return x[..., 0] + x[..., 1] ** 2 - (x[..., 0] * x[..., 1]).abs().log()
+
+
+def quadratic(d=20, condition=100.0):
+    scale = torch.logspace(-math.log10(condition), 0, d, dtype=F64)
+    return lambda x: (scale * x * x).sum(-1) / 2
+
+
+def start(d=20):
+    return torch.randn(d, dtype=F64, generator=torch.Generator().manual_seed(0))
+
+
+# the iterations that the authors' MATLAB algorithm takes, with its restarts and loops
+@pytest.mark.parametrize(
+    ("settings", "tolerance", "iterations", "restarts", "loops"),
+    [
+        ({"method": "expo-slc-rtl", "rate": 0.01, "C": 1.0, "h": 10.0, "beta": 0.6}, 1e-10, 66, 25, 3),
+        ({"method": "expo-slc-rtl", "rate": 0.01, "C": 1.0, "h": 10.0, "beta": 0.6}, 1e-8, 59, None, None),
+        ({"method": "poly-slc-rtl", "rate": 6.0, "C": 0.1, "h": 0.25, "beta": 0.8}, 1e-10, 42, 25, 40),
+        ({"method": "poly-slc-rtl", "rate": 6.0, "C": 0.1, "h": 0.25, "beta": 0.8}, 1e-8, 34, None, None),
+    ],
+)
+def test_iterations_are_those_of_the_authors(settings, tolerance, iterations, restarts, loops):
+    found = minimize(log2d, [5.0, 5.0], gtol=tolerance, ftol=tolerance, **settings)
+    assert found.success
+    assert abs(found.nit - iterations) <= 2
+    assert found.fun == pytest.approx(1.5 + 0.5 * math.log(2), abs=1e-14)
+    if restarts is not None:
+        assert abs(float(found.trace.restarts[-1]) - restarts) <= 1
+        assert abs(float(found.trace.loops[-1]) - loops) <= 2
+
+
+def literal(f, x0, family, *, rate, C, h, beta, steps):
+    """The algorithm in positions and momenta, as it is written down, with the time in the place that it has there."""
+    q, r, t = x0.clone(), torch.zeros_like(x0), 1.0
+    if family == "expo":
+        a, b = (lambda s: rate * math.exp(-rate * s)), (lambda s: C * rate * math.exp(2 * rate * s))
+    else:
+        a, b = (lambda s: rate * s ** (-rate - 1)), (lambda s: C * rate * s ** (2 * rate - 1))
+
+    def gradient(x):
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(f(x), x)[0]
+
+    r = r - h / 2 * b(t) * gradient(q)
+    delta = h * a(t + h / 2) * r
+    q = q + delta
+    points = [q]
+    for _ in range(steps - 1):
+        G = gradient(q)
+        if family == "expo":
+            loop = C * h**2 * rate**2 * math.exp(rate * (t - h)) * G.norm() > delta.norm()
+        else:
+            loop = C * h**2 * rate**2 * (t + h) ** (rate + 1) * G.norm() > t * delta.norm()
+        if G @ delta > 0:
+            r = torch.zeros_like(r)
+        if loop:
+            t = max(1e-3, beta * t)
+        t = t + h
+        r = r - h * b(t) * G
+        delta = h * a(t + h / 2) * r
+        q = q + delta
+        points.append(q)
+    return torch.stack(points)
+
+
+@pytest.mark.parametrize(
+    ("family", "rate", "C", "h"), [("expo", 0.01, 1.0, 10.0), ("expo", 0.1, 0.3, 2.0), ("poly", 6.0, 0.1, 0.2)]
+)
+def test_displacements_are_the_method_in_momenta(family, rate, C, h):
+    # the trajectory is contracting: rounding differences of the two forms do not grow
+    f, x0 = quadratic(), start()
+    points = literal(f, x0, family, rate=rate, C=C, h=h, beta=0.7, steps=60)
+    found = []
+    minimize(
+        f,
+        x0,
+        method=f"{family}-slc-rtl",
+        rate=rate,
+        C=C,
+        h=h,
+        beta=0.7,
+        max_iter=60,
+        gtol=0,
+        ftol=0,
+        callback=lambda state: found.append(state.x),
+    )
+    error = (torch.stack(found) - points).abs().amax() / x0.abs().amax()
+    assert error <= 1e-12
+
+
+SETTINGS = {
+    "nag": {"h": 1.0, "restart": "gradient"},
+    "momentum": {"h": 0.5},
+    "expo-rk4": {"h": 2.0},
+    "poly-rk4": {"h": 0.05},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_minimises_a_quadratic(method):
+    looped = {"h": 10.0 if method.startswith("expo") else 0.1, "restart": "gradient", "temporal_looping": True}
+    settings = SETTINGS.get(method, looped)
+    f, x0 = quadratic(), start()
+    found = minimize(f, x0, method=method, max_iter=300, target=1e-3 * float(f(x0)), trace=False, **settings)
+    assert found.success, found.message
+    assert found.fun <= 1e-3 * float(f(x0))
+
+
+@pytest.mark.parametrize("method", ["expo-slc-rtl", "poly-slc-rtl", "expo-htvi", "nag"])
+def test_one_gradient_an_iteration(method):
+    calls = []
+
+    def counted(x):
+        calls.append(len(calls))
+        return quadratic()(x)
+
+    found = minimize(counted, start(), method=method, h=0.01, max_iter=30, gtol=0, ftol=0)
+    assert found.nit == 30
+    assert len(calls) == found.njev == found.nfev == 31  # that of the start included
+
+
+@pytest.mark.parametrize("restart", ["gradient", "function", "velocity", 7, None])
+@pytest.mark.parametrize("method", ["expo-slc", "poly-slc", "nag"])
+def test_restarts(method, restart):
+    settings = {"nag": {"h": 1.0}}.get(method, {"h": 10.0 if method[0] == "e" else 0.1, "temporal_looping": True})
+    found = minimize(quadratic(), start(), method=method, restart=restart, max_iter=200, gtol=0, ftol=0, **settings)
+    restarts = float(found.trace.restarts[-1])
+    if restart is None:
+        assert restarts == 0
+    elif restart == 7:
+        assert restarts == 199 // 7
+    else:
+        assert 3 <= restarts <= 100
+
+
+@pytest.mark.parametrize("method", ["expo-slc-rtl", "poly-slc-rtl"])
+def test_restarts_accelerate(method):
+    def iterations(**options):
+        h = {"expo-slc-rtl": 20.0, "poly-slc-rtl": 0.1}[method]
+        return minimize(quadratic(), start(), method=method, h=h, target=1e-10, max_iter=3000, **options).nit
+
+    assert 3 * iterations() < iterations(restart=None)
+
+
+def test_time_loops_bound_the_clock():
+    settings = {"method": "expo-slc", "restart": "gradient", "C": 1.0, "h": 5.0, "max_iter": 2000, "gtol": 0, "ftol": 0}
+    looped = minimize(quadratic(), start(), temporal_looping=True, **settings)
+    assert float(looped.trace.t.max()) < 2000
+    assert float(looped.trace.loops[-1]) > 10
+    free = minimize(quadratic(), start(), temporal_looping=False, **settings)
+    assert free.status == 2  # its clock grew until the step was too large
+    assert "temporal looping" in free.message
+
+
+@pytest.mark.parametrize(("c", "method"), [(7.0, "expo-slc-rtl"), (1e-3, "poly-slc-rtl")])
+def test_scaling_the_function_is_scaling_C(c, method):
+    f = quadratic()
+    h = {"expo-slc-rtl": 10.0, "poly-slc-rtl": 0.1}[method]
+    one = minimize(f, start(), method=method, C=0.1, h=h, max_iter=50, gtol=0, ftol=0)
+    other = minimize(lambda x: c * f(x), start(), method=method, C=0.1 / c, h=h, max_iter=50, gtol=0, ftol=0)
+    assert (one.x - other.x).abs().amax() <= 1e-12
+
+
+@pytest.mark.parametrize("method", ["expo-slc-rtl", "poly-slc-rtl", "expo-htvi-rtl", "poly-sv-rtl", "nag"])
+def test_moving_and_turning_the_problem_moves_and_turns_the_iterates(method):
+    f, x0, shift = quadratic(), start(), torch.linspace(-1, 1, 20, dtype=F64)
+    Q = torch.linalg.qr(torch.randn(20, 20, dtype=F64, generator=torch.Generator().manual_seed(1)))[0]
+    h = {"expo": 10.0, "poly": 0.1, "nag": 1.0}[method.partition("-")[0]]
+    one = minimize(f, x0, method=method, h=h, max_iter=60, gtol=0, ftol=0)
+    other = minimize(lambda y: f((y - shift) @ Q), Q @ x0 + shift, method=method, h=h, max_iter=60, gtol=0, ftol=0)
+    assert (Q @ one.x + shift - other.x).abs().amax() <= 1e-10
+
+
+@pytest.mark.slow
+@pytest.mark.unchecked
+@pytest.mark.parametrize("method", ["expo-slc-rtl", "poly-slc-rtl"])
+def test_looping_keeps_the_minimum_for_long(method):
+    settings = {"expo-slc-rtl": {"C": 1.0, "h": 10.0, "beta": 0.6}, "poly-slc-rtl": {"C": 0.1, "h": 0.25}}[method]
+    worst = []
+    minimize(
+        log2d,
+        [5.0, 5.0],
+        method=method,
+        gtol=0,
+        ftol=0,
+        max_iter=100_000,
+        trace=False,
+        grad=lambda x: torch.stack([1 - 1 / x[0], 2 * x[1] - 1 / x[1]]),
+        callback=lambda state: worst.append(state.fun) if state.nit > 100 else None,
+        **settings,
+    )
+    assert max(worst) - (1.5 + 0.5 * math.log(2)) <= 1e-12
+
+
+@pytest.mark.unchecked
+def test_float32_runs_for_long_without_overflow():
+    found = minimize(quadratic(5, 10.0), torch.ones(5), max_iter=10_000, gtol=0, ftol=0, trace=False)
+    assert found.x.dtype == torch.float32
+    assert found.nit == 10_000
+    assert bool(found.x.isfinite().all())
+
+
+@pytest.mark.parametrize("clock", [3.0, PowerClock(2.0)])
+def test_adaptive_steps_minimise(clock):
+    found = minimize(quadratic(), start(), method="poly-slc-rtl", h=0.05, adaptive_to=clock, max_iter=3000)
+    assert found.success
+
+
+def test_result_is_of_the_kind_of_the_start():
+    assert isinstance(minimize(quadratic(3), np.ones(3), max_iter=3).x, np.ndarray)
+    assert isinstance(minimize(quadratic(3), torch.ones(3), max_iter=3).x, torch.Tensor)
+    x0 = torch.ones(3, dtype=F64)
+    minimize(quadratic(3), x0, max_iter=3)
+    assert torch.equal(x0, torch.ones(3, dtype=F64))
+
+
+def test_gradient_may_be_given():
+    scale = torch.logspace(-2, 0, 20, dtype=F64)
+    one = minimize(quadratic(), start(), max_iter=20)
+    other = minimize(quadratic(), start(), max_iter=20, grad=lambda x: scale * x)
+    assert (one.x - other.x).abs().amax() <= 1e-13
+
+
+def test_stops():
+    f = quadratic()
+    assert minimize(f, start(), max_iter=5).status == 1
+    stopped = minimize(f, start(), callback=lambda state: state.nit == 3)
+    assert (stopped.status, stopped.nit) == (3, 3)
+    found = minimize(f, start(), h=10.0, target=1e-3)
+    assert found.fun <= 1e-3 < float(found.trace.f[-2])
+    left = minimize(
+        lambda x: -x.log().sum(-1) * 0 + (x - 1).square().sum(-1) + x.log().sum(-1), [0.5], method="momentum", h=10.0
+    )
+    assert left.status == 2
+    assert np.isfinite(left.x).all()
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"h": 0.0}, ConfigError, "h=0.0"),
+        ({"h": -1.0}, ConfigError, "h=-1.0"),
+        ({"C": 0.0}, ConfigError, "C=0.0"),
+        ({"rate": 0.0}, ConfigError, "eta=0.0"),
+        ({"beta": 1.0}, ConfigError, "beta=1.0"),
+        ({"beta": 0.0}, ConfigError, "beta=0.0"),
+        ({"t0": 1e-4}, ConfigError, "t_min"),
+        ({"method": "expo-slk"}, ConfigError, "expo-slc"),
+        ({"method": "nag"}, ConfigError, "learning rate"),
+        ({"method": "nag", "h": 1.0, "C": 1.0}, ConfigError, "neither C"),
+        ({"restart": "often"}, ConfigError, "restart='often'"),
+        ({"restart": 0}, ConfigError, "restart=0"),
+        ({"loop_test": "mine"}, ConfigError, "loop_test"),
+        ({"max_iter": 0}, ConfigError, "max_iter"),
+        ({"gtol": -1.0}, ConfigError, "gtol"),
+        ({"x0": np.ones((2, 3))}, ShapeError, "minimize_batch"),
+        ({"x0": [-1.0, 2.0, 3.0], "f": lambda x: x.log().sum(-1)}, ValueError, "inside the domain"),
+        ({"f": lambda x: x}, ShapeError, "vmap"),
+        ({"x0": torch.ones(3, dtype=torch.complex128)}, ConfigError, "view_as_real"),
+    ],
+)
+def test_wrong_input(change, error, words):
+    with pytest.raises(error, match=words):
+        minimize(**{"f": quadratic(3), "x0": [1.0, 2.0, 3.0], **change})
