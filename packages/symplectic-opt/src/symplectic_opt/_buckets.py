@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-__all__ = ["Bucket", "buckets_of", "buffer_dtype", "local"]
+__all__ = ["Bucket", "buckets_of", "buffer_dtype", "local", "wide"]
 
 foreach: Any = torch
 
@@ -72,7 +72,7 @@ def buckets_of(groups: list[dict[str, Any]], state: MutableMapping[Tensor, Any])
                 gradient = gradient.redistribute(placements=parameter.placements)
             key = index, parameter.device, parameter.dtype, sharding
             if (bucket := found.get(key)) is None:
-                weight = 1.0 if group is lead else group["C"] / lead["C"] * (group["lr"] / lead["lr"]) ** 2
+                weight = 1.0 if group is lead else group["C"] / lead["C"] * (wide(group["lr"]) / wide(lead["lr"])) ** 2
                 bucket = found[key] = Bucket(group, weight, sharding)
             bucket.parameters.append(local(parameter))
             bucket.gradients.append(local(gradient))
@@ -80,6 +80,11 @@ def buckets_of(groups: list[dict[str, Any]], state: MutableMapping[Tensor, Any])
     for bucket in found.values():
         bucket.prepare()
     return list(found.values()), complete
+
+
+def wide(lr: Any) -> Any:
+    """A learning rate in float64 where it is a tensor."""
+    return lr.double() if isinstance(lr, Tensor) and lr.device.type != "mps" else lr
 
 
 def local(x: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """Accelerated optimizers for torch: Bregman dynamics by symplectic integrators (arXiv 2207.11460)."""
 
-import functools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from sciml.errors import ConfigError
@@ -14,20 +13,12 @@ from symplectic_opt import _updates as updates
 from symplectic_opt._buckets import Bucket, buckets_of, buffer_dtype, local
 from symplectic_opt._motion import Motion, move
 from symplectic_opt._products import NOT_FINITE, combine, products, read
-from symplectic_opt.descent import Descent, Order, Restart
-from symplectic_opt.heavy_ball import HeavyBall, LoopTest
+from symplectic_opt._settings import SHARED, Family, check, decay_of, descent_of, widest
+from symplectic_opt.descent import Order, Restart
+from symplectic_opt.heavy_ball import LoopTest
 from symplectic_opt.integrators import Integrator
-from symplectic_opt.methods import bregman_system
 
 __all__ = ["BregmanSLC", "Family"]
-
-Family = Literal["exponential", "polynomial"]
-
-# of the whole optimizer, which has one clock
-SHARED = (
-    *("family", "rate", "beta", "t0", "t_min", "integrator", "restart", "temporal_looping", "loop_test", "order"),
-    *("adaptive_to", "restart_smoothing", "foreach", "capturable"),
-)
 
 
 class BregmanSLC(Optimizer):
@@ -119,7 +110,7 @@ class BregmanSLC(Optimizer):
         super().add_param_group(param_group)
         group, lead = self.param_groups[-1], self.param_groups[0]
         try:
-            _check(group)
+            check(group)
             for name in SHARED:
                 if group[name] != lead[name]:
                     raise ConfigError(
@@ -163,7 +154,7 @@ class BregmanSLC(Optimizer):
         """
         self._raise_masked()
         lead = self.param_groups[0]
-        descent, motion = _descent(lead), self._host_motion(lead)
+        descent, motion = descent_of(lead), self._host_motion(lead)
         if motion is None:
             zeros = dict.fromkeys(("s", "mu", "restarts", "loops", "energy"), 0)
             return {"steps": 0, "t": float(lead["t0"]), **zeros}
@@ -207,15 +198,15 @@ class BregmanSLC(Optimizer):
                     self.state[parameter]["momentum"] = buffer.to(parameter.device, buffer_dtype(parameter))
         lead = self.param_groups[0]
         if lead["capturable"] and "motion" in lead:
-            device = _device(self.param_groups)
+            device = lead["params"][0].device
             lead["motion"] = {
-                name: torch.as_tensor(value, dtype=_float(device), device=device)
+                name: torch.as_tensor(value, dtype=widest(device), device=device)
                 for name, value in lead["motion"].items()
             }
 
     def _step_on_host(self, buckets: list[Bucket], complete: bool, loss: Any) -> None:
         lead = self.param_groups[0]
-        descent, h = _descent(lead), float(lead["lr"])
+        descent, h = descent_of(lead), float(lead["lr"])
         motion = self._host_motion(lead) or Motion.at_rest(descent, h)
         scale, known = lead.get("scale", 1.0), complete and lead.get("complete", False)
         rounding = 4 * max(torch.finfo(bucket.buffers[0].dtype).eps for bucket in buckets)
@@ -229,14 +220,15 @@ class BregmanSLC(Optimizer):
         try:
             after = move(descent, motion, h, found, value, lead["restart_smoothing"], rounding)
             limit = min(torch.finfo(bucket.buffers[0].dtype).max for bucket in buckets)
-            if after.log_step > math.log(limit) or after.square**0.5 > limit:
+            s = math.exp(after.log_step)
+            if s * max(weights) > limit or after.square**0.5 > limit:
                 raise OverflowError
         except OverflowError:
             raise OverflowError(
                 f"time grew to {motion.clockwork.t:.6g} and the step s(t) beyond the numbers of "
                 f"{buckets[0].buffers[0].dtype}: reduce lr or enable temporal looping"
             ) from None
-        lead["scale"] = self._update(buckets, weights, after.mu, math.exp(after.log_step), scale)
+        lead["scale"] = self._update(buckets, weights, after.mu, s, scale)
         lead["motion"], lead["complete"] = after.pack(), complete
 
     def _update(self, buckets: list[Bucket], weights: list[float], mu: float, s: float, scale: float) -> float:
@@ -246,7 +238,7 @@ class BregmanSLC(Optimizer):
         """
         together = self.param_groups[0]["foreach"] is not False
         after = mu * scale
-        if not 1e-10 < after < 1e10:
+        if not 1e-10 < after < 1e10 or s * max(weights) > 1e20 * after:
             buffers = [local(state["momentum"]) for state in self.state.values()]
             if after == 0:
                 updates.zero(buffers, together)
@@ -255,7 +247,7 @@ class BregmanSLC(Optimizer):
             after = 1.0
         for bucket, weight in zip(buckets, weights, strict=True):
             updates.add(bucket.buffers, bucket.gradients, -s * weight / after, together)
-            if (decay := _decay(bucket.group)) is not None:
+            if (decay := decay_of(bucket.group)) is not None:
                 updates.scale(bucket.parameters, math.exp(-decay), together)
             updates.add(bucket.parameters, bucket.buffers, after, together)
         return after
@@ -264,10 +256,10 @@ class BregmanSLC(Optimizer):
         """As on the host, with 0-dim tensors, every branch by `where`; |Δ|² is computed anew in every step."""
         lead = self.param_groups[0]
         device = buckets[0].parameters[0].device
-        dtype = _float(device)
+        dtype = widest(device)
         lr: Any = lead["lr"]
         h = lr.to(device, dtype) if isinstance(lr, Tensor) else torch.full((), lr, dtype=dtype, device=device)
-        descent = _descent(lead)
+        descent = descent_of(lead)
         if "motion" not in lead:
             at_rest = Motion.at_rest(descent, h).pack()
             lead["motion"] = {name: x.clone() for name, x in at_rest.items()}
@@ -280,14 +272,15 @@ class BregmanSLC(Optimizer):
         after = move(descent, motion, h, found, value, lead["restart_smoothing"], 0.0)
         limit = min(torch.finfo(bucket.buffers[0].dtype).max for bucket in buckets)
         finite = torch.isfinite(torch.stack([x for row in rows for x in row] + [value])).all()
-        overflown = (after.log_step > math.log(limit)) | ~(after.square.sqrt() < limit)
+        s = after.log_step.exp()
+        steps = torch.stack([s * weight for weight in weights])
+        overflown = (steps > limit).any() | ~(after.square.sqrt() < limit)
         going = h > 0
         valid = finite & ~overflown & going
-        kick = -after.log_step.exp() / scale
-        for bucket in buckets:
-            decay = _decay(bucket.group)
-            decay = None if decay is None else torch.exp(-decay * torch.ones_like(h))
-            updates.move_on_device(bucket, valid, after.mu, kick * bucket.weight, torch.full_like(h, scale), decay)
+        for bucket, step in zip(buckets, steps, strict=True):
+            decay = decay_of(bucket.group)
+            decay = None if decay is None else (-decay * torch.ones_like(h)).exp()
+            updates.move_on_device(bucket, valid, after.mu, -step / scale, torch.full_like(h, scale), decay)
         for name, x in after.pack().items():
             lead["motion"][name].copy_(torch.where(valid, x, lead["motion"][name]))
         lead["motion"]["not_finite"].add_(~finite)
@@ -313,40 +306,3 @@ class BregmanSLC(Optimizer):
         if "motion" not in lead:
             return None
         return Motion.unpack({name: float(x) for name, x in lead["motion"].items()})
-
-
-def _check(group: dict[str, Any]) -> None:
-    for name in ("lr", "C", "rate"):
-        if not 0 < group[name] < math.inf:
-            raise ConfigError(f"{name}={group[name]!r} must be a finite number above zero")
-    if not 0 <= group["weight_decay"] < math.inf:
-        raise ConfigError(f"weight_decay={group['weight_decay']!r} must be a finite number, zero or above")
-    _descent(group)
-
-
-def _descent(group: dict[str, Any]) -> Descent:
-    names = ("family", "C", "rate", "adaptive_to", "integrator", "restart", "temporal_looping", "loop_test", "beta")
-    return _made(*(group[name] for name in (*names, "t0", "t_min", "order")))
-
-
-@functools.lru_cache(typed=True)
-def _made(
-    family: Any, C: Any, rate: Any, adaptive_to: Any, integrator: Any, restart: Any, looping: Any, loop_test: Any,
-    beta: Any, t0: Any, t_min: Any, order: Any,
-) -> Descent:  # fmt: skip
-    coefficients = HeavyBall(bregman_system(family, C, rate, adaptive_to), integrator)
-    return Descent(coefficients, restart, looping, loop_test, beta, t0, t_min, order)
-
-
-def _decay(group: dict[str, Any]) -> Any:
-    """λ lr of a decoupled decay."""
-    return group["weight_decay"] * group["lr"] if group["weight_decay"] and group["decoupled"] else None
-
-
-def _device(groups: list[dict[str, Any]]) -> torch.device:
-    return groups[0]["params"][0].device
-
-
-def _float(device: torch.device) -> torch.dtype:
-    """The widest real numbers of a device."""
-    return torch.float32 if device.type == "mps" else torch.float64

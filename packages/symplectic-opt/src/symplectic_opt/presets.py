@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
+from symplectic_opt._settings import Family
 from symplectic_opt.descent import Order, Restart
 from symplectic_opt.heavy_ball import LoopTest
-from symplectic_opt.optimizer import BregmanSLC, Family
+from symplectic_opt.optimizer import BregmanSLC
 
 __all__ = ["HTVI", "SV", "EBravo", "ExpoSLC", "PBravo", "PolySLC"]
 

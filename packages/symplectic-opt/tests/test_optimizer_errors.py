@@ -1,0 +1,189 @@
+"""Wrong input gets an error that says what to do, and changes nothing."""
+
+import copy
+import math
+
+import pytest
+import torch
+from sciml.errors import ConfigError
+from symplectic_opt.optimizer import BregmanSLC
+from symplectic_opt.presets import ExpoSLC, PolySLC
+from torch import nn
+
+pytestmark = pytest.mark.unchecked
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": 0}, "lr=0 must be a finite number above zero"),
+        ({"lr": -1.0}, "lr=-1.0 must be"),
+        ({"lr": math.nan}, "lr=nan must be"),
+        ({"lr": math.inf}, "lr=inf must be"),
+        ({"C": 0}, "C=0 must be"),
+        ({"C": -2.0}, "C=-2.0 must be"),
+        ({"rate": 0}, "rate=0 must be"),
+        ({"rate": -0.1}, "rate=-0.1 must be"),
+        ({"beta": 0.0}, "beta=0.0 must lie between 0 and 1"),
+        ({"beta": 1.0}, "beta=1.0 must lie between 0 and 1"),
+        ({"t0": 1e-4}, "t0=0.0001 must be finite and not below t_min=0.001"),
+        ({"t_min": 0.0}, "t_min=0.0"),
+        ({"family": "logarithmic"}, "family='logarithmic' is unknown; choose exponential or polynomial"),
+        ({"integrator": "rk4"}, "integrator='rk4' is unknown; choose one of slc, htvi, sv"),
+        ({"restart": "always"}, "restart='always' is unknown; choose gradient, function, velocity"),
+        ({"restart": 0}, "restart=0 is unknown"),
+        ({"restart": True}, "restart=True is unknown"),
+        ({"loop_test": "strict"}, "loop_test='strict' is unknown"),
+        ({"order": "random"}, "order='random' is unknown"),
+        ({"weight_decay": -1e-2}, "weight_decay=-0.01 must be"),
+        ({"restart_smoothing": 1.0}, r"restart_smoothing=1.0 must lie in \[0, 1\)"),
+        ({"restart_smoothing": 0.5, "restart": None}, "is for restart='gradient' only"),
+        ({"family": "polynomial", "adaptive_to": 7.0}, "steps grow from a Polynomial of a larger p"),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    BregmanSLC([nn.Parameter(torch.ones(2))], restart=1)  # equal to True, and cached
+    with pytest.raises(ConfigError, match=message):
+        BregmanSLC([nn.Parameter(torch.ones(2))], **settings)
+
+
+def test_no_parameters():
+    with pytest.raises(ValueError, match="empty parameter list"):
+        BregmanSLC([])
+
+
+@pytest.mark.parametrize("name", ["family", "rate", "beta", "restart", "order"])
+def test_groups_share_the_clock(name):
+    a, b = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    other = {"family": "polynomial", "rate": 0.5, "beta": 0.5, "restart": None, "order": "bravo"}[name]
+    with pytest.raises(ConfigError, match=f"{name}={other!r} of a group differs from"):
+        BregmanSLC([{"params": [a]}, {"params": [b], name: other}])
+    optimizer = BregmanSLC([a])
+    with pytest.raises(ConfigError, match="one clock"):
+        optimizer.add_param_group({"params": [b], name: other})
+    assert len(optimizer.param_groups) == 1
+    with pytest.raises(ConfigError, match="C=-1 must be"):
+        optimizer.add_param_group({"params": [b], "C": -1})
+
+
+def stepped(**settings):
+    p = nn.Parameter(torch.ones(4))
+    optimizer = BregmanSLC([p], lr=4.0, **settings)
+    for _ in range(3):
+        p.grad = p.detach().clone()
+        optimizer.step()
+    return p, optimizer
+
+
+def plain(tree):
+    if isinstance(tree, dict):
+        return {k: plain(v) for k, v in tree.items()}
+    if isinstance(tree, list):
+        return [plain(x) for x in tree]
+    return tree.tolist() if isinstance(tree, torch.Tensor) else tree
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_gradients_that_are_not_finite(bad):
+    p, optimizer = stepped()
+    before = copy.deepcopy(plain(optimizer.state_dict())), p.tolist()
+    p.grad = torch.tensor([1.0, bad, 1.0, 1.0])
+    with pytest.raises(FloatingPointError, match="a gradient is NaN or infinite in this step; parameters and"):
+        optimizer.step()
+    assert (plain(optimizer.state_dict()), p.tolist()) == before
+
+
+@pytest.mark.parametrize("read", ["diagnostics", "state_dict"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("first", [True, False])
+def test_gradients_that_are_not_finite_are_left_out_on_a_device(bad, read, first):
+    p, optimizer = stepped(capturable=True)
+    q, clean = stepped(capturable=True)
+    if first:
+        p = nn.Parameter(torch.ones(4))
+        q = nn.Parameter(torch.ones(4))
+        optimizer, clean = (BregmanSLC([x], lr=4.0, capturable=True) for x in (p, q))
+    p.grad = torch.tensor([1.0, bad, 1.0, 1.0])
+    optimizer.step()
+    optimizer.step()
+    with pytest.raises(FloatingPointError, match="NaN or infinite in 2 steps, which were left out"):
+        getattr(optimizer, read)()
+    for _ in range(3):
+        p.grad, q.grad = p.detach().clone(), q.detach().clone()
+        optimizer.step()
+        clean.step()
+    assert p.tolist() == q.tolist()
+    assert plain(optimizer.state_dict()) == plain(clean.state_dict())
+
+
+def test_large_and_small_gradients_are_finite():
+    """Their squares are not in float32."""
+    for size in (1e25, 1e-25):
+        p = nn.Parameter(torch.zeros(4))
+        optimizer = ExpoSLC([p], lr=1.0, C=1e-3)
+        for _ in range(5):
+            p.grad = torch.full((4,), size)
+            optimizer.step()
+        told = optimizer.diagnostics()
+        assert told["steps"] == 5
+        square = optimizer.param_groups[0]["motion"]["square"]
+        expected = (optimizer.param_groups[0]["scale"] * optimizer.state[p]["momentum"].double()).square().sum()
+        assert square == pytest.approx(float(expected), rel=1e-5)
+
+
+def coast(optimizer, steps):
+    """Steps without force."""
+    for _ in range(steps):
+        for p in optimizer.param_groups[0]["params"]:
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+
+
+def test_time_that_grows_beyond_all_numbers():
+    p = nn.Parameter(torch.ones(4))
+    settings = {"lr": 200.0, "temporal_looping": False, "restart": None}
+    optimizer = BregmanSLC([p], **settings)
+    with pytest.raises(OverflowError, match=r"time grew to \d+ and the step s\(t\) .* enable temporal looping"):
+        coast(optimizer, 200)
+    assert math.log(torch.finfo(torch.float32).max) / 0.01 - 400 < optimizer.diagnostics()["t"] < 9000
+    device = BregmanSLC([p], capturable=True, **settings)
+    coast(device, 200)
+    with pytest.raises(OverflowError, match=r"time grew to \d+ .* which were left out: reduce lr"):
+        device.diagnostics()
+    assert device.diagnostics() == optimizer.diagnostics()
+    assert p.tolist() == [1.0] * 4
+
+
+def test_function_restarts_need_the_loss():
+    p = nn.Parameter(torch.ones(4))
+    p.grad = torch.ones(4)
+    optimizer = BregmanSLC([p], restart="function")
+    for closure in (None, lambda: None):
+        with pytest.raises(ConfigError, match=r"call step\(closure\) with a closure that returns the loss"):
+            optimizer.step(closure)
+
+
+def test_a_loss_that_is_nan_changes_nothing():
+    p = nn.Parameter(torch.ones(4))
+    p.grad = torch.ones(4)
+    optimizer = BregmanSLC([p], restart="function")
+    with pytest.raises(FloatingPointError, match="the loss is NaN"):
+        optimizer.step(lambda: torch.tensor(math.nan))
+    assert p.tolist() == [1.0] * 4
+
+
+def test_sparse_gradients():
+    table = nn.Embedding(4, 2, sparse=True)
+    optimizer = ExpoSLC(table.parameters())
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match="sparse gradients are not supported"):
+        optimizer.step()
+
+
+def test_states_of_another_family_or_optimizer():
+    p = nn.Parameter(torch.ones(4))
+    optimizer = ExpoSLC([p])
+    with pytest.raises(ConfigError, match="of the family 'polynomial', this optimizer of 'exponential'"):
+        optimizer.load_state_dict(PolySLC([p]).state_dict())
+    with pytest.raises(ConfigError, match="of the family None"):
+        optimizer.load_state_dict(torch.optim.SGD([p]).state_dict())

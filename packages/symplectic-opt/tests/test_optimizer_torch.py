@@ -1,0 +1,405 @@
+"""The optimizers keep what torch promises of optimizers: dtypes, layouts, closures, states, AMP, training."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from sciml.data import BatchLoader
+from sciml.runtime import Runtime
+from sciml.state import load_state, save_state, tensors_equal
+from sciml.training import Trainer, TrainerOptions
+from symplectic_opt import optimizer as module
+from symplectic_opt.optimizer import BregmanSLC
+from symplectic_opt.presets import HTVI, SV, EBravo, ExpoSLC, PBravo, PolySLC
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+F64 = torch.float64
+PRESETS = (ExpoSLC, PolySLC, EBravo, PBravo, HTVI, SV)
+
+
+def network(dtype=torch.float32, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 1)).to(dtype)
+
+
+def minibatches(steps, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        x = torch.randn(8, 3, generator=generator)
+        yield x.to(dtype), x.sin().sum(-1, keepdim=True).to(dtype)
+
+
+def train(model, optimizer, steps, start=0):
+    dtype = next(model.parameters()).dtype
+    for k, (x, y) in enumerate(minibatches(steps, dtype)):
+        if k >= start:
+            optimizer.zero_grad()
+            (model(x) - y).square().mean().backward()
+            optimizer.step()
+    return model
+
+
+def points(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("cls", PRESETS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_minibatches_are_fitted_in_every_precision(cls, dtype):
+    model = network(dtype)
+    x, y = next(minibatches(1, dtype))
+    before = (model(x) - y).square().mean().item()
+    optimizer = cls(model.parameters(), **cls.example())
+    train(model, optimizer, 300)
+    assert (model(x) - y).square().mean().item() < 0.5 * before
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    expected = torch.promote_types(dtype, torch.float32)
+    assert {s["momentum"].dtype for s in optimizer.state.values()} == {expected}
+
+
+def test_there_is_one_buffer_a_parameter():
+    model = network()
+    optimizer = ExpoSLC(model.parameters())
+    train(model, optimizer, 3)
+    state = optimizer.state_dict()["state"].values()
+    assert [[*entry] for entry in state] == [["momentum"]] * 4
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.01}, {"weight_decay": 0.01, "decoupled": False}])
+@pytest.mark.parametrize("cls", PRESETS)
+def test_foreach_and_loop_agree(cls, settings):
+    one, two = network(), network()
+    train(one, cls(one.parameters(), foreach=True, **settings), 50)
+    train(two, cls(two.parameters(), foreach=False, **settings), 50)
+    torch.testing.assert_close(points(one), points(two), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_parameters_of_several_dtypes_share_the_clock(capturable):
+    dtypes = (torch.float64, torch.float32, torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    targets = [torch.randn(4, 5, dtype=F64, generator=generator) for _ in dtypes]
+    mixed = [nn.Parameter(torch.zeros(4, 5, dtype=dtype)) for dtype in dtypes]
+    exact = [nn.Parameter(torch.zeros(4, 5, dtype=F64)) for _ in dtypes]
+    for parameters, option in ((mixed, capturable), (exact, False)):
+        optimizer = BregmanSLC(parameters, lr=8.0, restart=5, capturable=option)
+        for _ in range(20):
+            for p, target in zip(parameters, targets):
+                p.grad = (p.detach().double() - target).to(p.dtype)
+            optimizer.step()
+    for p, q, eps in zip(mixed, exact, (1e-12, 1e-5, 2e-2)):
+        # float64 too is moved by the common decisions alone, which the others change by rounding only
+        torch.testing.assert_close(p.double(), q.detach(), rtol=0, atol=max(eps, 1e-9) * 4)
+
+
+def test_complex_parameters_are_pairs_of_real_ones():
+    z = nn.Parameter(torch.tensor([1 + 2j, -0.5j, 3.0], dtype=torch.complex128))
+    pair = nn.Parameter(torch.view_as_real(z.detach()).clone())
+    weights = torch.tensor([1.0, 0.3, 0.1], dtype=F64)
+    one, two = ExpoSLC([z], lr=10.0), ExpoSLC([pair], lr=10.0)
+    for _ in range(60):
+        for optimizer, value in ((one, lambda: (weights * z.abs().square()).sum()),
+                                 (two, lambda: (weights[:, None] * pair.square()).sum())):  # fmt: skip
+            optimizer.zero_grad()
+            value().backward()
+            optimizer.step()
+    torch.testing.assert_close(torch.view_as_real(z), pair, rtol=1e-12, atol=1e-13)
+    assert pair.detach().abs().max() < 1e-2
+
+
+def test_layouts_do_not_matter():
+    x = torch.randn(2, 6, 5, 4, generator=torch.Generator().manual_seed(0))
+    variants = [x.clone(), x.clone(memory_format=torch.channels_last), x.transpose(0, 3).contiguous().transpose(0, 3)]
+    found = []
+    for start in variants:
+        p = nn.Parameter(start)
+        optimizer = ExpoSLC([p], lr=10.0)
+        for k in range(40):
+            p.grad = (p.detach() - 1) * (1 + k % 3)
+            optimizer.step()
+        assert p.stride() == start.stride()
+        found.append(p.detach())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[2], found[0], rtol=1e-5, atol=1e-6)
+
+
+def snapshot(optimizer):
+    return copy.deepcopy(optimizer.state_dict())
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_step_without_gradients_changes_nothing(capturable):
+    model = network()
+    optimizer = ExpoSLC(model.parameters(), capturable=capturable)
+    optimizer.step()
+    assert optimizer.diagnostics()["steps"] == 0
+    train(model, optimizer, 5)
+    before, weights = snapshot(optimizer), points(model)
+    optimizer.zero_grad()
+    optimizer.step()
+    assert same(before, snapshot(optimizer))
+    assert torch.equal(points(model), weights)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_step_of_length_zero_changes_nothing(capturable):
+    model = network()
+    optimizer = ExpoSLC(model.parameters(), capturable=capturable)
+    train(model, optimizer, 5)
+    before, weights = optimizer.diagnostics(), points(model)
+    optimizer.param_groups[0]["lr"] = 0.0
+    train(model, optimizer, 1)
+    assert optimizer.diagnostics() == before
+    assert torch.equal(points(model), weights)
+    optimizer.param_groups[0]["lr"] = 4.0
+    train(model, optimizer, 1)
+    assert optimizer.diagnostics()["steps"] == 6
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_parameters_without_gradient_stay_and_keep_their_momentum(capturable):
+    """The others move as without them; their momentum goes on when gradients come again."""
+    a, b = (nn.Parameter(torch.ones(3, dtype=F64)) for _ in range(2))
+    optimizer = BregmanSLC([a, b], lr=8.0, restart=None, temporal_looping=False, capturable=capturable)
+    alone = BregmanSLC([c := nn.Parameter(torch.ones(3, dtype=F64))], lr=8.0, restart=None, temporal_looping=False)
+    for k in range(12):
+        a.grad, c.grad = a.detach().clone(), c.detach().clone()
+        b.grad = b.detach().clone() if k < 4 or k > 7 else None
+        before = b.detach().clone()
+        optimizer.step()
+        alone.step()
+        assert torch.equal(b.detach(), before) == (b.grad is None)
+    torch.testing.assert_close(a, c, rtol=1e-13, atol=0)
+    assert (b > a).all()
+
+
+def test_a_group_with_lr_zero_stays():
+    a, b = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = BregmanSLC([{"params": [a]}, {"params": [b], "lr": 1.0}], lr=8.0)
+    for k in range(6):
+        optimizer.param_groups[1]["lr"] = 1.0 if k < 3 else 0.0
+        before = b.detach().clone()
+        a.grad, b.grad = a.detach().clone(), b.detach().clone()
+        optimizer.step()
+        assert torch.equal(b.detach(), before) == (k >= 3)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("restart", ["gradient", "function"])
+def test_a_step_calls_its_closure_once(restart, capturable):
+    model, calls = network(), []
+    optimizer = ExpoSLC(model.parameters(), restart=restart, capturable=capturable)
+    x, y = next(minibatches(1))
+
+    def closure():
+        calls.append(torch.is_grad_enabled())
+        optimizer.zero_grad()
+        loss = (model(x) - y).square().mean()
+        loss.backward()
+        return loss
+
+    values = [optimizer.step(closure) for _ in range(30)]
+    assert calls == [True] * 30
+    assert values[-1] < values[0]
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("stop", [1, 2, 7, 20])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("cls", [ExpoSLC, PBravo])
+def test_a_restored_run_is_the_undisturbed_one_bitwise(tmp_path, cls, dtype, stop, capturable):
+    def build():
+        model = network(dtype)
+        optimizer = cls(model.parameters(), capturable=capturable)
+        return model, optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30)
+
+    def go(parts, start, steps):
+        model, optimizer, schedule = parts
+        for k, (x, y) in enumerate(minibatches(steps, dtype)):
+            if k >= start:
+                optimizer.zero_grad()
+                (model(x) - y).square().mean().backward()
+                optimizer.step()
+                schedule.step()
+
+    whole = build()
+    go(whole, 0, 30)
+    parts = build()
+    go(parts, 0, stop)
+    save_state(tmp_path / "s", {str(i): part.state_dict() for i, part in enumerate(parts)})
+    resumed = build()
+    state = load_state(tmp_path / "s")
+    for i, part in enumerate(resumed):
+        part.load_state_dict(state[str(i)])
+    go(resumed, stop, 30)
+    assert tensors_equal(whole[0].state_dict(), resumed[0].state_dict())
+    assert same(whole[1].state_dict(), resumed[1].state_dict())
+
+
+def test_optimizers_are_copied_and_pickled_with_their_clock():
+    model = network()
+    optimizer = ExpoSLC(model.parameters())
+    train(model, optimizer, 5)
+    model, optimizer = copy.deepcopy((model, optimizer))
+    again, other = pickle.loads(pickle.dumps((model, optimizer)))
+    assert torch.equal(points(train(model, optimizer, 9, 5)), points(train(again, other, 9, 5)))
+    assert optimizer.diagnostics() == other.diagnostics()
+
+
+class NoHost(TorchDispatchMode):
+    """Fails where the host would wait for a device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default):
+            raise AssertionError(f"{func} waits for the device")
+        if func is torch.ops.aten.nonzero.default or func is torch.ops.aten.equal.default:
+            raise AssertionError(f"{func} waits for the device")
+        return func(*args, **kwargs or {})
+
+
+def refuse(self, *args):
+    raise AssertionError("the host waits for the device")
+
+
+@pytest.mark.parametrize("order", ["canonical", "bravo"])
+@pytest.mark.parametrize("restart", ["gradient", "function", "velocity", 3, None])
+def test_a_capturable_step_never_waits_for_the_device(monkeypatch, restart, order):
+    model = network()
+    lr = torch.tensor(4.0)
+    optimizer = BregmanSLC(
+        [{"params": [p], "weight_decay": 0.01} for p in model.parameters()],
+        lr=lr, restart=restart, order=order, capturable=True,
+    )  # fmt: skip
+    x, y = next(minibatches(1))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (model(x) - y).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(4):
+        loss = closure()
+        with NoHost(), monkeypatch.context() as patch:
+            for name in ("tolist", "item", "cpu", "numpy", "__bool__", "__float__", "__int__"):
+                patch.setattr(torch.Tensor, name, refuse)
+            optimizer.step(lambda loss=loss: loss)
+    assert optimizer.diagnostics()["steps"] == 4
+
+
+def test_a_step_reads_from_the_device_once(monkeypatch):
+    model = network()
+    optimizer = BregmanSLC([{"params": [p]} for p in model.parameters()], lr=4.0)
+    reads, tolist = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append(1) or tolist(self))
+    for k in range(5):
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        with NoHost():
+            optimizer.step()
+        assert len(reads) == k + 1
+
+
+@pytest.mark.parametrize("order", ["canonical", "bravo"])
+def test_device_and_host_take_the_same_steps(order):
+    one, two = network(F64), network(F64)
+    host = EBravo(one.parameters(), lr=4.0, order=order, weight_decay=1e-3)
+    device = EBravo(two.parameters(), lr=torch.tensor(4.0), order=order, weight_decay=1e-3, capturable=True)
+    train(one, host, 60)
+    train(two, device, 60)
+    torch.testing.assert_close(points(one), points(two), rtol=1e-10, atol=1e-11)
+    told = host.diagnostics(), device.diagnostics()
+    assert told[0]["restarts"] == told[1]["restarts"] > 0
+    assert told[0]["t"] == pytest.approx(told[1]["t"], rel=1e-12)
+
+
+def test_the_speed_by_its_recurrence_is_measured_anew_when_digits_are_lost(monkeypatch):
+    """Kicks that nearly undo one another cost |Δ|² in float32 all digits; what decides keeps half of them."""
+    used, move = [], module.move
+    monkeypatch.setattr(module, "move", lambda d, m, h, found, *more: used.append(found) or move(d, m, h, found, *more))
+    measured, products = [], module.products
+    monkeypatch.setattr("symplectic_opt._products.products", lambda b, all: measured.append(all) or products(b, all))
+    generator = torch.Generator().manual_seed(0)
+    p, direction = nn.Parameter(torch.zeros(1000)), torch.randn(1000, generator=generator)
+    optimizer = BregmanSLC([p], lr=1.0, rate=1e-6, restart=None, temporal_looping=False)
+    exact, lost = 0.0, 0
+    for k in range(300):
+        p.grad = direction + 1e-5 * torch.randn(1000, generator=generator)
+        if k % 10 == 9:
+            p.grad += last / s - direction
+        optimizer.step()
+        if k:
+            assert used[-1].square == pytest.approx(exact, rel=2e-3)
+        lead, s = optimizer.param_groups[0], optimizer.diagnostics()["s"]
+        last = lead["scale"] * optimizer.state[p]["momentum"]
+        exact = float(last.double().square().sum())
+        lost += abs(lead["motion"]["square"] / exact - 1) > 0.1
+    assert lost > 10  # without it
+    assert sum(measured) < 60
+
+
+def test_grad_scaler_skips_steps_with_infinite_gradients():
+    model = network()
+    optimizer = ExpoSLC(model.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    x, y = next(minibatches(1))
+    for k in range(6):
+        optimizer.zero_grad()
+        loss = (model(x) - y).square().mean() * (math.inf if k == 3 else 1.0)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert optimizer.diagnostics()["steps"] == 5
+    assert points(model).isfinite().all()
+
+
+@pytest.mark.parametrize("cls", PRESETS)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_trainer_resumes_exactly(tmp_path, cls, precision):
+    x = torch.linspace(-2, 2, 40)[:, None].repeat(1, 3)
+
+    def fit(folder, epochs):
+        model = network()
+        trainer = Trainer(TrainerOptions(epochs=epochs), tmp_path / folder, runtime=Runtime("cpu", precision=precision))
+        result = trainer.fit(
+            model,
+            lambda m, batch: (m(batch["x"]) - batch["y"]).square().mean(),
+            BatchLoader({"x": x, "y": x[:, :1].sin()}, 8),
+            lambda m: cls(m.parameters(), **cls.example()),
+            scheduler=lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda k: 1 - k / 100),
+        )
+        return model, result
+
+    whole, result = fit("whole", 6)
+    fit("parts", 2)
+    resumed, again = fit("parts", 6)
+    assert tensors_equal(whole.state_dict(), resumed.state_dict())
+    assert (result.steps, result.best_loss) == (again.steps, again.best_loss)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", [ExpoSLC, PolySLC])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_long_runs_of_low_precision_stay_finite(cls, dtype):
+    generator = torch.Generator().manual_seed(0)
+    p = nn.Parameter(torch.ones(8, dtype=dtype))
+    noise = torch.randn(1000, 8, generator=generator).to(dtype) * 0.1
+    scales = torch.linspace(0.01, 1, 8).to(dtype)
+    optimizer = cls([p], **cls.example())
+    for k in range(100_000):
+        p.grad = scales * p.detach() + noise[k % 1000]
+        optimizer.step()
+    assert p.isfinite().all()
+    assert optimizer.state[p]["momentum"].isfinite().all()
+    assert p.abs().max() < 10
