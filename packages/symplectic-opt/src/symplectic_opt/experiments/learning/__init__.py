@@ -1,0 +1,1 @@
+"""Optimizers compared on problems of machine learning, each tuned with the same number of gradients."""

@@ -1,0 +1,124 @@
+"""The optimizers that are compared, and the grids on which they are tuned."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from sciml.config import config
+from torch.optim import Optimizer
+
+from symplectic_opt.presets import EBravo, PBravo
+from symplectic_opt.problems._common import ml
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Cell = tuple[float, ...]
+PAPER = "Practical Perspectives on Symplectic Accelerated Optimization, arXiv 2207.11460"
+
+
+@config
+class Rates:
+    """Learning rates at the centres of the grids: those published with the problem, (h, C) of eBrAVO and pBrAVO."""
+
+    adam: Positive
+    sgd: Positive
+    expo: tuple[Positive, Positive]
+    poly: tuple[Positive, Positive]
+
+
+@dataclass(frozen=True)
+class Method:
+    """An optimizer with one or two numbers to tune; its grid lies around `centre`.
+
+    `tuned=False` keeps the centre.
+    """
+
+    label: str
+    make: Callable[[Iterable[Any], Sequence[float]], Optimizer]
+    centre: Cell
+    tuned: bool = True
+
+    @property
+    def slug(self) -> str:
+        """The label as the name of a directory."""
+        words = "".join(c if c.isalnum() else "-" for c in self.label.lower())
+        return "-".join(filter(None, words.split("-")))
+
+    def cells(self, radius: int) -> list[Cell]:
+        """2r² + 2r + 1 cells for r = `radius`, of one number or of two.
+
+        One number takes equal steps of its logarithm, over two decades to each side, or one for r = 1. Of (h, C), h
+        takes i half decades and C takes j decades with |i| + |j| ≤ r.
+        """
+        if not self.tuned:
+            return [self.centre]
+        steps = range(-radius, radius + 1)
+        if len(self.centre) == 2:
+            h, C = self.centre
+            return [(h * 10 ** (i / 2), C * 10.0**j) for i in steps for j in steps if abs(i) + abs(j) <= radius]
+        side = radius * (radius + 1)
+        decades = min(0.5, 2 / side) if side else 0.0
+        return [(self.centre[0] * 10 ** (decades * k),) for k in range(-side, side + 1)]
+
+
+def stochastic(rates: Rates) -> list[Method]:
+    """Methods for minibatches. Each has the constants that are usual for it; AdamW decays weights at 0.01."""
+    return [
+        Method("eBrAVO", lambda p, cell: EBravo(p, *cell), rates.expo),
+        Method("pBrAVO", lambda p, cell: PBravo(p, *cell), rates.poly),
+        Method("Adam", lambda p, cell: torch.optim.Adam(p, *cell), (rates.adam,)),
+        Method("AdamW", lambda p, cell: torch.optim.AdamW(p, *cell), (rates.adam,)),
+        Method("schedule-free AdamW", lambda p, cell: schedule_free()(p, *cell), (rates.adam,)),
+        Method("SGD, Nesterov", nesterov, (rates.sgd,)),
+    ]
+
+
+def full_batch(rates: Rates) -> list[Method]:
+    """Methods for a function whose gradients are exact."""
+    return [
+        *stochastic(rates),
+        Method("SGD", lambda p, cell: torch.optim.SGD(p, *cell), (rates.sgd,)),
+        Method("L-BFGS", lbfgs, (1.0,)),
+    ]
+
+
+def published(rates: Rates) -> list[Method]:
+    """Adam and plain gradient descent at their published rates, not tuned."""
+    return [
+        Method("Adam, published rate", lambda p, cell: torch.optim.Adam(p, *cell), (rates.adam,), tuned=False),
+        Method("SGD, published rate", lambda p, cell: torch.optim.SGD(p, *cell), (rates.sgd,), tuned=False),
+    ]
+
+
+def nesterov(parameters: Iterable[Any], cell: Sequence[float]) -> Optimizer:
+    """Gradient descent with Nesterov's momentum 0.9."""
+    return torch.optim.SGD(parameters, *cell, momentum=0.9, nesterov=True)
+
+
+def lbfgs(parameters: Iterable[Any], cell: Sequence[float]) -> Optimizer:
+    """One step of L-BFGS a call; its line search takes some gradients."""
+    return torch.optim.LBFGS(parameters, *cell, max_iter=1, line_search_fn="strong_wolfe", tolerance_grad=0)
+
+
+@lru_cache(maxsize=1)
+def schedule_free() -> type[Optimizer]:
+    """AdamW without schedule (arXiv 2405.15682) whose parameters are the averaged ones outside of `step`."""
+    base: Any = ml("schedulefree").AdamWScheduleFree
+
+    class ScheduleFree(base):
+        def step(self, closure: Any = None) -> Any:
+            if closure is None:
+                raise RuntimeError("the gradient belongs to another point than the parameters: give a closure")
+            self.train()
+            try:
+                return super().step(closure)
+            finally:
+                self.eval()
+
+        def __init__(self, parameters: Iterable[Any], lr: float) -> None:
+            super().__init__(parameters, lr)
+            self.eval()
+
+    return ScheduleFree
