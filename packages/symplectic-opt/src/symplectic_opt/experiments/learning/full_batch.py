@@ -12,7 +12,7 @@ from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
 from sciml.plotting import curves
 from torch import Tensor
 
-from symplectic_opt.experiments.learning.methods import PAPER, Cell, Method, Rates, full_batch, published
+from symplectic_opt.experiments.learning.methods import PAPER, Cell, Method, Rates, full_batch, notes_of_ends, published
 from symplectic_opt.problems._objective import RandomObjective
 from symplectic_opt.problems.fermat_weber import FermatWeber
 from symplectic_opt.problems.logistic import Blobs
@@ -94,7 +94,7 @@ def descend(f: Callable[[Tensor], Tensor], start: Tensor, method: Method, cell: 
     Values between the steps of a line search are no iterates, and do not count.
     """
     x = start.clone().requires_grad_()
-    optimizer = method.make([x], cell)
+    optimizer: Any = method.make([x], cell)
     spent, best, found = 0, np.inf, np.full(gradients, np.inf)
 
     def closure() -> Tensor:
@@ -141,7 +141,7 @@ def run(config: FullBatch, run: RunDirectory) -> Report:
     """Tune each method, with one setting for all functions, and compare what they reach."""
     problems = [config.problem(config.seed + k) for k in range(config.repeats)]
     gaps: dict[str, np.ndarray] = {}
-    metrics = []
+    metrics, at_ends = [], []
     for method in (*full_batch(config.rates), *published(config.rates)):
 
         def compute(method: Method = method) -> dict[str, Any]:
@@ -155,10 +155,13 @@ def run(config: FullBatch, run: RunDirectory) -> Report:
         measured = {f"{name}_mean": last.mean(), f"{name}_std": last.std(), f"{name}_max": last.max()}
         measured |= dict(zip(("rate", "C"), found["cell"]))
         metrics += [Metric(key, method.label, float(value)) for key, value in measured.items()]
+        at_ends += [method.label] if method.ends(tuple(found["cell"]), config.radius) else []
     lines = {label: np.median(gap, 0) for label, gap in gaps.items()}
     title = f"least f over the minimum{', relative' if config.relative() else ''} (median)"
     run.figure("convergence", curves(np.arange(1, config.gradients + 1), {title: lines}, xlabel="gradients"))
-    return Report(metrics, [note(config, problems)], config.bars(lambda label: gaps[label][:, -1]))
+    return Report(
+        metrics, [note(config, problems), *notes_of_ends(at_ends)], config.bars(lambda label: gaps[label][:, -1])
+    )
 
 
 def note(config: FullBatch, problems: Sequence[RandomObjective]) -> str:

@@ -62,16 +62,24 @@ class Method:
         decades = min(0.5, 2 / side) if side else 0.0
         return [(self.centre[0] * 10 ** (decades * k),) for k in range(-side, side + 1)]
 
+    def ends(self, cell: Cell, radius: int) -> bool:
+        """Whether the cell is the first or last of a grid of one number: the best may lie beyond."""
+        cells = self.cells(radius)
+        return len(cells) > 1 and len(cell) == 1 and cell in (cells[0], cells[-1])
+
 
 def stochastic(rates: Rates) -> list[Method]:
-    """Methods for minibatches. Each has the constants that are usual for it; AdamW decays weights at 0.01."""
+    """Methods for minibatches. Each has the constants that are usual for it; AdamW decays weights at 0.01.
+
+    Momentum 0.9 sums ten gradients, so that a tenth of the rate of plain gradient descent is the like of it.
+    """
     return [
-        Method("eBrAVO", lambda p, cell: EBravo(p, *cell), rates.expo),
-        Method("pBrAVO", lambda p, cell: PBravo(p, *cell), rates.poly),
-        Method("Adam", lambda p, cell: torch.optim.Adam(p, *cell), (rates.adam,)),
-        Method("AdamW", lambda p, cell: torch.optim.AdamW(p, *cell), (rates.adam,)),
-        Method("schedule-free AdamW", lambda p, cell: schedule_free()(p, *cell), (rates.adam,)),
-        Method("SGD, Nesterov", nesterov, (rates.sgd,)),
+        Method("eBrAVO", lambda p, cell: EBravo(p, cell[0], cell[1]), rates.expo),
+        Method("pBrAVO", lambda p, cell: PBravo(p, cell[0], cell[1]), rates.poly),
+        Method("Adam", lambda p, cell: torch.optim.Adam(p, cell[0]), (rates.adam,)),
+        Method("AdamW", lambda p, cell: torch.optim.AdamW(p, cell[0]), (rates.adam,)),
+        Method("schedule-free AdamW", lambda p, cell: schedule_free(p, cell[0]), (rates.adam,)),
+        Method("SGD, Nesterov", nesterov, (rates.sgd / 10,)),
     ]
 
 
@@ -79,7 +87,7 @@ def full_batch(rates: Rates) -> list[Method]:
     """Methods for a function whose gradients are exact."""
     return [
         *stochastic(rates),
-        Method("SGD", lambda p, cell: torch.optim.SGD(p, *cell), (rates.sgd,)),
+        Method("SGD", lambda p, cell: torch.optim.SGD(p, cell[0]), (rates.sgd,)),
         Method("L-BFGS", lbfgs, (1.0,)),
     ]
 
@@ -87,27 +95,40 @@ def full_batch(rates: Rates) -> list[Method]:
 def published(rates: Rates) -> list[Method]:
     """Adam and plain gradient descent at their published rates, not tuned."""
     return [
-        Method("Adam, published rate", lambda p, cell: torch.optim.Adam(p, *cell), (rates.adam,), tuned=False),
-        Method("SGD, published rate", lambda p, cell: torch.optim.SGD(p, *cell), (rates.sgd,), tuned=False),
+        Method("Adam, published rate", lambda p, cell: torch.optim.Adam(p, cell[0]), (rates.adam,), tuned=False),
+        Method("SGD, published rate", lambda p, cell: torch.optim.SGD(p, cell[0]), (rates.sgd,), tuned=False),
     ]
+
+
+def notes_of_ends(labels: Sequence[str]) -> list[str]:
+    """A note on methods that were best at the end of their grid, if there are any."""
+    return [f"At the end of its grid of rates, beyond which it may be better: {'; '.join(labels)}."] if labels else []
 
 
 def nesterov(parameters: Iterable[Any], cell: Sequence[float]) -> Optimizer:
     """Gradient descent with Nesterov's momentum 0.9."""
-    return torch.optim.SGD(parameters, *cell, momentum=0.9, nesterov=True)
+    return torch.optim.SGD(parameters, cell[0], momentum=0.9, nesterov=True)
 
 
 def lbfgs(parameters: Iterable[Any], cell: Sequence[float]) -> Optimizer:
     """One step of L-BFGS a call; its line search takes some gradients."""
-    return torch.optim.LBFGS(parameters, *cell, max_iter=1, line_search_fn="strong_wolfe", tolerance_grad=0)
+    return torch.optim.LBFGS(parameters, cell[0], max_iter=1, line_search_fn="strong_wolfe", tolerance_grad=0)
+
+
+def schedule_free(parameters: Iterable[Any], lr: float) -> Optimizer:
+    """AdamW without schedule (arXiv 2405.15682) whose parameters are the averaged ones outside of `step`."""
+    return _schedule_free()(parameters, lr)
 
 
 @lru_cache(maxsize=1)
-def schedule_free() -> type[Optimizer]:
-    """AdamW without schedule (arXiv 2405.15682) whose parameters are the averaged ones outside of `step`."""
+def _schedule_free() -> Any:
     base: Any = ml("schedulefree").AdamWScheduleFree
 
     class ScheduleFree(base):
+        def __init__(self, parameters: Iterable[Any], lr: float) -> None:
+            super().__init__(parameters, lr)
+            self.eval()
+
         def step(self, closure: Any = None) -> Any:
             if closure is None:
                 raise RuntimeError("the gradient belongs to another point than the parameters: give a closure")
@@ -116,9 +137,5 @@ def schedule_free() -> type[Optimizer]:
                 return super().step(closure)
             finally:
                 self.eval()
-
-        def __init__(self, parameters: Iterable[Any], lr: float) -> None:
-            super().__init__(parameters, lr)
-            self.eval()
 
     return ScheduleFree
