@@ -35,11 +35,12 @@ class FashionMNIST(Classification):
 
     input_dims: ClassVar[tuple[str, ...]] = ("pixel",)
     batch_size: ClassVar[int] = 64
+    needs: ClassVar[str] = "the four IDX files of Fashion-MNIST"
 
     data_root: str | None = None
 
     def data(self) -> Split:
-        return _fashion(_folder(self.data_root, "the four IDX files of Fashion-MNIST"))
+        return _fashion(_folder(self.data_root, self.needs))
 
     def layers(self) -> nn.Module:
         return perceptron(784, 64, 64, 10)
@@ -64,11 +65,12 @@ class CIFAR10(Classification):
 
     input_dims: ClassVar[tuple[str, ...]] = ("channel", "row", "column")
     batch_size: ClassVar[int] = 100
+    needs: ClassVar[str] = "data_batch_1.bin to data_batch_5.bin and test_batch.bin of CIFAR-10"
 
     data_root: str | None = None
 
     def data(self) -> Split:
-        return _cifar(_folder(self.data_root, "data_batch_1.bin to data_batch_5.bin and test_batch.bin of CIFAR-10"))
+        return _cifar(_folder(self.data_root, self.needs))
 
     def layers(self) -> nn.Module:
         return nn.Sequential(
