@@ -7,6 +7,7 @@ import torch
 from pnde import NDE, PNDE, SNDE, DoublePendulum, MetricPNDE, TrajectoryModel
 from pnde.experiments.pendulums import EXPERIMENT, N_PENDULUM
 from pnde.experiments.windows import WindowLoss
+from pnde.models.base import substeps
 from sciml.errors import ConfigError
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -127,6 +128,24 @@ def test_loss_is_computed_where_model_and_batch_are(make, monkeypatch):
 def test_smoke_runs_on_a_gpu(tmp_path):
     report = sciml.run("pnde/double-pendulum", "smoke", out=tmp_path / "run", device="cuda")
     assert np.isfinite(report.metric("window_mse", "PNDE").value)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "step", "steps"), [(20.0, 0.05, 1), (200.0, 0.01, 1), (200.0, 0.05, 5), (200.0, 0.0501, 6), (0.0, 1.0, 1)]
+)
+def test_stiff_fields_are_trained_with_as_many_steps_as_their_rate_needs(gamma, step, steps):
+    assert substeps(gamma, step) == steps
+
+
+def test_training_steps_damp_what_the_rate_says_however_stiff():
+    """A step of γΔt = 10 would amplify violations 291 times; five of γh = 2 leave 3⁻⁵ of them, to first order."""
+    model = SNDE(hidden=(4,), gamma=200.0, second_order=False)
+    torch.nn.init.zeros_(model.base.net.out.weight)
+    torch.nn.init.zeros_(model.base.net.out.bias)
+    u0 = torch.from_numpy(DoublePendulum().to_cartesian(np.array([[0.3, 1.0, 0.0, 0.0]])))
+    u0 = u0 + 1e-6 * torch.tensor([1.0, -1.0, 0.5, 2.0, 0, 0, 0, 0]).double()
+    g = model.residual(model(u0, torch.tensor([0.0, 0.05, 0.1]).double())).detach().norm(dim=-1)[0]
+    assert float(g[1] / g[0]) == pytest.approx(3.0**-5, rel=1e-3)
 
 
 def test_presets_are_problems_that_exist():

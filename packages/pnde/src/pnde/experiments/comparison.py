@@ -1,7 +1,7 @@
 """What the experiments share: models trained on the same windows, and rolled out from unseen states."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from pnde.experiments.windows import WindowLoss, window_starts, windows
 from pnde.metrics import constraint_error, relative_state_error
 from pnde.models import TrajectoryModel
 from pnde.problems import Trajectories
+from pnde.solvers import Solution, Status
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -73,6 +74,11 @@ class Comparison:
         self.problem(self.data.test_duration)
         if self.training.window > steps:
             raise ValueError(f"training.window={self.training.window} is longer than the {steps} steps of a trajectory")
+        if self.skip and len(set(self.hidden)) > 1:
+            raise ValueError(f"hidden={self.hidden}: layers with skip connections must have one width")
+        slugs = [kind.slug for kind in self.kinds()]
+        if twice := sorted({slug for slug in slugs if slugs.count(slug) > 1}):
+            raise ValueError(f"the models {', '.join(twice)} are compared more than once: give each rate once")
 
     @property
     def smallest_deviation(self) -> float:
@@ -96,13 +102,13 @@ class Comparison:
 class Kind:
     """A model of a comparison: its label, how it is made, and how it is trained and solved.
 
-    `penalty` is the weight of mean ‖g - target‖² in the loss, `options` are those of `TrajectoryModel.solve`.
+    `penalty` is the weight of mean ‖g - target‖² in the loss, `event(model)` the event that ends its roll-outs.
     """
 
     label: str
     make: Callable[[], TrajectoryModel]
     penalty: float = 0.0
-    options: Mapping[str, Any] = field(default_factory=dict)
+    event: Callable[[TrajectoryModel], Callable[..., Tensor]] | None = None
 
     @property
     def slug(self) -> str:
@@ -114,6 +120,8 @@ class Kind:
 def compare(config: Comparison, run: RunDirectory, **solve: Any) -> Comparisons:
     """Train every kind of model in every repeat, and roll it out; `solve` are options of all solutions."""
     kinds = config.kinds()
+    for kind in kinds:
+        kind.make()  # what cannot be made ends the run before anything is computed
     metrics: dict[str, list[dict[str, float]]] = {kind.label: [] for kind in kinds}
     rollouts: dict[str, list[Rollouts]] = {kind.label: [] for kind in kinds}
     models: dict[str, TrajectoryModel] = {}
@@ -184,11 +192,11 @@ class _Repeat:
         times = self.times.expand(self.train.shape[:-1]) if self.timed else None
         model.set_normalization(self.train, times, self.config.smallest_deviation)
         seconds = 0.0
-        if training.free_epochs and model.base is not model.dynamics:
+        if training.free_epochs and model.constraint is not None:
             seconds = self._fit(f"{name}-free", _free(model), training.free_epochs, 0.0).time
         result = self._fit(name, model, training.epochs, kind.penalty)
         u0, t = self.test[:, 0], self.t
-        solved = run.step(f"rollout-{name}", lambda: self._solve(model, u0, t, {**solve, **kind.options}))
+        solved = run.step(f"rollout-{name}", lambda: self._solve(kind, model, u0, t, solve))
         found = Rollouts(
             solved["u"],
             self.test,
@@ -196,6 +204,7 @@ class _Repeat:
             t,
             relative_state_error(solved["u"], self.test),
             self._drifts(solved["u"]),
+            {name: constraint.m for name, constraint in self.config.measured().items()},
         )
         said = {
             "window_mse": result.best_loss,
@@ -227,10 +236,11 @@ class _Repeat:
         )
 
     @torch.no_grad()
-    def _solve(self, model: TrajectoryModel, u0: Tensor, t: Tensor, options: Mapping[str, Any]) -> dict[str, Any]:
+    def _solve(
+        self, kind: Kind, model: TrajectoryModel, u0: Tensor, t: Tensor, options: Mapping[str, Any]
+    ) -> dict[str, Any]:
         place = next(model.parameters()).device
-        options = {"tol": self.config.tolerance, "max_steps": self.config.max_steps, **options}
-        found = model.solve(u0.to(place), t.to(place), **options)
+        found = roll_out(kind, model, u0, t, tol=self.config.tolerance, max_steps=self.config.max_steps, **options)
         loss, losses, sizes = WindowLoss(self.window, self.std), [], []
         for batch in self.batches["test"].batches(0):
             moved = {name: value.to(place) for name, value in batch.items()}
@@ -238,7 +248,7 @@ class _Repeat:
             sizes.append(len(batch["u"]))
         return {
             "u": found.u.cpu(),
-            "solved": found.solved.cpu(),
+            "solved": (found.status == Status.SUCCESS).cpu(),
             "n_evaluations": found.nfe,
             "steps": (found.n_accepted + found.n_rejected).cpu(),
             "window_mse": float(np.average(losses, weights=sizes)),
@@ -250,6 +260,13 @@ class _Repeat:
             name: constraint_error(constraint, u, self.t, constraint.target(self.t[0], start))
             for name, constraint in self.config.measured().items()
         }
+
+
+def roll_out(kind: Kind, model: TrajectoryModel, u0: Tensor, t: Tensor, **options: Any) -> Solution:
+    """Solutions of a model of that kind, where it is; its event ends them early, with another status than SUCCESS."""
+    place = next(model.parameters()).device
+    event = None if kind.event is None else kind.event(model)
+    return model.solve(u0.to(place), t.to(place), event=event, **options)
 
 
 def _free(model: TrajectoryModel) -> TrajectoryModel:

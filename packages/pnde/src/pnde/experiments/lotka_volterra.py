@@ -10,6 +10,7 @@ from pnde.experiments.comparison import (
     Comparison,
     Data,
     Kind,
+    NonNegative,
     Training,
     compare,
     note,
@@ -23,8 +24,8 @@ from pnde.problems import LotkaVolterra
 class Config(Comparison):
     """Everything that determines the result."""
 
-    stabilization: float = 10.0
-    penalty: float = 1.0
+    stabilization: NonNegative = 10.0
+    penalty: NonNegative = 1.0
     regime: str = "moderate"
     data: Data = Data(test_duration=50.0)
     training: Training = Training(batch_size=128)

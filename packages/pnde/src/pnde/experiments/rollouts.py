@@ -19,7 +19,8 @@ DIVERGED = 10.0  # relative state error, beyond which a trajectory has diverged
 class Rollouts:
     """Solutions (trajectory, time, n) of one kind from the test states of all repeats, beside the reference.
 
-    `error` is the relative state error and `drifts` are the errors of the constraints, (trajectory, time).
+    `error` is the relative state error and `drifts` are the errors ‖g - target‖ of the constraints, (trajectory, time),
+    of as many components as `rows` says.
     """
 
     u: Tensor
@@ -28,6 +29,7 @@ class Rollouts:
     t: Tensor
     error: Tensor
     drifts: dict[str, Tensor]
+    rows: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def measure(found: Rollouts) -> dict[str, float]:
         drifts |= {
             f"{name}_end": float(last.nanmean()),
             f"{name}_max": float(drift[defined].max()) if bool(defined.any()) else np.nan,
-            f"{name}_mse": float(drift[defined].square().mean()),
+            f"{name}_mse": float(drift[defined].square().mean()) / found.rows[name],
             f"{name}_undefined": float((~defined).any(-1).sum()),
         }
     return {
@@ -109,4 +111,4 @@ def merge(parts: Sequence[Rollouts]) -> Rollouts:
         name: torch.cat([getattr(part, name) for part in parts]) for name in ("u", "reference", "solved", "error")
     }
     drifts = {name: torch.cat([part.drifts[name] for part in parts]) for name in parts[0].drifts}
-    return Rollouts(t=parts[0].t, drifts=drifts, **states)
+    return Rollouts(t=parts[0].t, drifts=drifts, rows=parts[0].rows, **states)

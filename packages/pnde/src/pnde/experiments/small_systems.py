@@ -17,6 +17,7 @@ from pnde.experiments.comparison import (
     Data,
     Kind,
     NonNegative,
+    Positive,
     Training,
     compare,
     note,
@@ -31,7 +32,7 @@ from pnde.solvers import solve
 @config
 class _Small(Comparison):
     stabilization: NonNegative = 8.0
-    tolerance: float = 1e-8
+    tolerance: Positive = 1e-8
     hidden: tuple[PositiveInt, ...] = (64, 64)
 
     def network(self) -> dict[str, Any]:

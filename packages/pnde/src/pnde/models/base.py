@@ -1,5 +1,6 @@
 """What all models of trajectories share: checks, normalisation, training steps and adaptive solutions."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -35,8 +36,9 @@ class LearnedField(VectorField):
 class TrajectoryModel(Model):
     """A vector field with weights, `dynamics`, that is trained on short windows and solved over long times.
 
-    `forward` takes one fourth-order Runge–Kutta step an output time, for training; `solve` is adaptive. With a
-    `constraint`, trajectories keep the `target` that it has at their start, unless another one is given.
+    `forward` takes one fourth-order Runge–Kutta step an output time, for training, or `substeps` where a rate γ is too
+    fast for that; `solve` is adaptive. With a `constraint`, trajectories keep the `target` that it has at their start,
+    unless another one is given.
     """
 
     state_dim: int
@@ -154,12 +156,12 @@ class TrajectoryModel(Model):
         target: Float[Tensor, "batch m"] | None = None,
         start: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch time n"]:
-        """States at the times `t` from `u0`, by Runge–Kutta steps from each time to the next.
+        """States at the times `t` from `u0`, by Runge–Kutta steps from each time to the next (see `substeps`).
 
         `start` is added to the times of each sample, for windows of trajectories whose field depends on time. It may
         jump where windows begin and end: it is evaluated inside.
         """
-        return self._solve(u0, t, target, start, method="rk4").u
+        return self._solve(u0, t, target, start, method="rk4", substeps=self._substeps(t)).u
 
     @torch.no_grad()
     def solve(
@@ -240,6 +242,10 @@ class TrajectoryModel(Model):
             options["retract"] = retracted
         return self._decoded(solve(shifted, u0, t, args=(start, *targets), method=method, **options))
 
+    def _substeps(self, t: Tensor) -> int:
+        gamma = getattr(self.dynamics, "gamma", 0.0)
+        return substeps(gamma, float(t.detach().diff().abs().max())) if gamma and len(t) > 1 else 1
+
     def _decoded(self, solution: Solution) -> Solution:
         return replace(solution, u=self._decode(solution.u))
 
@@ -264,6 +270,16 @@ class TrajectoryModel(Model):
         dtype = next(self.parameters()).dtype
         if {u0.dtype, t.dtype} != {dtype}:
             raise TypeError(f"u0 and t must be {dtype}; got {u0.dtype} and {t.dtype}")
+
+
+def substeps(gamma: float, time_step: float) -> int:
+    """Runge–Kutta steps in a time step that damp at the rate γ: γh ≤ 2, at which a step damps by 1/3.
+
+    Beyond γh = 2.785 the classical method amplifies what γ should damp, and a stiff field is not learned. `time_step`
+    may be rounded to float32.
+    """
+    stiffness = gamma * time_step
+    return math.ceil(stiffness / 2 * (1 - 1e-5)) if 2 < stiffness < math.inf else 1
 
 
 def _is_size(value: Any) -> bool:
