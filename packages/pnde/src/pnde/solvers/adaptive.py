@@ -111,7 +111,7 @@ class Integrator:
         if control.first is None:
             order = self.tableau.error_order
             inner = t.clamp(span.left, span.right)
-            h = first_step(self.system, order, inner, u, f, self.args, control.rtol, control.atol)
+            h = first_step(self.system, order, inner, u, f, self.args, control.rtol, control.atol, span.right)
         else:
             h = torch.full_like(t, control.first)
         self.h = h.clamp(max=span.stop - span.start)
@@ -268,5 +268,5 @@ class Integrator:
         where = self.index[flat % rows]
         if self.trace is not None and number is not None:
             self.trace.outputs.append((where, number[flat], output, theta))
-        else:
+        if self.trace is None or not self.system.wanted:
             self.write(where, output, dense_output(self.tableau, theta, h, u, [self._rows(k, flat) for k in self.K]))

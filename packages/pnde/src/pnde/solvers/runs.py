@@ -26,7 +26,6 @@ class Run:
         self.event_time = u0.new_full((batch,), torch.nan)
         self.written: list[tuple[Tensor, Tensor]] = []
         self.out = u0.new_full((batch * self.columns, n), torch.nan)
-        self.graph = False
 
     def solve(
         self,
@@ -40,7 +39,8 @@ class Run:
         self.retract_steps = retract_steps and system.retracts
         self.write(torch.arange(len(self.u0), device=self.u0.device), torch.zeros_like(self.status), self.u0)
         if len(self.u0):
-            self.graph = torch.is_grad_enabled() and self._depends()
+            system.watch = torch.is_grad_enabled()
+            system.wanted = system.watch and any(a.requires_grad for a in self.args)
             jumps = {self.sign * jump for jump in jumps}
             crossed = {jump for jump in jumps if times[0] < jump < times[-1]}
             nodes = sorted({times[-1], *crossed} if method.error else {*times[1:], *crossed})
@@ -72,23 +72,10 @@ class Run:
         else:
             self.out[where] = value
 
-    def _depends(self) -> bool:
-        """Whether the solution depends on tensors that want gradients; a call with one row tells of closures.
-
-        A row that the field is not defined for tells nothing; then all rows are asked.
-        """
-        if self.u0.requires_grad or any(a.requires_grad for a in self.args):
-            return True
-        for rows in (slice(1), slice(None)):
-            u = self.u0[rows]
-            probe = self.system.checked_rhs(self.t[:1].expand(len(u)), u, [a[rows] for a in self.args])
-            if probe.requires_grad or bool(probe.isfinite().any()):
-                break
-        return probe.requires_grad
-
     def _adaptive(self, method: Tableau, control: Control, u: Tensor, rows: Tensor, span: Span, jump: bool) -> Tensor:
         system, args = self.system, [a[rows] for a in self.args]
-        trace = Trace() if self.graph else None
+        system.wanted |= system.watch and u.requires_grad
+        trace = Trace() if system.watch else None
         core = Integrator(
             system, method, control, retract_steps=self.retract_steps, events=system.has_event, trace=trace
         )
@@ -104,7 +91,7 @@ class Run:
         self.accepted[rows] += core.accepted
         self.rejected[rows] += core.rejected
         self.event_time[rows] = self.sign * core.event_time
-        if trace is not None:
+        if trace is not None and system.wanted:
             return replay(system, method, u, args, span, trace, write, self.retract_steps)
         met = (core.status == Status.EVENT).nonzero()[:, 0]
         self.write(rows[met], torch.full_like(met, -1), core.event_u[met])

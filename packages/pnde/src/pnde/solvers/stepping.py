@@ -15,7 +15,8 @@ class System:
     """The user's functions, seen in a time τ that increases: τ = t, or τ = -t with the field negated (`sign` is -1).
 
     Every function takes (t, u, *args) of the samples that are still integrated: t (rows,), u (rows, n), and of each
-    tensor in `args` these samples' rows. `calls` counts evaluations of the field.
+    tensor in `args` these samples' rows. `calls` counts evaluations of the field. With `watch`, a pass without a graph
+    finds out whether anything wants gradients: `wanted` is set by the first field or retraction whose value does.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class System:
     ) -> None:
         self._field, self._retract, self._event, self.sign = field, retract, event, 1
         self.calls = 0
+        self.watch = self.wanted = False
         self.retracts, self.has_event = retract is not None, event is not None
 
     def rhs(self, t: Tensor, u: Tensor, args: Sequence[Tensor]) -> Tensor:
@@ -38,7 +40,9 @@ class System:
     def _defined(self, t: Tensor, u: Tensor, args: Sequence[Tensor]) -> Tensor:
         """The field, NaN for the samples that it is not defined for."""
         try:
-            return self._field(t, u, *args)
+            with self._watching():
+                f = self._field(t, u, *args)
+            return self._seen(f)
         except SampleError as error:
             if not error.samples:
                 raise
@@ -48,6 +52,16 @@ class System:
             if not len(rows):
                 return lost
             return lost.index_copy(0, rows, self._defined(t[rows], u[rows], [a[rows] for a in args]))
+
+    def _watching(self) -> torch.set_grad_enabled:
+        return torch.set_grad_enabled(torch.is_grad_enabled() or (self.watch and not self.wanted))
+
+    def _seen(self, value: Any) -> Any:
+        """A value without its graph, if it has one that is not asked for here."""
+        if torch.is_grad_enabled() or not isinstance(value, Tensor) or not value.requires_grad:
+            return value
+        self.wanted = True
+        return value.detach()
 
     def checked_rhs(self, t: Tensor, u: Tensor, args: Sequence[Tensor]) -> Tensor:
         """du/dτ, after a look at its shape and dtype."""
@@ -65,7 +79,8 @@ class System:
     def retract(self, t: Tensor, u: Tensor, args: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The retracted state, and which rows the retraction succeeded for."""
         assert self._retract is not None
-        found = self._retract(self.sign * t, u, *args)
+        with self._watching():
+            found = self._retract(self.sign * t, u, *args)
         if isinstance(found, Tensor):
             state, converged = found, torch.ones_like(found[:, 0], dtype=torch.bool)
         elif isinstance(found, tuple):
@@ -74,7 +89,7 @@ class System:
             state, converged = found.u, found.converged
         if state.shape != u.shape:
             raise ShapeError(f"retract must return the shape of the state, {tuple(u.shape)}; got {tuple(state.shape)}")
-        return state, converged & state.detach().isfinite().all(-1)
+        return self._seen(state), converged & state.detach().isfinite().all(-1)
 
     def event(self, t: Tensor, u: Tensor, args: Sequence[Tensor]) -> Tensor:
         """Value of the event function, shape (rows,)."""
@@ -113,13 +128,25 @@ def dense_output(tableau: Tableau, theta: Tensor, h: Tensor, u: Tensor, k: Seque
 
 
 def first_step(
-    system: System, order: int, t: Tensor, u: Tensor, f: Tensor, args: Sequence[Tensor], rtol: float, atol: float
+    system: System,
+    order: int,
+    t: Tensor,
+    u: Tensor,
+    f: Tensor,
+    args: Sequence[Tensor],
+    rtol: float,
+    atol: float,
+    end: float,
 ) -> Tensor:
-    """A first step for each sample (Hairer, Nørsett & Wanner I, II.4, "Starting Step Size")."""
+    """A first step for each sample (Hairer, Nørsett & Wanner I, II.4, "Starting Step Size").
+
+    The field is evaluated up to the time `end`.
+    """
     scale = atol + rtol * u.abs()
     d0, d1 = rms(u / scale), rms(f / scale)
     h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
-    change = system.rhs(t + h0, u + h0[:, None] * f, args) - f
+    h0 = torch.minimum(h0, end - t)
+    change = system.rhs((t + h0).clamp(max=end), u + h0[:, None] * f, args) - f
     d2 = rms(change / scale) / h0
     largest = torch.maximum(d1, d2)
     # exp and log round each number alike wherever it stands in a tensor; pow does not
