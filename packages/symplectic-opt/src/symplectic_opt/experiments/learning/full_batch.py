@@ -12,7 +12,15 @@ from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
 from sciml.plotting import curves
 from torch import Tensor
 
-from symplectic_opt.experiments.learning.methods import PAPER, Cell, Method, Rates, full_batch, notes_of_ends, published
+from symplectic_opt.experiments.learning.methods import (
+    PAPER,
+    Cell,
+    Method,
+    Rates,
+    full_batch,
+    notes_of_ends,
+    published,
+)
 from symplectic_opt.problems._objective import RandomObjective
 from symplectic_opt.problems.fermat_weber import FermatWeber
 from symplectic_opt.problems.logistic import Blobs
@@ -188,5 +196,5 @@ BLOBS = _experiment(_blobs, _tiny(_blobs), dataclasses.replace(_blobs, radius=3)
 FERMAT_WEBER = _experiment(
     _fermat_weber,
     _tiny(_fermat_weber, dimension=20, points=100),
-    dataclasses.replace(_fermat_weber, dimension=1000, points=5000, radius=3),
+    dataclasses.replace(_fermat_weber, repeats=3, dimension=1000, points=5000),
 )

@@ -1,6 +1,6 @@
 """The optimizers that are compared, and the grids on which they are tuned."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
@@ -103,6 +103,12 @@ def published(rates: Rates) -> list[Method]:
 def notes_of_ends(labels: Sequence[str]) -> list[str]:
     """A note on methods that were best at the end of their grid, if there are any."""
     return [f"At the end of its grid of rates, beyond which it may be better: {'; '.join(labels)}."] if labels else []
+
+
+def ranking(what: str, means: Mapping[str, float]) -> str:
+    """A note that names all methods in the order of their means; those without a number come last."""
+    ordered = sorted(means, key=lambda label: (means[label] != means[label], means[label]))
+    return f"From the least mean {what} to the largest: {', '.join(f'{m} {means[m]:.3g}' for m in ordered)}."
 
 
 def nesterov(parameters: Iterable[Any], cell: Sequence[float]) -> Optimizer:

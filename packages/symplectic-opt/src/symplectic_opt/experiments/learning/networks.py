@@ -1,0 +1,225 @@
+"""Networks trained with each optimizer: tuned on data kept for that, then trained anew from several seeds."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from sciml.config import config
+from sciml.data import BatchLoader
+from sciml.errors import NonFiniteLossError
+from sciml.experiment import Bar, Metric, Report, RunDirectory
+from sciml.plotting import curves
+from sciml.training import Trainer, TrainerOptions
+from torch import Tensor, nn
+
+from symplectic_opt.experiments.learning.methods import Cell, Method, Rates, notes_of_ends, ranking, stochastic
+from symplectic_opt.problems._learning import Learning, Split
+
+Part = dict[str, Tensor]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+FAILED = (NonFiniteLossError, FloatingPointError, OverflowError)
+
+
+@config
+class Training:
+    """Everything that determines the result.
+
+    Each method is tuned by trainings of `tuning_epochs`, and with the best setting trained from `repeats` seeds. A
+    part `validation` of the training data is kept aside: its loss chooses the setting, and the weights of the epoch.
+    Where that is 0, the loss of all training data does.
+    """
+
+    seed: NonNegativeInt = 0
+    repeats: PositiveInt = 3
+    epochs: PositiveInt = 20
+    tuning_epochs: PositiveInt = 20
+    radius: NonNegativeInt = 2
+    validation: Fraction = 0.1
+    batch_size: PositiveInt | None = None
+
+    def problem(self) -> Learning:
+        """Data and network."""
+        raise NotImplementedError
+
+    def split(self) -> Split:
+        """All data."""
+        return self.problem().data()
+
+    def rates(self) -> Rates:
+        """The centres of the grids."""
+        raise NotImplementedError
+
+    def in_time(self) -> bool:
+        """Whether samples follow each other in time, so that the last are for validation, not random ones."""
+        return False
+
+    def methods(self) -> list[Method]:
+        """The methods to compare."""
+        return stochastic(self.rates())
+
+    def bars(self, found: "Comparison") -> list[Bar]:
+        """What is to hold."""
+        return []
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Measured by label: losses after each epoch (repeats, epochs), and numbers of the trained networks (repeats)."""
+
+    losses: Mapping[str, np.ndarray]
+    numbers: Mapping[str, Mapping[str, np.ndarray]]
+
+    def mean(self, name: str, label: str) -> float:
+        """Mean over the repeats."""
+        return float(self.numbers[label][name].mean())
+
+    def loss(self, label: str, epoch: int) -> float:
+        """Median over the repeats of the loss after that epoch."""
+        return float(np.median(self.losses[label][:, epoch - 1]))
+
+
+class BatchLoss(nn.Module):
+    """Loss of a batch, with changed inputs where that was published and `augmented`."""
+
+    def __init__(self, problem: Learning, augmented: bool) -> None:
+        super().__init__()
+        self.problem, self.augmented = problem, augmented
+
+    def forward(self, model: Callable[[Tensor], Tensor], batch: Part) -> Tensor:
+        x = batch["x"]
+        if self.augmented:
+            x = self.problem.augment(x, torch.default_generator)
+        return self.problem.loss(model(x), batch["y"])
+
+
+class Race:
+    """The data of an experiment, and the trainings on them."""
+
+    def __init__(self, config: Training, run: RunDirectory) -> None:
+        self.config, self.run, self.problem = config, run, config.problem()
+        data = config.split()
+        n = len(data.train_input)
+        kept = round(config.validation * n)
+        inputs, targets = data.train_input, data.train_target
+        if kept and not config.in_time():
+            order = torch.randperm(n, generator=torch.Generator().manual_seed(run.seed("validation")))
+            inputs, targets = inputs[order], targets[order]
+        first = n - kept if kept else 0
+        self.parts: dict[str, Part] = {
+            "train": {"x": inputs[: n - kept], "y": targets[: n - kept]},
+            "validation": {"x": inputs[first:], "y": targets[first:]},
+            "test": {"x": data.test_input, "y": data.test_target},
+        }
+        self.size = config.batch_size or self.problem.batch_size
+
+    def tune(self, method: Method) -> Cell:
+        """The cell whose training has the least loss of validation; the first one where all fail."""
+        cells = method.cells(self.config.radius)
+        if len(cells) == 1:
+            return cells[0]
+        return cells[int(np.argmin([self.tuning_loss(method, cell, k) for k, cell in enumerate(cells)]))]
+
+    def tuning_loss(self, method: Method, cell: Cell, index: int) -> float:
+        """Least loss of validation in a training of `tuning_epochs`, infinite where that fails.
+
+        Its files are kept apart from the run's trainings, which are read and drawn together.
+        """
+        name = f"{method.slug}-{index}"
+        trainer = Trainer(
+            TrainerOptions(epochs=self.config.tuning_epochs),
+            self.run.path / "tuning" / name,
+            runtime=self.run.runtime,
+            name=f"tuning of {method.label}: {', '.join(f'{v:.3g}' for v in cell)}",
+        )
+        try:
+            return trainer.fit(*self.training(method, cell, "tuning"), **self.monitor()).best_loss
+        except FAILED:
+            return math.inf
+
+    def train(self, method: Method, cell: Cell, repeat: int) -> dict[str, float]:
+        """Numbers of the network trained with that setting; NaN where the training failed."""
+        model, loss, loader, optimizer = self.training(method, cell, str(repeat))
+        name, options = f"{method.slug}-{repeat}", TrainerOptions(epochs=self.config.epochs)
+        try:
+            seconds = self.run.train(name, model, loss, loader, options, optimizer, **self.monitor()).time
+        except FAILED:
+            seconds = math.nan
+        found = {}
+        for part in ("train", "test"):
+            numbers = self.evaluate(model, self.parts[part])
+            found |= {f"{part}_{key}": math.nan if math.isnan(seconds) else v for key, v in numbers.items()}
+        return {**found, "training_time": seconds}
+
+    def training(self, method: Method, cell: Cell, name: str) -> tuple[nn.Module, Any, BatchLoader, Any]:
+        """Model, loss, batches and optimizer; weights and order of batches depend on `name` alone."""
+        model = self.problem.network(self.run.seed(f"weights {name}"))
+        loader = BatchLoader(self.parts["train"], self.size, seed=self.run.seed(f"batches {name}"))
+        return model, BatchLoss(self.problem, True), loader, lambda m: method.make(m.parameters(), cell)
+
+    def monitor(self) -> dict[str, Any]:
+        """Data and loss of validation."""
+        loader = BatchLoader(self.parts["validation"], 1024, shuffle=False)
+        return {"validation": loader, "validation_loss": BatchLoss(self.problem, False)}
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, part: Part) -> dict[str, float]:
+        """Loss of a part of the data, and the problem's metrics."""
+        place = next(model.parameters()).device
+        model.eval()
+        outputs = torch.cat([model(x.to(place)).cpu() for x in part["x"].split(1024)])
+        return {"loss": float(self.problem.loss(outputs, part["y"])), **self.problem.metrics(outputs, part["y"])}
+
+
+def run(config: Training, run: RunDirectory) -> Report:
+    """Tune each method, train with it from several seeds, and test once."""
+    race = Race(config, run)
+    metrics: list[Metric] = []
+    at_ends, names, numbers = [], {}, {}
+    for method in config.methods():
+        label, cell = method.label, race.tune(method)
+        rows = [race.train(method, cell, k) for k in range(config.repeats)]
+        names[label] = [f"{method.slug}-{k}" for k in range(config.repeats)]
+        numbers[label] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        for name, values in numbers[label].items():
+            unit = "s" if name == "training_time" else "1"
+            metrics.append(Metric(name, label, float(values.mean()), unit))
+            if unit == "1":
+                metrics.append(Metric(f"{name}_std", label, float(values.std())))
+        metrics += [Metric(name, label, float(value)) for name, value in zip(("rate", "C"), cell)]
+        at_ends += [label] if method.ends(cell, config.radius) else []
+    found = Comparison(_losses(run, names, config.epochs), numbers)
+    title = f"{'validation' if config.validation else 'training'} loss (median)"
+    lines = {title: {label: np.median(values, 0) for label, values in found.losses.items()}}
+    run.figure("losses", curves(np.arange(1, config.epochs + 1), lines, xlabel="epoch"))
+    means = {label: values["test_loss"].mean() for label, values in numbers.items()}
+    notes = [note(config), ranking("test loss", means), *notes_of_ends(at_ends)]
+    return Report(metrics, notes, config.bars(found))
+
+
+def _losses(run: RunDirectory, names: Mapping[str, Sequence[str]], epochs: int) -> dict[str, np.ndarray]:
+    """Losses of validation (repeats, epochs) by label; NaN from where a training failed."""
+    logged = {
+        (record["training"], record["epoch"]): record["validation_loss"]
+        for record in run.history()
+        if "validation_loss" in record
+    }
+    return {
+        label: np.array([[logged.get((name, epoch + 1), math.nan) for epoch in range(epochs)] for name in trainings])
+        for label, trainings in names.items()
+    }
+
+
+def note(config: Training) -> str:
+    """What a reader of the table must know."""
+    cells = 2 * config.radius**2 + 2 * config.radius + 1
+    judge = f"{config.validation:.0%} of the training data, kept aside" if config.validation else "the training data"
+    return (
+        f"Means over {config.repeats} seeds of weights and batches from {config.seed}, with standard deviations. Each "
+        f"method was tuned over {cells} settings by {config.tuning_epochs} epochs each with another seed; setting and "
+        f"epoch are those of the least loss of {judge}; test data are looked at once. Rates are constant, without "
+        "schedules; rate is h or the learning rate. Methods at published rates are not tuned."
+    )

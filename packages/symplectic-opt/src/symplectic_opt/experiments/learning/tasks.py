@@ -1,0 +1,147 @@
+"""The networks and data of the paper, or data of their kind that come with packages."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import NonNegativeInt, PositiveInt
+from sciml.config import config
+from sciml.experiment import Bar, Experiment
+
+from symplectic_opt.experiments.learning.methods import PAPER, Method, Rates, published
+from symplectic_opt.experiments.learning.networks import Comparison, Fraction, Training, run
+from symplectic_opt.problems._learning import Learning, Split
+from symplectic_opt.problems.data_fitting import DataFitting
+from symplectic_opt.problems.images import CIFAR10, FashionMNIST
+from symplectic_opt.problems.multilabel import MultiLabel
+from symplectic_opt.problems.small_images import MNIST1D, Digits
+from symplectic_opt.problems.weather import Series, Weather
+
+OURS = ("eBrAVO", "pBrAVO")
+
+
+@config
+class DataFittingConfig(Training):
+    """A function of one variable."""
+
+    epochs: PositiveInt = 300
+    tuning_epochs: PositiveInt = 100
+    validation: Fraction = 0.0
+
+    def problem(self) -> Learning:
+        return DataFitting(seed=self.seed)
+
+    def rates(self) -> Rates:
+        return Rates(adam=1e-3, sgd=1e-3, expo=(0.07, 1e3), poly=(7e-4, 100.0))
+
+    def methods(self) -> list[Method]:
+        return [*super().methods(), *published(self.rates())]
+
+    def bars(self, found: Comparison) -> list[Bar]:
+        early = min(50, self.epochs)
+        ours, rated = (found.loss(label, early) for label in ("eBrAVO", "Adam, published rate"))
+        return [
+            *(Bar(f"{label}: median loss after all epochs", found.loss(label, self.epochs), 1.5) for label in OURS),
+            Bar(f"eBrAVO: median loss after epoch {early}, of Adam at its published rate the limit", ours, rated),
+        ]
+
+
+Images = Literal["digits", "mnist1d", "fashion-mnist", "cifar10"]
+IMAGE_RATES: Mapping[str, Rates] = {
+    "digits": Rates(adam=0.01, sgd=0.1, expo=(3.0, 0.01), poly=(0.3, 0.01)),
+    "mnist1d": Rates(adam=0.01, sgd=0.1, expo=(3.0, 0.01), poly=(0.3, 0.01)),
+    "fashion-mnist": Rates(adam=0.01, sgd=0.1, expo=(170.0, 1e-5), poly=(0.05, 1.0)),
+    "cifar10": Rates(adam=0.008, sgd=0.04, expo=(0.6, 100.0), poly=(0.15, 0.1)),
+}
+
+
+@config
+class ImagesConfig(Training):
+    """Classification of images: small ones, or those of `data_root` (see the problems of these names)."""
+
+    data: Images = "digits"
+    data_root: str | None = None
+
+    def problem(self) -> Learning:
+        if self.data == "digits":
+            return Digits()
+        if self.data == "mnist1d":
+            return MNIST1D()
+        return (FashionMNIST if self.data == "fashion-mnist" else CIFAR10)(data_root=self.data_root)
+
+    def rates(self) -> Rates:
+        return IMAGE_RATES[self.data]
+
+    def bars(self, found: Comparison) -> list[Bar]:
+        if self.data != "digits":
+            return []
+        ours, adam = (found.mean("test_accuracy", label) for label in ("pBrAVO", "Adam"))
+        return [
+            Bar("pBrAVO: test accuracy", ours, 0.965, at_least=True),
+            Bar("pBrAVO: test accuracy less than Adam's by", adam - ours, 0.015),
+        ]
+
+
+@config
+class MultiLabelConfig(Training):
+    """Several labels for each text, of generated texts or those of `data_root`."""
+
+    documents: PositiveInt = 4000
+    words: PositiveInt = 500
+    labels: PositiveInt = 20
+    data_root: str | None = None
+
+    def problem(self) -> Learning:
+        return MultiLabel(documents=self.documents, words=self.words, labels=self.labels, data_root=self.data_root)
+
+    def rates(self) -> Rates:
+        return Rates(adam=1e-3, sgd=0.2, expo=(0.02, 1e4), poly=(0.05, 0.1))
+
+
+@config
+class WeatherConfig(Training):
+    """The temperature of a later hour, from every `thinning`-th window."""
+
+    series: Series = "seattle"
+    data_root: str | None = None
+    thinning: PositiveInt = 1
+    tuning_epochs: PositiveInt = 3
+    radius: NonNegativeInt = 1
+    validation: Fraction = 0.2
+
+    def problem(self) -> Learning:
+        return Weather(series=self.series, data_root=self.data_root)
+
+    def split(self) -> Split:
+        return Split(*(values[:: self.thinning] for values in super().split()))
+
+    def rates(self) -> Rates:
+        return Rates(adam=1e-3, sgd=0.01, expo=(12.0, 1.0), poly=(0.05, 0.1))
+
+    def in_time(self) -> bool:
+        return True
+
+    def bars(self, found: Comparison) -> list[Bar]:
+        adam = found.mean("test_loss", "Adam")
+        return [Bar(f"{label}: test loss over Adam's", found.mean("test_loss", label) / adam, 1.1) for label in OURS]
+
+
+def _experiment(small: Training, smoke: Mapping[str, Any], paper: Mapping[str, Any]) -> Experiment:
+    tiny: dict[str, Any] = {"repeats": 1, "radius": 1, "tuning_epochs": 1, "epochs": 1, **smoke}
+    presets = {"smoke": replace(small, **tiny), "small": small, "paper": replace(small, **paper)}
+    return Experiment(run=run, presets=presets, paper=PAPER)
+
+
+DATA_FITTING = _experiment(DataFittingConfig(), {"epochs": 5}, {"repeats": 5, "epochs": 2000, "tuning_epochs": 300})
+DIGITS = _experiment(ImagesConfig(), {}, {"repeats": 5, "data": "fashion-mnist", "tuning_epochs": 5})
+MNIST1D_IMAGES = _experiment(
+    ImagesConfig(data="mnist1d", tuning_epochs=10), {}, {"repeats": 5, "epochs": 100, "tuning_epochs": 50}
+)
+MULTI_LABEL = _experiment(
+    MultiLabelConfig(tuning_epochs=5),
+    {"documents": 300, "words": 50, "labels": 5},
+    {"repeats": 5, "documents": 40_000, "words": 2_000, "labels": 100},
+)
+WEATHER = _experiment(
+    WeatherConfig(), {"radius": 0, "thinning": 50, "batch_size": 16}, {"series": "jena", "radius": 2, "validation": 0.1}
+)
