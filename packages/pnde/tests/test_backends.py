@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -198,6 +199,31 @@ def test_the_step_budget_ends_a_sample_with_its_outputs_so_far(name):
     valid = solution.u[1].isfinite().all(-1)
     assert 2 <= int(valid.sum()) < 101
     assert valid[: int(valid.sum())].all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_one_sample_spends_before_a_jump_is_not_missing_to_the_others_after_it(name):
+    """The second sample fails before the jump; of the others one needs 15 steps in all, the last some 170."""
+    rate = torch.tensor([[1.0], [400.0], [12.0]], dtype=F64)
+
+    def problem(rows):
+        return InitialValueProblem(
+            lambda t, u, k: torch.where(t < 1, 1, 2)[:, None] * k * torch.stack([u[:, 1], -u[:, 0]], -1),
+            torch.ones(3, 2, dtype=F64)[rows],
+            grid(0, 2, 5),
+            (rate[rows],),
+            max_steps=200,
+            jumps=[1.0],
+        )
+
+    solution = BACKENDS[name].solve(problem([0, 1, 2]))
+    assert solution.status.tolist() == [Status.SUCCESS, Status.MAX_STEPS, Status.SUCCESS]
+    assert solution.u[[0, 2]].isfinite().all()
+    assert int((solution.n_accepted + solution.n_rejected)[[0, 2]].max()) <= 200
+    tight = BACKENDS[name].solve(replace(problem([2, 0]), max_steps=100))
+    assert tight.status.tolist() == [Status.MAX_STEPS, Status.SUCCESS]
+    assert tight.u[1].isfinite().all()
+    torch.testing.assert_close(tight.u[1], solution.u[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,16 +16,20 @@ from pnde.solvers.stepping import System
 
 @dataclass(frozen=True)
 class Segment:
-    """States `u` at the first of `times`, the outputs and the end of a piece; fields are evaluated inside `sides`."""
+    """States `u` at the first of `times`, the outputs and the end of a piece; fields are evaluated inside `sides`.
+
+    `budget` are the steps that each sample may still try, (rows,).
+    """
 
     u: Tensor
     args: Sequence[Tensor]
     times: Tensor
     sides: tuple[float, float]
+    budget: Tensor
 
     def rows(self, index: Tensor | slice) -> "Segment":
         """Some of the samples."""
-        return replace(self, u=self.u[index], args=[a[index] for a in self.args])
+        return replace(self, u=self.u[index], args=[a[index] for a in self.args], budget=self.budget[index])
 
 
 class Piece(NamedTuple):
@@ -58,9 +62,9 @@ class Peer(Backend):
             rows = (status == Status.SUCCESS).nonzero()[:, 0]
             found = u.new_full((len(u), len(times), u.shape[1]), torch.nan)
             if len(rows):
-                segment = Segment(u[rows], [a[rows] for a in p.args], times, (left, right))
-                left_over = replace(p, max_steps=p.max_steps - int((accepted + rejected).max()))
-                piece = self.piece(left_over, system, segment)
+                budget = p.max_steps - (accepted + rejected)[rows]
+                segment = Segment(u[rows], [a[rows] for a in p.args], times, (left, right), budget)
+                piece = self.piece(p, system, segment)
                 if stop in crossed:
                     piece = _reinitialised(p, piece, segment)
                 status[rows] = piece.status

@@ -37,8 +37,8 @@ class Torchdiffeq(Peer):
         u, states, accepted, rejected = segment.u, [segment.u], 0, 0
         status = torch.zeros(1, dtype=torch.long, device=u.device)
         for pair in segment.times.unfold(0, 2, 1):
-            left_over = replace(problem, max_steps=problem.max_steps - accepted - rejected)
-            found = self._attempt(left_over, system, replace(segment, u=states[-1], times=pair))
+            budget = segment.budget - accepted - rejected
+            found = self._attempt(problem, system, replace(segment, u=states[-1], times=pair, budget=budget))
             status, accepted, rejected = found.status, accepted + int(found.accepted), rejected + int(found.rejected)
             if int(status) != Status.SUCCESS:
                 break
@@ -49,7 +49,7 @@ class Torchdiffeq(Peer):
 
     def _attempt(self, problem: InitialValueProblem, system: System, segment: Segment) -> Piece:
         p, u, times = problem, segment.u, segment.times
-        steps = _Steps(system, segment, p.max_steps, p.method in self.adjoint_methods)
+        steps = _Steps(system, segment, int(segment.budget.min()), p.method in self.adjoint_methods)
         status, states = Status.SUCCESS, [u]
         try:
             # outputs of its dopri8 between steps are inaccurate, and of several `step_t` it can miss one

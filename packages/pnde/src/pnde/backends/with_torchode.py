@@ -39,7 +39,9 @@ class Torchode(Peer):
                 (torch.arange(len(times), device=u.device) < reached[:, None])[..., None], found.ys, torch.nan
             )
             finished = reached == len(times)
-            over = finished | (found.status != 0)
+            # what has met the budget of another sample alone is solved again
+            may_go_on = (found.status == torchode.status_codes.REACHED_MAX_STEPS) & (steps < segment.budget[rows])
+            over = finished | ((found.status != 0) & ~may_go_on)
             over |= ~over.any()
             code = torch.tensor([codes[c] for c in found.status.tolist()], device=u.device)
             code = torch.where(finished, int(Status.SUCCESS), code)
@@ -57,7 +59,7 @@ class Torchode(Peer):
         method = {"dopri5": torchode.Dopri5, "tsit5": torchode.Tsit5, "heun": torchode.Heun}[problem.method](term)
         control = torchode.IntegralController(problem.atol, problem.rtol, term=term)
         solver = torchode.AutoDiffAdjoint(
-            method, control, max_steps=problem.max_steps, backprop_through_step_size_control=False
+            method, control, max_steps=int(segment.budget.min()), backprop_through_step_size_control=False
         )
         times = segment.times.expand(len(segment.u), -1)
         return solver.solve(torchode.InitialValueProblem(segment.u, t_eval=times))
