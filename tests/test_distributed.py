@@ -1,5 +1,6 @@
 """Two gloo processes end with the parameters of one process at the same global batch, and resume alike."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from sciml.data import BatchLoader
 from sciml.runtime import Runtime, gather
 from sciml.training import Trainer, TrainerOptions
+from symplectic_opt import ExpoSLC
 
 class SignedMomentum(torch.optim.Optimizer):
     """A custom optimizer: momentum with a damped sign."""
@@ -51,6 +53,7 @@ data = BatchLoader({"x": torch.linspace(0, 3, 35, dtype=torch.float64)[:, None]}
 make = {
     "custom": lambda m: SignedMomentum(m.parameters()),
     "adamw": lambda m: torch.optim.AdamW(m.parameters(), lr=1e-2),
+    "slc": lambda m: ExpoSLC(m.parameters(), lr=20.0),  # decides by scalar products over all parameters
 }
 runtime = Runtime("cpu", strategy)
 for task in sys.argv[3:]:
@@ -97,12 +100,16 @@ def assert_same(found: Path, expected: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_equal_one_which_resumes_what_they_began(tmp_path, strategy):
-    two = train(tmp_path / "two", strategy, 2, "custom:4", "adamw:4", "adamw-resumed:2")
-    one = train(tmp_path / "one", "auto", 1, "custom:4", "adamw:4")  # 20 steps
-    for task in ("custom:4", "adamw:4"):
+    two = train(tmp_path / "two", strategy, 2, "custom:4", "adamw:4", "slc:4", "adamw-resumed:2", "slc-resumed:2")
+    one = train(tmp_path / "one", "auto", 1, "custom:4", "adamw:4", "slc:4")  # 20 steps
+    for task in ("custom:4", "adamw:4", "slc:4"):
         assert_same(parameters(two, task), parameters(one, task))
-    train(two, "auto", 1, "adamw-resumed:4")
-    assert_same(parameters(two, "adamw-resumed:4"), parameters(one, "adamw:4"))
+    train(two, "auto", 1, "adamw-resumed:4", "slc-resumed:4")
+    for name in ("adamw", "slc"):
+        assert_same(parameters(two, f"{name}-resumed:4"), parameters(one, f"{name}:4"))
+    told = json.loads((two / "slc" / "metrics.jsonl").read_text().splitlines()[-2])["optimizer"]
+    assert told["steps"] == 20
+    assert told["restarts"] > 0
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Resuming is exact for every optimizer, batches may be cut, and a bad loss keeps the last good state."""
 
 import itertools
+import json
 import signal
 import sys
 from pathlib import Path
@@ -100,6 +101,32 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path):
     parts, _, _ = fit(tmp_path / "2", accumulate=2, **options)
     for a, b in zip(whole.parameters(), parts.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+class Careful(torch.optim.SGD):
+    """Gradient descent that tells its steps, and refuses the fourth gradient."""
+
+    steps = 0
+
+    def step(self, closure=None):
+        loss = closure()
+        self.steps += 1
+        if self.steps == 4:
+            raise FloatingPointError("entry 3 is NaN")
+        super().step()
+        return loss
+
+    def diagnostics(self):
+        return {"steps": self.steps, "size": 0.5}
+
+
+def test_gradients_that_an_optimizer_refuses_end_training_and_its_numbers_are_logged(tmp_path):
+    model, trainer = network(), Trainer(TrainerOptions(epochs=3, checkpoint_steps=2), tmp_path)
+    with pytest.raises(NonFiniteLossError, match=r"the optimizer refuses the gradient \(entry 3 is NaN\) at step 4 "):
+        trainer.fit(model, noisy_loss, Loader(), lambda m: Careful(m.parameters(), lr=1e-2))
+    assert load_state(tmp_path / "last.safetensors")["step"] == 2
+    records = [json.loads(line) for line in trainer.log.read_text().splitlines()]
+    assert [record["optimizer"] for record in records] == [{"steps": k, "size": 0.5} for k in (1, 2, 3)]
 
 
 def test_non_finite_loss_stops_and_keeps_the_last_good_state(tmp_path):

@@ -3,6 +3,8 @@
 import copy
 import math
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -333,15 +335,15 @@ def test_the_speed_by_its_recurrence_is_measured_anew_when_digits_are_lost(monke
     generator = torch.Generator().manual_seed(0)
     p, direction = nn.Parameter(torch.zeros(1000)), torch.randn(1000, generator=generator)
     optimizer = BregmanSLC([p], lr=1.0, rate=1e-6, restart=None, temporal_looping=False)
-    exact, lost = 0.0, 0
+    exact, lost, size, last = 0.0, 0, 1.0, torch.zeros(1000)
     for k in range(300):
         p.grad = direction + 1e-5 * torch.randn(1000, generator=generator)
         if k % 10 == 9:
-            p.grad += last / s - direction
+            p.grad += last / size - direction
         optimizer.step()
         if k:
             assert used[-1].square == pytest.approx(exact, rel=2e-3)
-        lead, s = optimizer.param_groups[0], optimizer.diagnostics()["s"]
+        lead, size = optimizer.param_groups[0], optimizer.diagnostics()["s"]
         last = lead["scale"] * optimizer.state[p]["momentum"]
         exact = float(last.double().square().sum())
         lost += abs(lead["motion"]["square"] / exact - 1) > 0.1
@@ -388,18 +390,48 @@ def test_the_trainer_resumes_exactly(tmp_path, cls, precision):
     assert (result.steps, result.best_loss) == (again.steps, again.best_loss)
 
 
+COMPILED = """
+import torch
+from symplectic_opt import ExpoSLC
+from torch._dynamo.utils import counters
+
+found = []
+for compiled in (False, True):
+    parameters = [torch.nn.Parameter(torch.ones(n, dtype=torch.float64)) for n in (3, 5)]
+    optimizer = ExpoSLC(parameters, lr=torch.tensor(40.0), capturable=True)
+    step = torch.compile(optimizer.step, fullgraph=True, backend="aot_eager") if compiled else optimizer.step
+    for _ in range(12):
+        for k, p in enumerate(parameters):
+            p.grad = p.detach() * (k + 1) / 3 * torch.arange(1, len(p) + 1)
+        step()
+    found.append((torch.cat(parameters).detach(), optimizer.diagnostics()["restarts"]))
+torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-12, atol=1e-13)
+assert found[0][1] == found[1][1] > 0
+assert counters["stats"]["unique_graphs"] == 2, counters
+"""
+
+
 @pytest.mark.slow
+def test_a_capturable_step_compiles_into_one_graph():
+    """One for the first step, which makes the state, and one for all others; in a process without checks of shapes."""
+    done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", COMPILED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.unchecked
 @pytest.mark.parametrize("cls", [ExpoSLC, PolySLC])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_long_runs_of_low_precision_stay_finite(cls, dtype):
+def test_long_runs_of_low_precision_stay_finite(cls):
     generator = torch.Generator().manual_seed(0)
-    p = nn.Parameter(torch.ones(8, dtype=dtype))
-    noise = torch.randn(1000, 8, generator=generator).to(dtype) * 0.1
-    scales = torch.linspace(0.01, 1, 8).to(dtype)
-    optimizer = cls([p], **cls.example())
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    noise = 0.1 * torch.randn(1000, 8, generator=generator)
+    scales = torch.linspace(0.01, 1, 8)
+    parameters = [nn.Parameter(torch.ones(8, dtype=dtype)) for dtype in dtypes]
+    optimizer = cls(parameters, **cls.example())
     for k in range(100_000):
-        p.grad = scales * p.detach() + noise[k % 1000]
+        for p in parameters:
+            p.grad = (scales * p.detach() + noise[k % 1000]).to(p.dtype)
         optimizer.step()
-    assert p.isfinite().all()
-    assert optimizer.state[p]["momentum"].isfinite().all()
-    assert p.abs().max() < 10
+    for p in parameters:
+        assert p.abs().max() < 10
+        assert optimizer.state[p]["momentum"].isfinite().all()

@@ -58,6 +58,14 @@ def test_convergence_that_cannot_be_measured_is_skipped_after_all_other_checks(r
     check("problems", "planted/it", tmp_path)
 
 
+def test_samples_of_a_problem_that_needs_files_are_not_checked(register, tmp_path, monkeypatch):
+    register("problems", "NeedsFiles")
+    with pytest.raises(pytest.skip.Exception, match=r"planted/it needs waves\.csv, so its samples are not checked"):
+        check("problems", "planted/it", tmp_path)
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    check("problems", "planted/it", tmp_path)
+
+
 SETTINGS = {
     "SGD": {"lr": 0.1},
     "Adam": {"lr": 1e-2},
@@ -106,10 +114,14 @@ def test_the_flaw_of_torch_lbfgs_is_found(register, tmp_path):
             "ForgetsVelocity",
             "after 1 steps it departs from the undisturbed run: its state does not round-trip",
         ),
+        ("optimizers", "KeepsItsRate", r"at step 5 under a schedule that reaches lr=0 after 4 steps, parameters move"),
+        ("optimizers", "TellsTensors", r"diagnostics\(\) after 0 steps has {'rate': tensor"),
         ("optimizers", "StrangeState", r"state_dict\(\)\['state'\]\[0\]\['strange'\] is a object"),
         ("optimizers", "ClosureWithoutGradients", "calls it without gradients"),
         ("problems", "DependsOnWorkers", "its data depend on the worker count .u differs."),
         ("problems", "HasNoUnits", "the variable u has no units"),
+        ("problems", "NeedsFilesSilently", r"without waves\.csv it raises FileNotFoundError.* raise .*DataError"),
+        ("problems", "NeedsNothing", "it needs waves.csv, but makes samples by default"),
         ("problems", "NotConverged", r"refined, u changes by .* it claims 1.0e-06"),
         ("experiments", "UNSOURCED", "paper is empty"),
         pytest.param(

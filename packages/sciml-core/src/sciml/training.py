@@ -125,15 +125,17 @@ class Trainer:
     ) -> TrainingResult:
         """Train `model` in place; it ends with the best weights (by validation loss, else by training loss).
 
-        The scheduler advances once an optimizer step, `ReduceLROnPlateau` once an epoch with the monitored loss. A loss
+        The scheduler advances once an optimizer step, `ReduceLROnPlateau` once an epoch with the monitored loss. If the
+        optimizer has a method `diagnostics`, the numbers by name that this returns are logged after every step. A loss
         with state, such as adaptive weights, is an `nn.Module` (given as it is, not inside a function), so that its
         state is kept in the checkpoint. A loss that needs input derivatives works in validation too.
 
         Raises
         ------
         NonFiniteLossError
-            At the first loss that is NaN or infinite, or when weights or every validation were; the checkpoint, if one
-            was written before, keeps the last good state.
+            At the first loss that is NaN or infinite, or a gradient that the optimizer refuses with FloatingPointError,
+            or when weights or every validation were; the checkpoint, if one was written before, keeps the last good
+            state.
         TrainingInterrupted
             On Ctrl-C, after the state was written.
         CheckpointError
@@ -266,7 +268,15 @@ class _Session:
                 self.runtime.fabric.clip_gradients(self.objective, self.optim, max_norm=self.options.clip_norm)
             return value
 
-        self.optim.step(closure)
+        told: Mapping[str, float] | None = None
+        try:
+            self.optim.step(closure)
+            if (diagnostics := getattr(self.optim.optimizer, "diagnostics", None)) is not None:
+                told = diagnostics()
+        except NonFiniteLossError:
+            raise
+        except FloatingPointError as error:
+            raise self.not_finite(f"the optimizer refuses the gradient ({error})", self.step + 1) from error
         assert first is not None, "the optimizer never called its closure"
         lr = self.optim.optimizer.param_groups[0].get("lr")
         if self.schedule is not None and not isinstance(self.schedule, ReduceLROnPlateau):
@@ -282,6 +292,8 @@ class _Session:
             record["terms"] = terms
         if isinstance(lr, int | float | Tensor):
             record["lr"] = float(lr)
+        if told is not None:
+            record["optimizer"] = dict(told)
         self.write(record)
         return first
 

@@ -36,7 +36,8 @@ def check(group: dict[str, Any]) -> None:
 def descent_of(group: dict[str, Any]) -> Descent:
     """The method that a group's settings describe."""
     names = ("family", "C", "rate", "adaptive_to", "integrator", "restart", "temporal_looping", "loop_test", "beta")
-    return _made(*(group[name] for name in (*names, "t0", "t_min", "order")))
+    make = _made.__wrapped__ if torch.compiler.is_compiling() else _made  # dynamo warns of caches
+    return make(*(group[name] for name in (*names, "t0", "t_min", "order")))
 
 
 @functools.lru_cache(typed=True)

@@ -224,6 +224,40 @@ def check_parameter_groups(entry: Entry, tmp_path: Path) -> None:
     )
 
 
+def check_schedules(entry: Entry, tmp_path: Path) -> None:
+    """A schedule that lets `lr` fall to zero is followed: the last steps change nothing."""
+    cls = entry.load()
+    if "lr" not in inspect.signature(cls).parameters:
+        return
+    module = convex_problem(entry)
+    optimizer = make(entry, module)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: max(0.0, 1 - k / 4))
+    for k in range(6):
+        before = copy.deepcopy(module.state_dict())
+        optimizer.step(closure_of(module, optimizer))  # type: ignore[arg-type]
+        schedule.step()
+        finite = all(bool(torch.isfinite(p).all()) for p in module.parameters())
+        require(finite, f"{entry.name}: parameters are not finite under a schedule that lets lr fall to zero")
+        require(
+            tensors_equal(before, dict(module.state_dict())) == (k >= 4),
+            f"{entry.name}: at step {k + 1} under a schedule that reaches lr=0 after 4 steps, parameters "
+            f"{'move' if k >= 4 else 'stay'}; read lr from self.param_groups in step()",
+        )
+
+
+def check_diagnostics(entry: Entry, tmp_path: Path) -> None:
+    """`diagnostics()`, if there is one, gives numbers by name at any time."""
+    module = convex_problem(entry)
+    optimizer = make(entry, module)
+    if (diagnostics := getattr(optimizer, "diagnostics", None)) is None:
+        return
+    for steps in range(3):
+        told = diagnostics()
+        strange = {n: x for n, x in told.items() if not isinstance(n, str) or not isinstance(x, int | float)}
+        require(not strange, f"{entry.name}: diagnostics() after {steps} steps has {strange}; give numbers by name")
+        optimizer.step(closure_of(module, optimizer))  # type: ignore[arg-type]
+
+
 def check_missing_and_sparse_gradients(entry: Entry, tmp_path: Path) -> None:
     """Parameters without gradient stay; sparse gradients work or are refused by a clear error."""
     module = convex_problem(entry)

@@ -9,6 +9,7 @@ import torch
 import xarray
 from sciml.config import config
 from sciml.data import Problem
+from sciml.errors import DataError
 from sciml.experiment import Experiment, Metric, Report
 from sciml.model import Example, Model
 
@@ -228,6 +229,20 @@ class OneRateForAll(Momentum):
         super().update(p, self.param_groups[0])
 
 
+class KeepsItsRate(Momentum):
+    """Reads the learning rate in the first step only."""
+
+    def update(self, p, group):
+        super().update(p, {**group, "lr": group.setdefault("rate", group["lr"])})
+
+
+class TellsTensors(Momentum):
+    """Its diagnostics are no numbers."""
+
+    def diagnostics(self):
+        return {"rate": torch.ones(2)}
+
+
 class ForgetsVelocity(Momentum):
     """Keeps its velocity outside its state."""
 
@@ -294,6 +309,24 @@ class NotConverged(Waves):
 
     def refined(self):
         return Waves(frequency=self.frequency + 1e-3)
+
+
+class NeedsFiles(Waves):
+    needs: ClassVar[str] = "waves.csv"
+
+    def simulate(self, seeds):
+        raise DataError("give data_root=…, a folder with waves.csv")
+
+
+class NeedsFilesSilently(Waves):
+    needs: ClassVar[str] = "waves.csv"
+
+    def simulate(self, seeds):
+        return open("no/waves.csv")
+
+
+class NeedsNothing(Waves):
+    needs: ClassVar[str] = "waves.csv"
 
 
 @config
