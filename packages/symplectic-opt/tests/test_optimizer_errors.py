@@ -47,6 +47,14 @@ def test_settings_out_of_range(settings, message):
         BregmanSLC([nn.Parameter(torch.ones(2))], **settings)
 
 
+@pytest.mark.parametrize("lr", [-0.1, math.nan])
+def test_schedules_out_of_range(lr):
+    _, optimizer = stepped()
+    optimizer.param_groups[0]["lr"] = lr
+    with pytest.raises(ConfigError, match=f"lr={lr} must be a finite number above zero"):
+        optimizer.step()
+
+
 def test_no_parameters():
     with pytest.raises(ValueError, match="empty parameter list"):
         BregmanSLC([])

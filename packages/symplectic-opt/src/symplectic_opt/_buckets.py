@@ -94,5 +94,5 @@ def local(x: Tensor) -> Tensor:
 
 
 def buffer_dtype(parameter: Tensor) -> torch.dtype:
-    """At least float32: bfloat16 loses what is added to a growing momentum, and float16 overflows."""
+    """At least float32: float16 overflows as momentum grows, and the recurrence of |Δ|² needs the digits."""
     return torch.promote_types(parameter.dtype, torch.float32)

@@ -53,8 +53,8 @@ class BregmanSLC(Optimizer):
         Coupled: G + λ q is the gradient. Decoupled: q ← e^(-λ lr) q, the decay at rate λ per unit of the group's own
         time; it depends neither on the scale of f nor on s(t), and vanishes with lr.
     capturable
-        Clock, counters and decisions are tensors on the device, which the host never waits for. Otherwise a step reads
-        from the device once.
+        Clock, counters and decisions are tensors on the device, which the host never waits for; a step compiles into
+        one graph. |G| beyond 1e19 counts as infinite there in float32. Otherwise a step reads from the device once.
 
     Notes
     -----
@@ -134,8 +134,11 @@ class BregmanSLC(Optimizer):
                 "restart='function' compares values of the objective: call step(closure) with a closure that returns "
                 "the loss, or choose restart='gradient'"
             )
-        if not lead["capturable"] and lead["lr"] == 0:
-            return loss
+        if not lead["capturable"]:
+            if lead["lr"] == 0:
+                return loss
+            if not 0 < lead["lr"] < math.inf:
+                check(lead)
         buckets, complete = buckets_of(self.param_groups, self.state)
         if buckets:
             value = loss if lead["restart"] == "function" else None
@@ -305,4 +308,4 @@ class BregmanSLC(Optimizer):
     def _host_motion(self, lead: dict[str, Any]) -> Motion | None:
         if "motion" not in lead:
             return None
-        return Motion.unpack({name: float(x) for name, x in lead["motion"].items()})
+        return Motion.unpack({name: x if isinstance(x, float) else float(x) for name, x in lead["motion"].items()})
