@@ -28,9 +28,9 @@ FAILED = (NonFiniteLossError, FloatingPointError, OverflowError)
 class Training:
     """Everything that determines the result.
 
-    Each method is tuned by trainings of `tuning_epochs`, and with the best setting trained from `repeats` seeds. A
-    part `validation` of the training data is kept aside: its loss chooses the setting, and the weights of the epoch.
-    Where that is 0, the loss of all training data does.
+    Each method is tuned by trainings of `tuning_epochs`, for which a part `validation` of the training data is kept
+    aside to choose the setting by its loss; where that is 0, the loss of all training data does. Then it is trained
+    from `repeats` seeds: with all training data, whose loss chooses the epoch, or without `refit` like in tuning.
     """
 
     seed: NonNegativeInt = 0
@@ -39,6 +39,7 @@ class Training:
     tuning_epochs: PositiveInt = 20
     radius: NonNegativeInt = 2
     validation: Fraction = 0.1
+    refit: bool = True
     batch_size: PositiveInt | None = None
 
     def problem(self) -> Learning:
@@ -104,16 +105,15 @@ class Race:
         data = config.split()
         n = len(data.train_input)
         kept = round(config.validation * n)
-        inputs, targets = data.train_input, data.train_target
+        x, y = data.train_input, data.train_target
         if kept and not config.in_time():
             order = torch.randperm(n, generator=torch.Generator().manual_seed(run.seed("validation")))
-            inputs, targets = inputs[order], targets[order]
-        first = n - kept if kept else 0
-        self.parts: dict[str, Part] = {
-            "train": {"x": inputs[: n - kept], "y": targets[: n - kept]},
-            "validation": {"x": inputs[first:], "y": targets[first:]},
-            "test": {"x": data.test_input, "y": data.test_target},
-        }
+            x, y = x[order], y[order]
+        self.whole, self.test = {"x": x, "y": y}, {"x": data.test_input, "y": data.test_target}
+        self.part, self.aside = self.whole, self.whole
+        if kept:
+            self.part = {name: value[: n - kept] for name, value in self.whole.items()}
+            self.aside = {name: value[n - kept :] for name, value in self.whole.items()}
         self.size = config.batch_size or self.problem.batch_size
 
     def tune(self, method: Method) -> Cell:
@@ -136,33 +136,35 @@ class Race:
             name=f"tuning of {method.label}: {', '.join(f'{v:.3g}' for v in cell)}",
         )
         try:
-            return trainer.fit(*self.training(method, cell, "tuning"), **self.monitor()).best_loss
+            training = self.training(method, cell, "tuning", self.part)
+            return trainer.fit(*training, **self.monitor(self.aside)).best_loss
         except FAILED:
             return math.inf
 
     def train(self, method: Method, cell: Cell, repeat: int) -> dict[str, float]:
         """Numbers of the network trained with that setting; NaN where the training failed."""
-        model, loss, loader, optimizer = self.training(method, cell, str(repeat))
+        part, judge = (self.whole, self.whole) if self.config.refit else (self.part, self.aside)
+        model, loss, loader, optimizer = self.training(method, cell, str(repeat), part)
         name, options = f"{method.slug}-{repeat}", TrainerOptions(epochs=self.config.epochs)
         try:
-            seconds = self.run.train(name, model, loss, loader, options, optimizer, **self.monitor()).time
+            seconds = self.run.train(name, model, loss, loader, options, optimizer, **self.monitor(judge)).time
         except FAILED:
             seconds = math.nan
         found = {}
-        for part in ("train", "test"):
-            numbers = self.evaluate(model, self.parts[part])
-            found |= {f"{part}_{key}": math.nan if math.isnan(seconds) else v for key, v in numbers.items()}
+        for name, data in (("train", part), ("test", self.test)):
+            numbers = self.evaluate(model, data)
+            found |= {f"{name}_{key}": math.nan if math.isnan(seconds) else v for key, v in numbers.items()}
         return {**found, "training_time": seconds}
 
-    def training(self, method: Method, cell: Cell, name: str) -> tuple[nn.Module, Any, BatchLoader, Any]:
+    def training(self, method: Method, cell: Cell, name: str, part: Part) -> tuple[nn.Module, Any, BatchLoader, Any]:
         """Model, loss, batches and optimizer; weights and order of batches depend on `name` alone."""
         model = self.problem.network(self.run.seed(f"weights {name}"))
-        loader = BatchLoader(self.parts["train"], self.size, seed=self.run.seed(f"batches {name}"))
+        loader = BatchLoader(part, self.size, seed=self.run.seed(f"batches {name}"))
         return model, BatchLoss(self.problem, True), loader, lambda m: method.make(m.parameters(), cell)
 
-    def monitor(self) -> dict[str, Any]:
-        """Data and loss of validation."""
-        loader = BatchLoader(self.parts["validation"], 1024, shuffle=False)
+    def monitor(self, part: Part) -> dict[str, Any]:
+        """Data and loss that choose the epoch."""
+        loader = BatchLoader(part, 1024, shuffle=False)
         return {"validation": loader, "validation_loss": BatchLoss(self.problem, False)}
 
     @torch.no_grad()
@@ -192,7 +194,7 @@ def run(config: Training, run: RunDirectory) -> Report:
         metrics += [Metric(name, label, float(value)) for name, value in zip(("rate", "C"), cell)]
         at_ends += [label] if method.ends(cell, config.radius) else []
     found = Comparison(_losses(run, names, config.epochs), numbers)
-    title = f"{'validation' if config.validation else 'training'} loss (median)"
+    title = f"{'training' if config.refit else 'validation'} loss (median)"
     lines = {title: {label: np.median(values, 0) for label, values in found.losses.items()}}
     run.figure("losses", curves(np.arange(1, config.epochs + 1), lines, xlabel="epoch"))
     means = {label: values["test_loss"].mean() for label, values in numbers.items()}
@@ -216,10 +218,13 @@ def _losses(run: RunDirectory, names: Mapping[str, Sequence[str]], epochs: int) 
 def note(config: Training) -> str:
     """What a reader of the table must know."""
     cells = 2 * config.radius**2 + 2 * config.radius + 1
-    judge = f"{config.validation:.0%} of the training data, kept aside" if config.validation else "the training data"
+    aside = f"{config.validation:.0%} of the training data, kept aside" if config.validation else "the training data"
+    final = "with all training data, at the epoch of their least loss" if config.refit else "and chosen in the same way"
     return (
         f"Means over {config.repeats} seeds of weights and batches from {config.seed}, with standard deviations. Each "
-        f"method was tuned over {cells} settings by {config.tuning_epochs} epochs each with another seed; setting and "
-        f"epoch are those of the least loss of {judge}; test data are looked at once. Rates are constant, without "
-        "schedules; rate is h or the learning rate. Methods at published rates are not tuned."
+        f"method was tuned over {cells} settings by {config.tuning_epochs} epochs each with another seed, by the least "
+        f"loss of {aside}; then trained {final}. Test data choose nothing. Rates are constant; rate is h or the "
+        "learning rate. Methods at published rates are not tuned. eBrAVO and pBrAVO decide on restarts with the "
+        "gradient that has just moved the weights, as their authors do; in the canonical order with the next one, of "
+        "another minibatch."
     )

@@ -25,7 +25,7 @@ class DataFittingConfig(Training):
     """A function of one variable."""
 
     epochs: PositiveInt = 300
-    tuning_epochs: PositiveInt = 100
+    tuning_epochs: PositiveInt = 50
     validation: Fraction = 0.0
 
     def problem(self) -> Learning:
@@ -105,9 +105,11 @@ class WeatherConfig(Training):
     series: Series = "seattle"
     data_root: str | None = None
     thinning: PositiveInt = 1
+    epochs: PositiveInt = 10
     tuning_epochs: PositiveInt = 3
     radius: NonNegativeInt = 1
     validation: Fraction = 0.2
+    refit: bool = False
 
     def problem(self) -> Learning:
         return Weather(series=self.series, data_root=self.data_root)
@@ -143,5 +145,7 @@ MULTI_LABEL = _experiment(
     {"repeats": 5, "documents": 40_000, "words": 2_000, "labels": 100},
 )
 WEATHER = _experiment(
-    WeatherConfig(), {"radius": 0, "thinning": 50, "batch_size": 16}, {"series": "jena", "radius": 2, "validation": 0.1}
+    WeatherConfig(),
+    {"radius": 0, "thinning": 50, "batch_size": 16},
+    {"series": "jena", "epochs": 20, "radius": 2, "validation": 0.1},
 )
