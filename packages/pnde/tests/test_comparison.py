@@ -5,10 +5,11 @@ import pytest
 import torch
 from pnde import NDE, PNDE, PNODE, SNDE, LotkaVolterraInvariant, Status
 from pnde.experiments import ieee14, lotka_volterra, pendulums, small_systems
-from pnde.experiments.comparison import Kind, _free, compare, roll_out
+from pnde.experiments.comparison import Kind, _free, _Repeat, compare, roll_out
 from pnde.experiments.figures import errors_over_time, phase_portraits
 from pnde.experiments.rollouts import Comparisons, Rollouts, measure, merge, table
 from pnde.experiments.windows import WindowLoss, window_starts, windows
+from pnde.solvers import Solution
 from sciml.config import override
 from sciml.errors import ConfigError
 from sciml.experiment import Bar, Metric, RunDirectory
@@ -228,3 +229,50 @@ def test_algebraic_roll_outs_end_before_the_load_voltages_cease_to_exist():
     G_y = model.constraint.jacobian(None, found.event_u)[..., ieee14.algebraic_components(problem)]
     assert float(torch.linalg.svdvals(G_y)[..., -1]) == pytest.approx(ieee14.REGULAR, abs=1e-6)
     assert found.event_u.isfinite().all()
+
+
+def test_the_error_at_the_end_is_that_of_the_last_time():
+    parts = rollouts(1.1, [True] * 4)
+    parts.error[:, -1] = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert measure(parts)["relative_state_error_end"] == pytest.approx(2.5)
+
+
+def test_windows_of_a_large_condition_of_the_gram_matrix_are_left_out(tmp_path):
+    """κ(G Gᵀ), the square of κ(G)."""
+    smoke = pendulums.EXPERIMENT.presets["smoke"]
+    run = RunDirectory(tmp_path, 0, Runtime("cpu"))
+    every = _Repeat(smoke, run, "")
+    u = torch.cat([batch["u"] for batch in every.batches["train"].batches(0)])
+    G = every.constraint.jacobian(None, u)
+    condition = torch.linalg.cond(G @ G.mT).amax(1)
+    middle = float(condition.median()) * 1.001
+    assert float(condition.max()) > middle
+    limited = override(smoke, {"training": {"largest_condition": middle}})
+    kept = sum(
+        len(b["u"]) for b in _Repeat(limited, RunDirectory(tmp_path, 0, Runtime("cpu")), "").batches["train"].batches(0)
+    )
+    assert kept == int((condition <= middle).sum())
+
+
+@pytest.mark.parametrize(("factor", "diverged"), [(1.4, 0.0), (1.6, 1.0)])
+def test_long_roll_outs_are_bounded_by_the_largest_voltage_of_the_references(factor, diverged, tmp_path, monkeypatch):
+    monkeypatch.setattr(RunDirectory, "figure", lambda *args: None)
+    config = override(ieee14.EXPERIMENT.presets["smoke"], {"long_test": 1})
+    start = torch.tensor(config.problem(1.0).grid.operating_point())
+
+    class Scaled(NDE):
+        def solve(self, u0, t, **options):
+            u = (u0[:, None] * torch.linspace(1, factor, len(t)).double()[:, None]).detach()
+            return Solution(t, u, torch.zeros(1), 0, torch.zeros(1), torch.zeros(1))
+
+    (kind,) = (kind for kind in config.kinds() if kind.label == "PNDE")
+    monkeypatch.setattr(ieee14.Config, "kinds", lambda self: [kind])
+    reference = start.expand(1, 11, 28)
+    found = Rollouts(reference, reference, torch.ones(1) > 0, torch.linspace(0, 1, 11), reference[..., 0], {}, {})
+    metrics = ieee14._beyond(
+        Comparisons([], {"PNDE": found}, {"PNDE": Scaled(hidden=(4,))}, 1),
+        config,
+        RunDirectory(tmp_path, 0, Runtime("cpu")),
+    )
+    value = {metric.name: metric.value for metric in metrics}
+    assert (value["long_diverged"], value["long_largest_voltage"]) == (diverged, pytest.approx(factor))

@@ -136,6 +136,7 @@ def test_rates_of_a_stack_are_zero_where_a_part_does_not_depend_on_time():
     assert g.driven
     assert rate.shape == (4, 3)
     assert (rate[:, 2] == 0).all()
+    torch.testing.assert_close(rate[:, :2], EndPointMotion(3).time_derivative(torch.tensor(0.2).double(), states(3, 4)))
 
 
 @pytest.mark.parametrize("mode", ["reverse", "forward", "loop"])

@@ -4,14 +4,21 @@ import numpy as np
 import pytest
 import torch
 from pnde import (
+    PNDE,
+    PNODE,
+    SNDE,
     ConstrainedMechanics,
     FunctionConstraint,
+    LinearConstraint,
+    MetricPNDE,
     MLPField,
+    NeuralODE,
     PendulumConstraint,
     ProjectedField,
     SecondOrderField,
     StabilizedField,
     VectorField,
+    stack,
 )
 from pnde.diagnostics import diagnose, drift_rate
 from pnde.problems import NPendulum
@@ -104,6 +111,33 @@ def test_drift_is_from_the_target():
     u = torch.tensor([[3.0, 4.0], [1.0, 0.0]], dtype=F64)
     assert diagnose(field, None, u, torch.tensor([[24.0], [1.5]], dtype=F64)).drift.tolist() == [1.0, 0.5]
     assert diagnose(field, None, u).drift.isnan().all()
+    level = LinearConstraint(torch.tensor([[3.0, 0.0, 4.0]], dtype=F64))
+    both = stack(FunctionConstraint(lambda u: u.square().sum()[None], 3, 1, kind="conserved"), level)
+    u = torch.randn(4, 3, dtype=F64)
+    torch.testing.assert_close(
+        diagnose(ProjectedField(MLPField(3, dtype=F64), both), None, u).drift, (u @ level.A[0]).abs()
+    )
+
+
+def test_drift_of_many_constraints_is_their_norm():
+    u = torch.tensor([[3.0, 4.0, 0.0]], dtype=F64)
+    field = ProjectedField(MLPField(3, (4,), dtype=F64), LinearConstraint(torch.eye(2, 3, dtype=F64)))
+    assert diagnose(field, None, u).drift.tolist() == [5.0]
+
+
+@pytest.mark.parametrize("make", [MetricPNDE, PNDE, SNDE, PNODE])
+def test_models_and_flows_are_diagnosed_as_their_fields(make):
+    model, u = make(hidden=(8,)), pendulum_states(links=2)
+    if make is PNODE:  # whose field is free: what an orthogonal projection would take
+        field = ProjectedField(model.base, model.constraint)
+        flow = NeuralODE(model.dynamics, constraint=model.constraint)
+    else:
+        field = model.dynamics
+        flow = NeuralODE(field)
+    expected = diagnose(field, None, u)
+    for found in (diagnose(model, None, u), diagnose(flow, None, u)):
+        torch.testing.assert_close(found.normal_part, expected.normal_part)
+        torch.testing.assert_close(found.condition, expected.condition)
 
 
 def test_drift_rate_is_the_slope_of_numpys_fit():

@@ -309,3 +309,27 @@ def test_structure_cannot_be_read_inside_transforms():
         torch.func.vmap(lambda v: project_tangent(rows, v))(random(3, 7))
     with pytest.raises(ValueError, match="method='sparse' with rank='error'"):
         project_tangent(sparse_rows(3, 7), random(7), rank="pinv")
+
+
+def test_rows_that_vanish_are_not_called_dependent():
+    G = random(4, 3, 6)
+    G[2, 1] = 0
+    with pytest.raises(RankDeficientConstraintError, match=r"rows \[1\] are zero in 1 sample.*first \[2\]") as caught:
+        project_tangent(G, random(4, 6))
+    assert caught.value.rows == [1]
+    assert len(caught.value.singular_values) == 3
+
+
+@pytest.mark.parametrize("method", ["auto", "cholesky", "closed"])
+def test_rows_whose_squares_overflow_are_not_called_dependent(method):
+    with pytest.raises(RankDeficientConstraintError, match="overflow") as caught:
+        project_tangent(random(2, 2, 6) * 1e200, random(2, 6), method=method)
+    assert caught.value.singular_values is None
+    assert not caught.value.rows
+
+
+def test_dependent_sparse_rows_are_not_sent_to_a_rank_that_takes_none():
+    rows = torch.tensor([[1.0, 2.0, 0.0, 0.0], [1.0, 2.0, 0.0, 0.0]]).double().to_sparse_coo()
+    with pytest.raises(RankDeficientConstraintError, match=r"Drop the redundant rows$") as caught:
+        project_tangent(rows, random(4))
+    assert caught.value.singular_values[1] == pytest.approx(0, abs=1e-12)

@@ -14,6 +14,8 @@ from pnde import (
     PowerBalance,
     SampleError,
     Status,
+    _factorisations,
+    projection,
     solve,
 )
 from pnde.fields import (
@@ -218,6 +220,19 @@ def test_skip_connections_add_each_hidden_layer_but_the_first():
             r"must be \(4,\)",
         ),
         (
+            lambda: ConstrainedMechanics(network(4), CentralMotion(energy=True, angular_momentum=True)),
+            ConfigError,
+            "constraint CentralMotion",
+        ),
+        (lambda: ConstrainedMechanics(network(28), PowerBalance()), ConfigError, "constraint PowerBalance"),
+        (lambda: ConstrainedMechanics(network(), PendulumConstraint(2), per_rate=0.0), ConfigError, "per_rate=0.0"),
+        (
+            lambda: ProjectedField(network(), PendulumConstraint(2), metric=torch.ones(3)),
+            ConfigError,
+            r"must be \(8,\)",
+        ),
+        (lambda: ProjectedField(network(), PendulumConstraint(2), metric=-torch.ones(8)), ValueError, "semidefinite"),
+        (
             lambda: ConstrainedHamiltonianField(HamiltonianField(4, energy), CentralMotion()),
             ConfigError,
             "with 1 rows",
@@ -260,7 +275,7 @@ def test_a_constraint_without_sparse_rows_says_so():
 class Lengthening(Constraint):
     """A pendulum of length ℓ = 1 + 0.1 sin t: |q|² - ℓ², and q·v - ℓℓ̇."""
 
-    n, m, driven = 4, 2, True
+    n, m, driven, per_rate = 4, 2, True, 0.5
 
     def forward(self, t, u):
         t = torch.as_tensor(t, dtype=u.dtype)
@@ -313,3 +328,45 @@ def test_the_symplectic_projection_refuses_driven_constraints():
 def test_options_of_a_projected_field_are_checked_when_it_is_made(options):
     with pytest.raises(ConfigError, match=next(iter(options.values()))):
         ProjectedField(MLPField(8), PendulumConstraint(), **options)
+
+
+@pytest.mark.parametrize("constraint", [PendulumConstraint(3), Lengthening()])
+def test_velocity_rows_are_rates_of_position_rows_in_the_ratio_declared(constraint):
+    u, t = torch.randn(5, constraint.n, dtype=torch.float64), torch.linspace(0, 1, 5).double()
+    v = u.chunk(2, -1)[1]
+    moving = rate_of(constraint, t, u, torch.cat([v, torch.randn_like(v)], -1))
+    rows = constraint.m // 2
+    torch.testing.assert_close(constraint(t, u)[:, rows:], constraint.per_rate * moving[:, :rows])
+
+
+@pytest.mark.parametrize("method", ["auto", "qr", "svd"])
+def test_a_constant_metric_is_checked_and_factorised_once(method, monkeypatch):
+    calls = []
+    for name in ("check_metric", "square_root"):
+        for module in (projection, _factorisations):
+            if hasattr(module, name):
+                known = getattr(module, name)
+                monkeypatch.setattr(module, name, lambda *x, known=known: calls.append(1) or known(*x))
+    root = torch.randn(8, 8, dtype=torch.float64)
+    u, base = pendulums()[0], network()
+    field = ProjectedField(base, PendulumConstraint(2), metric=root @ root.mT, method=method)
+    assert calls
+    calls.clear()
+    p = field(None, u)
+    assert not calls
+    expected = projection.project_tangent(
+        PendulumConstraint(2).jacobian(None, u), base(None, u), metric=root @ root.mT, method=method
+    )
+    assert torch.equal(p, expected)
+
+
+def test_masses_and_weights_may_be_learned():
+    """A metric that wants gradients is no constant: it is taken anew in every call."""
+    mass = torch.rand(4, dtype=torch.float64, requires_grad=True)
+    u, base = pendulums()[0], SecondOrderField(8, MLP(8, 4, (8,), dtype=torch.float64))
+    for field in (
+        ConstrainedMechanics(base, PendulumConstraint(2), inverse_mass=mass.exp()),
+        ProjectedField(base, PendulumConstraint(2), metric=torch.cat([mass, mass]).exp()),
+    ):
+        loss = field(None, u).square().sum() + field(None, 2 * u).square().sum()
+        assert torch.autograd.grad(loss, mass)[0].abs().min() > 0

@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from pnde import relative_state_error, valid_prediction_time
+from pnde import (
+    CentralMotion,
+    EndPointMotion,
+    LinearConstraint,
+    constraint_error,
+    relative_state_error,
+    stack,
+    valid_prediction_time,
+)
 
 T = torch.arange(10, dtype=torch.float64) / 4
 # norms 1 and 7 in turn: their root mean square over time is 5, and no single state has it
@@ -34,3 +42,27 @@ def test_state_error_is_relative_to_the_reference_at_that_time():
     factors = torch.linspace(0, 4, 10, dtype=torch.float64)
     error = relative_state_error(factors[:, None] * REFERENCE, REFERENCE)
     torch.testing.assert_close(error, (factors - 1).abs()[None])
+
+
+def test_constraint_error_is_the_distance_from_the_target():
+    plane = LinearConstraint(torch.eye(2, 3, dtype=torch.float64), torch.tensor([1.0, 2.0]).double())
+    u = torch.tensor([[[1.0, 2.0, 9.0], [4.0, 6.0, 0.0]]]).double()
+    assert constraint_error(plane, u).tolist() == [[0.0, 5.0]]
+    assert constraint_error(plane, u, target=torch.tensor([[3.0, 4.0]]).double()).tolist() == [[5.0, 0.0]]
+
+
+def test_constraint_error_of_a_stack_is_from_its_levels_and_from_the_start_of_what_it_conserves():
+    """Energy changes from 0.5 by 4; x + y is 3 and 7 beside its level 0."""
+    both = stack(CentralMotion(), LinearConstraint(torch.tensor([[1.0, 1.0, 0.0, 0.0]]).double()))
+    u = torch.tensor([[[1.0, 2.0, 0.0, 0.0], [0.0, 7.0, 0.0, 0.0]]]).double()
+    energy = u[..., :2].square().sum(-1).square()[0] / 4
+    expected = torch.stack([torch.tensor(3.0).double(), (energy.diff()[0] ** 2 + 49).sqrt()])
+    torch.testing.assert_close(constraint_error(both, u)[0], expected)
+
+
+def test_constraint_error_of_a_driven_constraint_is_at_its_own_times():
+    """A still arm has the error of the prescribed motion, which starts at zero."""
+    t = torch.linspace(0, 0.5, 6).double()
+    u = torch.tensor([0.3, -0.4, 1.0]).double().expand(1, 6, 3)
+    error = constraint_error(EndPointMotion(3), u, t)
+    torch.testing.assert_close(error[0], (2 * torch.pi * t).sin().abs() / (2 * torch.pi))

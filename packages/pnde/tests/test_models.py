@@ -20,6 +20,8 @@ from pnde import (
     RobotArm,
     Status,
 )
+from pnde.models.angular import to_angles
+from pnde.models.inputs import StateAndSwitch
 from sciml.errors import ConfigError
 
 
@@ -163,6 +165,36 @@ def test_angular_model_with_the_exact_accelerations_is_the_pendulum():
     torch.testing.assert_close(model.field(u), field, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["cFINDE", "HNN", "angular"])
+def test_every_network_of_a_model_sees_normalised_components(kind):
+    """Sines and cosines of angles alone are seen as they are."""
+    u = initial_states(50)
+    u[:, 4:] = 3 + 20 * torch.randn(50, 4, dtype=torch.float64)
+    if kind == "angular":
+        model = AngularNDE(hidden=(4,))
+        model.set_normalization(u)
+        net, angular = model.dynamics.net, to_angles(u)
+        seen = torch.cat([angular[:, :2].sin(), angular[:, :2].cos(), angular[:, 2:]], -1)
+        mean = torch.cat([torch.zeros(4).double(), seen[:, 4:].mean(0)])
+        std = torch.cat([torch.ones(4).double(), seen[:, 4:].std(0, correction=0)])
+    else:
+        model = CFINDE(hidden=(4,)) if kind == "cFINDE" else HNN(hidden=(4,))
+        model.set_normalization(u)
+        net = model.invariants if kind == "cFINDE" else model.dynamics.hamiltonian
+        mean, std = u.mean(0), u.std(0, correction=0)
+    torch.testing.assert_close(net.mean, mean)
+    torch.testing.assert_close(net.std, std)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 3.0])
+def test_semi_explicit_reduction_relaxes_at_the_rate_gamma(gamma):
+    options = {"state_dim": 3, "hidden": (8,), "second_order": False, "constraint": "rigid-body"}
+    model = MetricPNDE(**options, metric="algebraic", algebraic=[2], gamma=gamma)
+    u, target = torch.randn(5, 3, dtype=torch.float64), torch.rand(5, 1, dtype=torch.float64)
+    rate = (model.field(u, None, target) * u).sum(-1, keepdim=True)  # of ½|u|²
+    torch.testing.assert_close(rate, -gamma * (u.square().sum(-1, keepdim=True) / 2 - target), rtol=0, atol=1e-11)
+
+
 def test_semi_explicit_reduction_leaves_the_differential_components_to_the_network():
     model = MetricPNDE(
         state_dim=3, hidden=(8,), second_order=False, constraint="rigid-body", metric="algebraic", algebraic=[2]
@@ -194,6 +226,11 @@ def test_a_switch_is_seen_from_inside_the_window():
     start = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.5]).double()
     model(torch.ones(8, 3).double(), torch.arange(6).double() * problem.time_step, None, start)
     assert (torch.stack(seen[1:]) == torch.tensor([0, 0, 0, 1, 1, 1, 0, 1]).double()).all()
+
+
+def test_the_switch_is_thrown_at_the_end_of_its_duty():
+    t, u = torch.tensor([0.0, 1.25, 1.5, 2.75, 3.0, 4.5]).double(), torch.zeros(6, 3).double()
+    assert StateAndSwitch(3)(t, u)[:, 3].tolist() == [0, 0, 1, 1, 0, 1]
 
 
 def test_deviations_of_rounding_are_not_scaled():
@@ -324,6 +361,7 @@ def test_bad_options_of_the_solver_are_named(options):
         {"metric": "euclid"},
         {"algebraic": [0, 1, 2, 3]},
         {"algebraic": None, "metric": "algebraic"},
+        {"constraint": "power-balance", "state_dim": 28},
         {"algebraic": [0, 1, 2, 8], "metric": "algebraic"},
         {"network": "transformer"},
         {"network": "chain-conv", "skip": True},

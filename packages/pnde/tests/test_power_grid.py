@@ -536,3 +536,17 @@ def test_states_of_another_grid_are_refused():
 def test_overloaded_grid_has_no_load_flow():
     with pytest.raises(RuntimeError, match="did not converge"):
         replace(ieee14(), loads={bus: 40 * S for bus, S in ieee14().loads.items()}).load_flow()
+
+
+def test_operating_points_of_large_grids_are_found_from_the_load_flow():
+    """Newton's method for the equilibrium does not converge from a flat start here."""
+    pytest.importorskip("pandapower")
+    grid = PowerGrid.from_pandapower("case300", series_only=False)
+    np.testing.assert_allclose(grid.operating_point(), grid.load_flow(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "close"), [("case999", "case9"), ("_pp", "case118"), ("__name__", "case")])
+def test_unknown_networks_of_pandapower_are_named_with_close_ones(name, close):
+    pytest.importorskip("pandapower")
+    with pytest.raises(ConfigError, match=f"no '{name}'; it has .*{close}"):
+        PowerGrid.from_pandapower(name)

@@ -17,11 +17,16 @@ Factor = tuple[Tensor, ...]
 
 
 def factorise(
-    method: str, G: Tensor, metric: Tensor | None, scale: bool, band: _banded.Banded | None = None
+    method: str,
+    G: Tensor,
+    metric: Tensor | None,
+    scale: bool,
+    band: _banded.Banded | None = None,
+    root: Tensor | None = None,
 ) -> tuple[Factor, Tensor]:
     """Factor of A by `method`, and the estimate of 1/κ (...), which is not above zero where A is singular."""
     if method in ("qr", "svd"):
-        root = square_root(metric)
+        root = square_root(metric) if root is None else root
         rows = times_root(G, root)
         s = _inverse_root(rows.square().sum(-1)) if scale else torch.ones_like(G[..., 0])
         scaled = rows * s[..., None]

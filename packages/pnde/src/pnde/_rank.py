@@ -15,9 +15,10 @@ class RankDeficientConstraintError(SampleError):
     samples
         Which samples, as indices into the flattened batch.
     singular_values
-        Those of W^½Gᵀ in the first of them, None if its entries are not finite or G is sparse.
+        Those of W^½Gᵀ in the first of them, None if its entries or their squares are not finite.
     rows
-        The rows that are likely duplicates, or without weight: those that take part in the dependency there.
+        The rows that are zero there, or without weight, or else likely duplicates: those that take part in the
+        dependency.
     """
 
     def __init__(
@@ -32,12 +33,22 @@ class RankDeficientConstraintError(SampleError):
 
 
 @torch.no_grad()
-def rank_error(G: Tensor, metric: Tensor | None, samples: Tensor) -> RankDeficientConstraintError:
+def rank_error(
+    G: Tensor,
+    metric: Tensor | None,
+    samples: Tensor,
+    remedy: str = "Drop the redundant rows, or pass rank='pinv'",
+) -> RankDeficientConstraintError:
     """The error for matrices G (k, m, n), which are the `samples` (k,) of a batch, with the first diagnosed."""
     first, found = G[0].double(), samples.tolist()
     where = f"{len(found)} sample(s), first {found[:5]}"
     if not first.isfinite().all():
         message = f"the constraint rows of {where}, are not finite: the state has left the domain of the constraint"
+        return RankDeficientConstraintError(message, found)
+    if not (weigh(metric, G[0]) * G[0]).sum(-1).isfinite().all():
+        message = (
+            f"the squared lengths of the constraint rows of {where}, overflow: divide the constraints by their size"
+        )
         return RankDeficientConstraintError(message, found)
     weight = None if metric is None else metric.double()
     rows = times_root(first, square_root(weight))
@@ -49,12 +60,19 @@ def rank_error(G: Tensor, metric: Tensor | None, samples: Tensor) -> RankDeficie
             "Drop these rows; regularising would only hide that no admissible step meets them"
         )
         return RankDeficientConstraintError(message, found, values.tolist(), unsupported)
+    zero = (rows == 0).all(-1).nonzero()[:, 0].tolist()
+    if zero:
+        message = (
+            f"the constraint rows {zero} are zero in {where}: these constraints have no gradient there, as at an "
+            "equilibrium. Leave such states, or these rows, out"
+        )
+        return RankDeficientConstraintError(message, found, values.tolist(), zero)
     lengths = torch.where(rows.norm(dim=-1) > 0, rows.norm(dim=-1), 1)
     null = torch.linalg.svd(rows / lengths[:, None])[0][:, -1].abs()
     partners = (null > 0.1 * null.amax()).nonzero()[:, 0].tolist()
     message = (
         f"the constraint rows are linearly dependent in {where}; singular values there: {values.tolist()}, and the "
-        f"rows that depend on each other: {partners}. Drop the redundant rows, or pass rank='pinv'"
+        f"rows that depend on each other: {partners}. {remedy}"
     )
     return RankDeficientConstraintError(message, found, values.tolist(), partners)
 

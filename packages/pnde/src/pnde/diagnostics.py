@@ -9,8 +9,10 @@ from sciml.errors import ConfigError, ShapeError
 from torch import Tensor
 
 from pnde._factorisations import square_root, times_root
-from pnde.constraints import Constraint
+from pnde.constraints import Constraint, StackedConstraint
 from pnde.fields import ConstrainedMechanics, ProjectedField
+from pnde.models import TrajectoryModel
+from pnde.neural_ode import NeuralODE
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,11 @@ def diagnose(
     u: Float[Tensor, "*batch n"],
     target: Float[Tensor, "*#batch m"] | None = None,
 ) -> Diagnostics:
-    """Conditioning, normal part and drift of a field with a constraint, at any states.
+    """Conditioning, normal part and drift of a field with a constraint, at any states; of a model, those of its field.
 
     P is that of the field's metric W and rows, for a field without a metric the orthogonal one. (I - P)f of a driven
-    constraint is W Gᵀ(G W Gᵀ)⁻¹(G f + ∂g/∂t). Without a `target` the drift of a level is that from zero, that of a
-    conserved quantity NaN, as no start is known.
+    constraint is W Gᵀ(G W Gᵀ)⁻¹(G f + ∂g/∂t). Without a `target` the drift is that of the levels from zero, NaN where
+    all are conserved quantities, as no start is known.
 
     Raises
     ------
@@ -56,6 +58,8 @@ def diagnose(
     constraint = getattr(field, "constraint", None)
     if not isinstance(constraint, Constraint):
         raise ConfigError(f"{type(field).__name__} has no constraint to diagnose; take a constrained field")
+    if isinstance(field, TrajectoryModel | NeuralODE):
+        field = field.dynamics if isinstance(field, TrajectoryModel) else field.field
     constraint.check(u)
     metric: Any = field.metric if isinstance(field, ProjectedField | ConstrainedMechanics) else None
     root = square_root(None if metric is None else metric.to(u))
@@ -72,7 +76,7 @@ def diagnose(
         taken = taken * root if root.ndim == 1 else taken @ root.mT
     g = constraint(t, u)
     if target is None:
-        target = torch.full_like(g, torch.nan if constraint.kind == "conserved" else 0)
+        target = constraint.target(t, u) if _has_levels(constraint) else torch.full_like(g, torch.nan)
     return Diagnostics(
         condition=_condition(rows),
         scaled_condition=_condition(rows / torch.where(length > 0, length, 1)),
@@ -110,6 +114,12 @@ def drift_rate(
     shift = t - (weight * t).sum(-1, keepdim=True) / count[..., None]
     slope = (weight * shift * y).sum(-1) / (weight * shift.square()).sum(-1)
     return torch.where(count >= 2, slope, torch.nan)
+
+
+def _has_levels(constraint: Constraint) -> bool:
+    if isinstance(constraint, StackedConstraint):
+        return any(_has_levels(part) for part in constraint.parts)  # type: ignore[arg-type]
+    return constraint.kind == "level"
 
 
 def _condition(rows: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pnde._checks import values_are_known
 from pnde.constraints import Constraint
-from pnde.projection import METHODS, RANKS, Banded, Method, Rank, min_norm_solve, project_tangent
+from pnde.projection import METHODS, RANKS, Banded, Method, Rank, Weight, min_norm_solve, project_tangent
 from pnde.solvers.solution import SampleError
 
 
@@ -169,6 +169,22 @@ class _Constrained(VectorField):
             raise ConfigError(f"gamma={gamma} must be a finite rate, not negative.")
         self.base, self.constraint, self.gamma, self.n = base, constraint, float(gamma), base.n
 
+    def _keep_metric(self, metric: Tensor | None) -> None:
+        """As buffers, a constant one with its root, so that it is checked and factorised here and nowhere else."""
+        root = None
+        if metric is not None and not metric.requires_grad:
+            if metric.shape not in ((self.n,), (self.n, self.n)):
+                raise ConfigError(f"metric must be ({self.n},) or ({self.n}, {self.n}); got {tuple(metric.shape)}")
+            root = Weight.of(metric).root
+        self.register_buffer("metric", metric, persistent=False)
+        self.register_buffer("metric_root", root, persistent=False)
+
+    @property
+    def weight(self) -> Any:
+        """The metric for `project_tangent`."""
+        root: Any = self.metric_root
+        return self.metric if root is None else Weight(self.get_buffer("metric"), root)
+
     def deviation(self, t: Any, u: Tensor, target: Tensor | None) -> Tensor:
         """g - target; without one, of a level, g."""
         g = self.constraint(t, u)
@@ -210,7 +226,7 @@ class ProjectedField(_Constrained):
             )
         self.method: Method | Banded = method
         self.rank: Rank = rank
-        self.register_buffer("metric", metric, persistent=False)
+        self._keep_metric(metric)
 
     def forward(
         self, t: Any, u: Float[Tensor, "*batch n"], target: Float[Tensor, "*batch m"] | None = None
@@ -224,7 +240,7 @@ class ProjectedField(_Constrained):
             self.constraint.sparse_jacobian(t, u) if sparse else self.constraint.jacobian(t, u),
             self.base(t, u),
             rhs=rhs,
-            metric=self.metric,
+            metric=self.weight,
             method=self.method,
             rank=self.rank,  # type: ignore[arg-type]
         )
@@ -233,9 +249,10 @@ class ProjectedField(_Constrained):
 class ConstrainedMechanics(_Constrained):
     """Accelerations corrected by forces of constraint alone, so that q̇ = v stays exact (Gauss' principle).
 
-    The first half of the constraint's rows are positions φ(q), the second half ψ = φ̇ `per_rate` (½ for
-    φ = |d|² - 1, ψ = d·ḋ). `inverse_mass` is that of the velocities, (n/2,) or (n/2, n/2), by default one.
-    γ damps φ critically: φ̈ + 2γφ̇ + γ²φ = 0.
+    The first half of the constraint's rows are positions φ(q), the second half ψ = `per_rate`·φ̇ (½ for
+    φ = |d|² - 1, ψ = d·ḋ): a number that constraints of mechanical systems declare, or that is given here for another
+    one of that form. `inverse_mass` is that of the velocities, (n/2,) or (n/2, n/2), by default one. γ damps φ
+    critically: φ̈ + 2γφ̇ + γ²φ = 0.
     """
 
     def __init__(
@@ -245,20 +262,26 @@ class ConstrainedMechanics(_Constrained):
         *,
         inverse_mass: Tensor | None = None,
         gamma: float = 0.0,
-        per_rate: float = 0.5,
+        per_rate: float | None = None,
         method: Method = "auto",
     ) -> None:
         super().__init__(base, constraint, gamma)
         half = self.n // 2
         if constraint.m % 2 or self.n % 2:
             raise ConfigError("a mechanical constraint has as many rows for velocities as for positions.")
+        per_rate = constraint.per_rate if per_rate is None else per_rate
+        if per_rate is None or not 0 < abs(per_rate) < float("inf"):
+            raise ConfigError(
+                f"constraint {type(constraint).__name__}: the second half of its rows must be ψ = per_rate·φ̇ of the "
+                f"first, positions φ; got per_rate={per_rate}. Declare per_rate if so, or take ProjectedField."
+            )
         mass = torch.ones(half) if inverse_mass is None else inverse_mass
         if mass.shape not in ((half,), (half, half)):
             raise ConfigError(f"inverse_mass must be ({half},) or ({half}, {half}); got {tuple(mass.shape)}.")
         zero = mass.new_zeros(half)
         metric = torch.cat([zero, mass]) if mass.ndim == 1 else torch.block_diag(torch.diag(zero), mass)
         self.per_rate, self.method = per_rate, method
-        self.register_buffer("metric", metric, persistent=False)
+        self._keep_metric(metric)
 
     def forward(
         self, t: Any, u: Float[Tensor, "*batch n"], target: Float[Tensor, "*batch m"] | None = None
@@ -271,8 +294,9 @@ class ConstrainedMechanics(_Constrained):
             pull = 2 * self.gamma * velocity + self.gamma**2 * self.per_rate * position
             rhs = pull if rhs is None else rhs + pull
         G = self.constraint.jacobian(t, u)[..., rows:, :]
-        metric = self.get_buffer("metric").to(u)
-        return project_tangent(G, self.base(t, u), rhs=rhs, metric=metric, method=self.method)  # type: ignore[arg-type]
+        weight = self.weight
+        weight = Weight(*(x.to(u) for x in weight)) if isinstance(weight, Weight) else weight.to(u)
+        return project_tangent(G, self.base(t, u), rhs=rhs, metric=weight, method=self.method)  # type: ignore[arg-type]
 
 
 class StabilizedField(_Constrained):

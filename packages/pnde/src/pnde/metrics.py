@@ -20,10 +20,10 @@ def constraint_error(
     t: Float[Tensor, " time"] | None = None,
     target: Float[Tensor, "batch m"] | None = None,
 ) -> Float[Tensor, "batch time"]:
-    """‖g(t, û(t)) - target‖₂ of every trajectory; without a target, of what g is at its start, or of the level 0."""
+    """‖g(t, û(t)) - target‖₂ of every trajectory; without a target, from `constraint.target` at its start."""
     g = constraint(None if t is None else t.expand(u.shape[:-1]), u)
     if target is None:
-        target = g[:, 0] if constraint.kind == "conserved" else torch.zeros_like(g[:, 0])
+        target = constraint.target(None if t is None else t[0], u[:, 0])
     return (g - target[:, None]).norm(dim=-1)
 
 

@@ -1,6 +1,6 @@
 """Orthogonal projection onto the tangent space of a constraint manifold (arXiv 2410.23667)."""
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
@@ -32,10 +32,29 @@ __all__ = [
     "Rank",
     "RankDeficientConstraintError",
     "SparseJacobian",
+    "Weight",
     "detect_band",
     "min_norm_solve",
     "project_tangent",
 ]
+
+
+class Weight(NamedTuple):
+    """A metric W that is known to be symmetric positive semidefinite, and its root S, W = S Sᵀ.
+
+    For a metric that many projections share: checked and factorised once.
+    """
+
+    metric: Tensor
+    root: Tensor
+
+    @classmethod
+    def of(cls, metric: Tensor) -> "Weight":
+        """The weight of a constant metric, (n,) or (n, n). ValueError if it is not positive semidefinite."""
+        check_metric(metric)
+        root = square_root(metric)
+        assert root is not None
+        return cls(metric, root)
 
 
 def project_tangent(
@@ -43,7 +62,7 @@ def project_tangent(
     v: Float[Tensor, "*#batch n"],
     *,
     rhs: Float[Tensor, "*#batch m"] | None = None,
-    metric: Tensor | None = None,
+    metric: "Tensor | Weight | None" = None,
     method: Method | Banded = "auto",
     passes: int | None = None,
     scale: bool = True,
@@ -53,10 +72,10 @@ def project_tangent(
     """The vector p nearest to v with G p = -rhs: p = v - W Gᵀ(G W Gᵀ)⁻¹(G v + rhs).
 
     `metric` is the weight W (default the identity): its diagonal, shape (n,), or a symmetric positive semidefinite
-    matrix, shape (n, n). W G must keep full row rank. Gradients of any order, `vmap` and forward mode are analytic.
-    Inside `torch.func` transforms and `torch.compile`, which cannot branch on values, neither the rank nor the
-    metric's definiteness is checked, and `auto` does not change its factorisation: dependent rows then give numbers
-    without meaning.
+    matrix, shape (n, n), or a `Weight` of one, which is not checked anew. W G must keep full row rank. Gradients of any
+    order, `vmap` and forward mode are analytic. Inside `torch.func` transforms and `torch.compile`, which cannot branch
+    on values, neither the rank nor the metric's definiteness is checked, and `auto` does not change its factorisation:
+    dependent rows then give numbers without meaning.
 
     Parameters
     ----------
@@ -93,17 +112,18 @@ def project_tangent(
         If rows are dependent and `rank="error"`, or have no weighted support and `rank="tikhonov"`.
     """
     G = SparseJacobian.from_tensor(G) if isinstance(G, Tensor) and G.layout != torch.strided else G
+    metric, root = metric if isinstance(metric, Weight) else (metric, None)
     check_shapes(G, v, rhs, metric)
     check_options(G, metric, method, passes, rank, rtol, METHODS, RANKS)
     check_values_can_be_read(G, method, values_are_known())
-    return _solve(G, v, rhs, metric, rank, method, passes, scale, rtol)[0]
+    return _solve(G, v, rhs, metric, rank, method, passes, scale, rtol, root)[0]
 
 
 def min_norm_solve(
     G: Float[Tensor, "*#batch m n"] | SparseJacobian,
     b: Float[Tensor, "*#batch m"],
     *,
-    metric: Tensor | None = None,
+    metric: "Tensor | Weight | None" = None,
     method: Method | Banded = "auto",
     passes: int | None = None,
     scale: bool = True,
@@ -125,12 +145,13 @@ def _solve(
     passes: int | None = None,
     scale: bool = True,
     rtol: float | None = None,
+    root: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(p, λ), broadcast over the batch."""
+    """(p, λ), broadcast over the batch; of a metric that is known to be a weight, with its `root`."""
     entries = G.values[..., None] if isinstance(G, SparseJacobian) else G
     m, n = (G.pattern.m, G.pattern.n) if isinstance(G, SparseJacobian) else G.shape[-2:]
     batch = broadcast(entries.shape[:-2], v.shape[:-1], () if rhs is None else rhs.shape[:-1])
-    if metric is not None and values_are_known():
+    if metric is not None and root is None and values_are_known():
         check_metric(metric)
     v = v.expand(*batch, n)
     b = v.new_zeros(*batch, m) if rhs is None else rhs.expand(*batch, m)
@@ -138,7 +159,7 @@ def _solve(
         return _solve_sparse(G, v, b, metric, passes, scale, rtol)
     G = G.expand(*batch, m, n)
     if rank == "pinv":
-        root = square_root(metric)
+        root = square_root(metric) if root is None else root
         inverse = torch.linalg.pinv(times_root(G, root), rtol=_tolerance(G, rtol))  # (W^½Gᵀ)⁺, transposed
         half = apply(inverse, apply(G, v) + b)
         step = half if root is None else half * root if root.ndim == 1 else half @ root.mT
@@ -149,7 +170,7 @@ def _solve(
                 f"the rows {rows} have no weighted support, W Gᵀ is zero there; drop them, do not regularise", rows=rows
             )
         return _damped(G, v, b, metric, method, passes, scale, rtol)
-    return _solve_dense(G, v, b, metric, method, passes, scale, _tolerance(G, rtol))
+    return _solve_dense(G, v, b, metric, method, passes, scale, _tolerance(G, rtol), root=root)
 
 
 def _solve_dense(
@@ -162,6 +183,7 @@ def _solve_dense(
     scale: bool,
     rtol: float,
     samples: Tensor | None = None,
+    root: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     m, eps, band = G.shape[-2], torch.finfo(G.dtype).eps, None
     if method == "auto":
@@ -174,7 +196,7 @@ def _solve_dense(
         # a squared pivot as small as 8 m eps is rounding error: the row lies in the span of the others
         name, floor = method, 0.0 if method in ("qr", "svd") else (8 * m * eps) ** 0.5
     with torch.no_grad():
-        factor, ratio = factorise(name, G, metric, scale, band)
+        factor, ratio = factorise(name, G, metric, scale, band, root)
     if values_are_known():
         weak = ~(ratio > max(floor, rtol))
         found = bool(weak.any())  # the one wait for the device, unless a bound leaves doubt
@@ -187,7 +209,7 @@ def _solve_dense(
             if method != "auto":
                 bad = flat.nonzero()[:, 0]
                 raise rank_error(G.detach().reshape(-1, *G.shape[-2:])[bad], metric, where[bad])
-            return _solve_apart(G, v, b, metric, passes, scale, rtol, flat, where)
+            return _solve_apart(G, v, b, metric, passes, scale, rtol, flat, where, root)
     count = passes or (1 if name in ("qr", "svd") or m == 1 else 2)
     return project(G, v, b, metric, None, name, count, *factor)
 
@@ -202,6 +224,7 @@ def _solve_apart(
     rtol: float,
     weak: Tensor,
     samples: Tensor,
+    root: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Samples whose factors are too close to singular by a better route, the others as before."""
     batch, index = G.shape[:-2], (weak.nonzero()[:, 0], (~weak).nonzero()[:, 0])
@@ -211,7 +234,7 @@ def _solve_apart(
         wide = None if metric is None else metric.double()
         hard = _solve_dense(*(x.double() for x in hard), wide, "cholesky", passes, scale, rtol, samples[index[0]])  # type: ignore[arg-type]
     else:
-        hard = _solve_dense(*hard, metric, "svd", None, scale, rtol, samples[index[0]])  # type: ignore[arg-type]
+        hard = _solve_dense(*hard, metric, "svd", None, scale, rtol, samples[index[0]], root)  # type: ignore[arg-type]
     easy = _solve_dense(*easy, metric, "auto", passes, scale, rtol) if len(index[1]) else easy[1:]  # type: ignore[arg-type]
     back = torch.cat(index).argsort()
     p, multipliers = (torch.cat([x.to(G.dtype), y])[back] for x, y in zip(hard, easy, strict=True))
@@ -263,7 +286,7 @@ def _solve_sparse(
         dense = values.new_zeros(pattern.m, pattern.n).index_put(
             (pattern.rows, pattern.columns), values.detach().reshape(-1, values.shape[-1])[weak[0]], accumulate=True
         )
-        raise rank_error(dense[None], metric, weak)
+        raise rank_error(dense[None], metric, weak, "Drop the redundant rows")
     return project(full, v, b, metric, pattern, factor, passes or 2)
 
 

@@ -21,13 +21,16 @@ class Constraint(nn.Module):
     Subclasses set `n` and `m` and define `forward`; `jacobian` and `time_derivative` come from automatic
     differentiation where they are not overridden. `kind` says what g is: a "level" is zero on the manifold, a
     "conserved" quantity keeps the value that it has at the start of each trajectory. A `driven` constraint depends on
-    time: its `t` is one number or one for each state; other constraints ignore `t`, which may be None.
+    time: its `t` is one number or one for each state; other constraints ignore `t`, which may be None. `per_rate` is
+    for constraints on a mechanical system, with states (q, v): the first half of their rows are positions φ(q), the
+    second half ψ = `per_rate`·φ̇; None for all others.
     """
 
     n: int
     m: int
     kind: Kind = "level"
     driven: bool = False
+    per_rate: float | None = None
 
     def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
         """Values g(t, u)."""

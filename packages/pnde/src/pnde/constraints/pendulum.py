@@ -16,6 +16,8 @@ class PendulumConstraint(Constraint):
     With d_i = r_i - r_{i-1}: φ_i = |d_i|² - 1 (first N rows) and ψ_i = d_i·ḋ_i (last N rows).
     """
 
+    per_rate = 0.5
+
     def __init__(self, n_links: int = 2) -> None:
         super().__init__()
         if not isinstance(n_links, int) or isinstance(n_links, bool) or n_links < 1:

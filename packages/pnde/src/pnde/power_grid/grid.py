@@ -148,21 +148,29 @@ class PowerGrid:
         return self._balance(held)
 
     def operating_point(self) -> np.ndarray:
-        """The equilibrium (2N,) of inverters and grid that Newton's method finds from v = 1.
+        """The equilibrium (2N,) of inverters and grid that Newton's method finds from v = 1, else from the load flow.
 
         Where Q of the inverters are those of the load flow, it is the load flow. Raises as `load_flow` does.
         """
         # divided by C, a residual is a voltage like those of the other buses are powers, all of order 1
         laws = {bus: (1 + 0j, x.Gamma / x.C, x.H / x.C) for bus, x in self.inverters.items()}
-        return self._balance(laws)
+        try:
+            return self._balance(laws)
+        except RuntimeError:
+            return self._balance(laws, self.load_flow())
 
     def dispatched(self) -> "PowerGrid":
         """The same grid with the reactive powers Q of the inverters set to those of the load flow."""
         q = np.imag(self.power(self.load_flow()))
         return replace(self, inverters={bus: replace(x, Q=float(q[bus])) for bus, x in self.inverters.items()})
 
-    def _balance(self, laws: dict[int, tuple[complex, complex, complex]]) -> np.ndarray:
-        """u with c(|v|² - V²) + γ(p - P) + h(q - Q) = 0 for (c, γ, h) by bus, where loads have (0, 1, i)."""
+    def _balance(
+        self, laws: dict[int, tuple[complex, complex, complex]], start: np.ndarray | None = None
+    ) -> np.ndarray:
+        """u with c(|v|² - V²) + γ(p - P) + h(q - Q) = 0 for (c, γ, h) by bus, where loads have (0, 1, i).
+
+        Newton's method from `start`, by default v = 1.
+        """
         N, free = self.n_buses, np.delete(np.arange(self.n_buses), self.slack)
         c, gamma, h = np.array([laws.get(bus, (0j, 1 + 0j, 1j)) for bus in free.tolist()], dtype=np.complex128).T
         V = np.array([self.inverters[bus].V if bus in self.inverters else 0.0 for bus in free.tolist()])
@@ -170,7 +178,7 @@ class PowerGrid:
         S = np.array([goal[bus] for bus in free.tolist()])
         rows = Rows.of(self.Y, free)
         unknown = np.concatenate([free, N + free])
-        u = np.repeat([1.0, 0.0], N)
+        u = np.repeat([1.0, 0.0], N) if start is None else start.copy()
         u[[self.slack, N + self.slack]] = self.slack_voltage.real, self.slack_voltage.imag
         tolerance = max(TOLERANCE, 16 * np.finfo(np.float64).eps * np.abs(self.Y.data).max())
         for _ in range(MAX_STEPS):
@@ -196,6 +204,6 @@ class PowerGrid:
             J = sparse_vstack([J.real, J.imag], format="csc")
             u[unknown] -= spsolve(J, np.concatenate([residual.real, residual.imag]))
         raise RuntimeError(
-            f"the power balance of {N} buses did not converge in {MAX_STEPS} Newton steps from a flat start: "
+            f"the power balance of {N} buses did not converge in {MAX_STEPS} Newton steps: "
             "check that loads are injections (negative) per unit, and are not more than the grid can carry."
         )

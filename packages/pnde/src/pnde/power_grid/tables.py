@@ -1,5 +1,7 @@
 """Networks of pandapower, read from their tables: branches, shunts, loads, generators and the external grid."""
 
+import difflib
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -47,15 +49,11 @@ def from_pandapower(net: Any, series_only: bool = True) -> PowerGrid:
     ImportError
         If a name is given and pandapower is not installed.
     ConfigError
-        If the network has not one external grid, or elements in service that are not read.
+        If pandapower has no network of that name, or it has not one external grid, or elements in service that are
+        not read.
     """
     if isinstance(net, str):
-        try:
-            net = getattr(import_module("pandapower.networks"), net)()
-        except ImportError as error:
-            raise ImportError(
-                f"the network {net!r} needs pandapower, which cannot be imported ({error}): pip install pandapower"
-            ) from error
+        net = _named(net)()
     bus = _Table(net, "bus")
     number = {name: i for i, name in enumerate(bus.index.tolist())}
     line, trafo, shunt, load, sgen, gen, external = (
@@ -82,6 +80,22 @@ def from_pandapower(net: Any, series_only: bool = True) -> PowerGrid:
         slack_voltage=complex(voltage),
         names=tuple(number),
     ).dispatched()
+
+
+def _named(name: str) -> Callable[[], Any]:
+    """What makes the network of that name."""
+    try:
+        networks = import_module("pandapower.networks")
+    except ImportError as error:
+        raise ImportError(
+            f"the network {name!r} needs pandapower, which cannot be imported ({error}): pip install pandapower"
+        ) from error
+    make = getattr(networks, name, None)
+    if name.startswith("_") or not callable(make):
+        known = [word for word in dir(networks) if not word.startswith("_") and callable(getattr(networks, word))]
+        close = difflib.get_close_matches(name, known, n=5) or ["case9", "case118"]
+        raise ConfigError(f"pandapower.networks has no {name!r}; it has {', '.join(close)}, and others")
+    return make
 
 
 class _Table:
