@@ -9,9 +9,9 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from sciml.config import config
 from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
-from sciml.plotting import curves
 from torch import Tensor
 
+from symplectic_opt.experiments.learning.figures import progress
 from symplectic_opt.experiments.learning.methods import (
     CANONICAL,
     PAPER,
@@ -21,6 +21,7 @@ from symplectic_opt.experiments.learning.methods import (
     full_batch,
     notes_of_ends,
     published,
+    ranking,
 )
 from symplectic_opt.problems._objective import RandomObjective
 from symplectic_opt.problems.fermat_weber import FermatWeber
@@ -166,10 +167,10 @@ def run(config: FullBatch, run: RunDirectory) -> Report:
         at_ends += [method.label] if method.ends(tuple(found["cell"]), config.radius) else []
     lines = {label: np.median(gap, 0) for label, gap in gaps.items()}
     title = f"least f over the minimum{', relative' if config.relative() else ''} (median)"
-    run.figure("convergence", curves(np.arange(1, config.gradients + 1), {title: lines}, xlabel="gradients"))
-    return Report(
-        metrics, [note(config, problems), *notes_of_ends(at_ends)], config.bars(lambda label: gaps[label][:, -1])
-    )
+    run.figure("convergence", progress(lines, title, "gradients"))
+    means = {label: float(gap[:, -1].mean()) for label, gap in gaps.items()}
+    notes = [note(config, problems), ranking("excess", means), *notes_of_ends(at_ends)]
+    return Report(metrics, notes, config.bars(lambda label: gaps[label][:, -1]))
 
 
 def note(config: FullBatch, problems: Sequence[RandomObjective]) -> str:
@@ -179,7 +180,9 @@ def note(config: FullBatch, problems: Sequence[RandomObjective]) -> str:
     return (
         f"Seeds {config.seed} to {config.seed + config.repeats - 1} with the minima {minima}; {config.gradients} "
         f"gradients of each method, those of line searches included. Each method has the one of {cells} settings with "
-        "the least mean excess over these functions; rate is h or the learning rate. Published rates are not tuned."
+        "the least mean excess over these functions; rate is h or the learning rate. Published rates are not tuned. "
+        "In the canonical order restarts are decided with the next gradient; eBrAVO and pBrAVO, made for minibatches, "
+        "decide with the one that has just moved the point."
     )
 
 

@@ -12,10 +12,10 @@ from sciml.config import config
 from sciml.data import BatchLoader
 from sciml.errors import NonFiniteLossError
 from sciml.experiment import Bar, Metric, Report, RunDirectory
-from sciml.plotting import curves
 from sciml.training import Trainer, TrainerOptions
 from torch import Tensor, nn
 
+from symplectic_opt.experiments.learning.figures import progress
 from symplectic_opt.experiments.learning.methods import Cell, Method, Rates, notes_of_ends, ranking, stochastic
 from symplectic_opt.problems._learning import Learning, Split
 
@@ -195,8 +195,8 @@ def run(config: Training, run: RunDirectory) -> Report:
         at_ends += [label] if method.ends(cell, config.radius) else []
     found = Comparison(_losses(run, names, config.epochs), numbers)
     title = f"{'training' if config.refit else 'validation'} loss (median)"
-    lines = {title: {label: np.median(values, 0) for label, values in found.losses.items()}}
-    run.figure("losses", curves(np.arange(1, config.epochs + 1), lines, xlabel="epoch"))
+    lines = {label: np.median(values, 0) for label, values in found.losses.items()}
+    run.figure("losses", progress(lines, title, "epoch"))
     means = {label: values["test_loss"].mean() for label, values in numbers.items()}
     notes = [note(config), ranking("test loss", means), *notes_of_ends(at_ends)]
     return Report(metrics, notes, config.bars(found))
