@@ -4,7 +4,8 @@ __all__ = ["REFERENCES", "reference"]
 
 REFERENCES = (
     "measurements with two independent implementations instead, named in the column of sources: other starts of the "
-    "quadratic function, and for poly the 45 cells of C ∈ 0.001, 0.1, 10 only"
+    "quadratic function, for poly the 45 cells of C ∈ 0.001, 0.1, 10 only, and in the first one velocity restarts that "
+    "seem not to wait for a second displacement after a restart"
 )
 FIRST = "not published: a first independent implementation"
 
