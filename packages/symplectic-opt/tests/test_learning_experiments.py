@@ -212,7 +212,7 @@ def test_a_setting_that_diverges_is_not_chosen(tmp_path):
     config = DataFittingConfig(radius=1, tuning_epochs=2)
     comparison = race(tmp_path, config)
     wild = Method("wild", lambda p, cell: torch.optim.SGD(p, cell[0]), (1e3,))
-    losses = [comparison.tuning_loss(wild, cell, k) for k, cell in enumerate(wild.cells(1))]
+    losses = [comparison.tuning_loss(wild, cell, str(k), 0) for k, cell in enumerate(wild.cells(1))]
     assert np.isinf(losses).all()
     mixed = Method("mixed", lambda p, cell: torch.optim.SGD(p, cell[0] if cell[0] < 0.02 else 1e6), (0.01,))
     assert comparison.tune(mixed)[0] < 0.02

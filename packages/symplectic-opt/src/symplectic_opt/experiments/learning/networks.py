@@ -28,15 +28,17 @@ FAILED = (NonFiniteLossError, FloatingPointError, OverflowError)
 class Training:
     """Everything that determines the result.
 
-    Each method is tuned by trainings of `tuning_epochs`, for which a part `validation` of the training data is kept
-    aside to choose the setting by its loss; where that is 0, the loss of all training data does. Then it is trained
-    from `repeats` seeds: with all training data, whose loss chooses the epoch, or without `refit` like in tuning.
+    Each method is tuned by trainings of `tuning_epochs` from `tuning_seeds` seeds, for which a part `validation` of the
+    training data is kept aside to choose the setting by its mean loss; where that is 0, the loss of all training data
+    does. Then it is trained from `repeats` other seeds: with all training data, whose loss chooses the epoch, or
+    without `refit` like in tuning.
     """
 
     seed: NonNegativeInt = 0
     repeats: PositiveInt = 3
     epochs: PositiveInt = 20
     tuning_epochs: PositiveInt = 20
+    tuning_seeds: PositiveInt = 2
     radius: NonNegativeInt = 2
     validation: Fraction = 0.1
     refit: bool = True
@@ -117,26 +119,28 @@ class Race:
         self.size = config.batch_size or self.problem.batch_size
 
     def tune(self, method: Method) -> Cell:
-        """The cell whose training has the least loss of validation; the first one where all fail."""
-        cells = method.cells(self.config.radius)
+        """The cell whose trainings have the least mean loss; the first one where none comes through with all seeds."""
+        cells, seeds = method.cells(self.config.radius), range(self.config.tuning_seeds)
         if len(cells) == 1:
             return cells[0]
-        return cells[int(np.argmin([self.tuning_loss(method, cell, k) for k, cell in enumerate(cells)]))]
+        means = [
+            np.mean([self.tuning_loss(method, cell, f"{k}-{j}", j) for j in seeds]) for k, cell in enumerate(cells)
+        ]
+        return cells[int(np.argmin(means))]
 
-    def tuning_loss(self, method: Method, cell: Cell, index: int) -> float:
-        """Least loss of validation in a training of `tuning_epochs`, infinite where that fails.
+    def tuning_loss(self, method: Method, cell: Cell, name: str, seed: int) -> float:
+        """Least loss of the data kept aside in a training of `tuning_epochs`, infinite where that fails.
 
         Its files are kept apart from the run's trainings, which are read and drawn together.
         """
-        name = f"{method.slug}-{index}"
         trainer = Trainer(
             TrainerOptions(epochs=self.config.tuning_epochs),
-            self.run.path / "tuning" / name,
+            self.run.path / "tuning" / f"{method.slug}-{name}",
             runtime=self.run.runtime,
             name=f"tuning of {method.label}: {', '.join(f'{v:.3g}' for v in cell)}",
         )
+        training = self.training(method, cell, f"tuning {seed}", self.part)
         try:
-            training = self.training(method, cell, "tuning", self.part)
             return trainer.fit(*training, **self.monitor(self.aside)).best_loss
         except FAILED:
             return math.inf
@@ -222,9 +226,9 @@ def note(config: Training) -> str:
     final = "with all training data, at the epoch of their least loss" if config.refit else "and chosen in the same way"
     return (
         f"Means over {config.repeats} seeds of weights and batches from {config.seed}, with standard deviations. Each "
-        f"method was tuned over {cells} settings by {config.tuning_epochs} epochs each with another seed, by the least "
-        f"loss of {aside}; then trained {final}. Test data choose nothing. Rates are constant; rate is h or the "
-        "learning rate. Methods at published rates are not tuned. eBrAVO and pBrAVO decide on restarts with the "
-        "gradient that has just moved the weights, as their authors do; in the canonical order with the next one, of "
-        "another minibatch."
+        f"method was tuned over {cells} settings by {config.tuning_epochs} epochs each (other seeds, "
+        f"{config.tuning_seeds} of them), by the least loss of {aside}; then trained {final}. Test data "
+        "choose nothing. Rates are constant; rate is h or the learning rate. Methods at published rates are not "
+        "tuned. eBrAVO and pBrAVO decide on restarts with the gradient that has just moved the weights, as their "
+        "authors do; in the canonical order with the next one, of another minibatch."
     )
