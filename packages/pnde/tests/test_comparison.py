@@ -224,7 +224,7 @@ def test_algebraic_roll_outs_end_before_the_load_voltages_cease_to_exist():
     with torch.no_grad():
         model.base.net.out.bias[:14], model.base.net.out.bias[14:] = -0.1, 0
     u0, t = torch.tensor(problem.grid.operating_point())[None], torch.linspace(0, 20, 201).double()
-    found = roll_out(kind, model, u0, t)
+    found = roll_out(kind, model, u0, t, max_steps=300)
     assert found.status.tolist() == [Status.EVENT]
     G_y = model.constraint.jacobian(None, found.event_u)[..., ieee14.algebraic_components(problem)]
     assert float(torch.linalg.svdvals(G_y)[..., -1]) == pytest.approx(ieee14.REGULAR, abs=1e-6)
