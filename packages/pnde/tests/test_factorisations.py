@@ -5,6 +5,7 @@ import pytest
 import torch
 from pnde import PendulumConstraint, RankDeficientConstraintError, min_norm_solve, project_tangent
 from pnde.projection import Banded, SparseJacobian, _solve, detect_band
+from sciml.errors import ConfigError
 from torch.autograd import gradcheck, gradgradcheck
 
 DENSE = ["auto", "cholesky", "qr", "svd", "banded"]
@@ -173,6 +174,43 @@ def test_banded_is_dense_on_chains(n_links):
         torch.testing.assert_close(found, project_tangent(G, v, method="svd"), rtol=0, atol=1e-12)
 
 
+def chain_states(n_links, samples=5):
+    angles = 6 * torch.rand(samples, n_links, dtype=torch.float64, generator=torch.Generator().manual_seed(n_links))
+    speeds = torch.cos(3 * angles)
+    parts = (angles.sin(), -angles.cos(), angles.cos() * speeds, angles.sin() * speeds)
+    return torch.cat([x.cumsum(-1) for x in parts], -1)
+
+
+@pytest.mark.parametrize("n_links", [1, 2, 8])
+def test_the_band_of_a_pendulum_holds_at_every_state(n_links):
+    constraint, u = PendulumConstraint(n_links), chain_states(n_links)
+    rest = torch.cat([u[:, : 2 * n_links], torch.zeros_like(u[:, 2 * n_links :])], -1)
+    for states in (u, rest):
+        G, v = constraint.jacobian(None, states), random(5, 4 * n_links)
+        found = project_tangent(G, v, method=constraint.band)
+        torch.testing.assert_close(found, project_tangent(G, v, method="svd"), rtol=0, atol=1e-12)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("weight", [None, torch.linspace(1, 2, 8).double(), torch.eye(8).double()])
+def test_a_band_found_at_rest_is_refused_for_moving_states(weight):
+    constraint, u = PendulumConstraint(2), chain_states(2)
+    rest = torch.cat([u[:, :4], torch.zeros_like(u[:, 4:])], -1)
+    narrow = detect_band(constraint.jacobian(None, rest))
+    assert narrow.bandwidth == 1
+    G, v = constraint.jacobian(None, u), random(5, 8)
+    with pytest.raises(ConfigError, match=r"rows \[\d, \d\].*band of width 1.*PendulumConstraint.band"):
+        project_tangent(G, v, method=narrow, metric=weight)
+    project_tangent(G, v, method=constraint.band, metric=weight)
+
+
+def test_rows_that_share_components_but_are_orthogonal_fit_a_diagonal_band():
+    G = torch.tensor([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0]], dtype=torch.float64)
+    v = random(3)
+    found = project_tangent(G, v, method=Banded(0, (0, 1)))
+    torch.testing.assert_close(found, project_tangent(G, v, method="svd"), rtol=0, atol=1e-14)
+
+
 def sparse_rows(m, n, samples=1):
     """Rows with three entries that overlap, on one pattern."""
     rows = torch.arange(m).repeat_interleave(3)
@@ -199,6 +237,17 @@ def test_sparse_is_dense(kind):
         many = project_tangent(rows, v, rhs=b, metric=W)
         torch.testing.assert_close(many[0], expected[0], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(min_norm_solve(G, b), min_norm_solve(full, b, method="qr"), rtol=1e-9, atol=1e-9)
+
+
+def test_an_empty_batch_of_sparse_rows():
+    G = sparse_rows(3, 7, 2)
+    none = SparseJacobian(G.values[:0], G.pattern.rows, G.pattern.columns, (3, 7))
+    assert project_tangent(none, torch.zeros(0, 7, dtype=torch.float64)).shape == (0, 7)
+    assert project_tangent(SparseJacobian(G.values[0], *pattern(G)), torch.zeros(0, 7).double()).shape == (0, 7)
+
+
+def pattern(G):
+    return G.pattern.rows, G.pattern.columns, (G.pattern.m, G.pattern.n)
 
 
 def test_derivatives_of_the_sparse_solve():
@@ -240,10 +289,19 @@ def test_truncation_is_relative_to_the_largest_singular_value():
     """κ(G) = 1e9 is of full rank to float64, though the Gram matrix is not."""
     G, v = with_condition(1e9), random(32, 8)
     assert error(G, v, rank="pinv") <= 1e-6
-    dropped = project_tangent(G, v, rank="pinv", rtol=1e-8)
+    dropped = project_tangent(G, v, rank="pinv", rtol=1e-8, scale=False)
     leading = torch.linalg.svd(G, full_matrices=False)[2][:, :3]
     expected = v - (leading.mT @ (leading @ v[..., None]))[..., 0]
     torch.testing.assert_close(dropped, expected, rtol=0, atol=1e-6)
+
+
+def test_truncation_does_not_depend_on_the_lengths_of_rows():
+    G, v = random(4, 3, 6), random(4, 6)
+    short = G * torch.tensor([1.0, 1e-17, 1e3], dtype=torch.float64)[:, None]
+    expected = project_tangent(G, v, method="svd")
+    torch.testing.assert_close(project_tangent(short, v, rank="pinv"), expected, rtol=0, atol=1e-12)
+    kept = project_tangent(short, v, rank="pinv", scale=False)  # the short row counts as zero
+    torch.testing.assert_close(kept, project_tangent(G[:, [0, 2]], v, method="svd"), rtol=0, atol=1e-11)
 
 
 @pytest.mark.unchecked
@@ -292,6 +350,8 @@ def test_dependent_sparse_rows_are_named():
         ({"method": "sparse"}, "needs a sparse G"),
         ({"method": Banded(1, (0, 1))}, "permutation of 0 … 3"),
         ({"passes": 0}, "at least 1"),
+        ({"rank": "pinv", "method": "qr"}, "leave them out"),
+        ({"rank": "pinv", "passes": 2}, "leave them out"),
         ({"rtol": -1.0}, "must lie in"),
     ],
 )

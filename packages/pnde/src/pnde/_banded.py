@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from sciml.errors import ConfigError
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor
@@ -15,7 +16,8 @@ from torch import Tensor
 class Banded(NamedTuple):
     """Rows taken in `order` have a Gram matrix with `bandwidth` entries on either side of the diagonal.
 
-    Entries outside the band are not looked at: they are taken to be zero.
+    Entries outside the band are taken to be zero. Of a constraint with a `band` of its own, as `PendulumConstraint`
+    has, that holds at every state; where values can be read it is checked.
     """
 
     bandwidth: int
@@ -26,7 +28,8 @@ class Banded(NamedTuple):
 def detect_band(G: Tensor, metric: Tensor | None = None) -> Banded:
     """The order of rows of G (..., m, n) by the reverse Cuthill–McKee algorithm, and the bandwidth found with it.
 
-    Every sample counts: two rows are neighbours when they share a component in which neither is zero throughout.
+    Every sample counts: two rows are neighbours when they share a component in which neither is zero throughout. Rows
+    that vanish at special states have more neighbours elsewhere: those of a pendulum at rest give too narrow a band.
     """
     pattern = (G != 0).reshape(-1, *G.shape[-2:]).any(0).cpu().numpy().astype(np.int64)
     support = np.eye(G.shape[-1], dtype=np.int64) if metric is None else (metric != 0).cpu().numpy().astype(np.int64)
@@ -34,6 +37,29 @@ def detect_band(G: Tensor, metric: Tensor | None = None) -> Banded:
     order = reverse_cuthill_mckee(csr_array(gram), symmetric_mode=True)
     i, j = np.nonzero(gram[np.ix_(order, order)])
     return Banded(int(np.abs(i - j).max(initial=0)), tuple(int(row) for row in order))
+
+
+@torch.no_grad()
+def check_band(G: Tensor, metric: Tensor | None, band: Banded) -> None:
+    """ConfigError if rows of G (..., m, n) that are further apart than the bandwidth have a product G W Gᵀ."""
+    place = torch.tensor(band.order, device=G.device).argsort()
+    far = (place[:, None] - place).abs() > band.bandwidth
+    weighted = G if metric is None else G * metric if metric.ndim == 1 else G @ metric
+    shared = [(rows != 0).reshape(-1, *rows.shape[-2:]).any(0).to(torch.float32) for rows in (G, weighted)]
+    i, j = (far & (shared[0] @ shared[1].mT > 0)).nonzero(as_tuple=True)
+    if not len(i):
+        return
+    squared = (G * weighted).sum(-1)
+    products = (G[..., i, :] * weighted[..., j, :]).sum(-1).abs()
+    rounding = 8 * G.shape[-1] * torch.finfo(G.dtype).eps * (squared[..., i] * squared[..., j]).clamp(min=0).sqrt()
+    outside = (products > rounding).reshape(-1, len(i)).any(0).nonzero()[:, 0]
+    if len(outside):
+        pair = [int(i[outside[0]]), int(j[outside[0]])]
+        raise ConfigError(
+            f"the rows {pair} of G have a product, but are {int((place[pair[0]] - place[pair[1]]).abs())} apart in a "
+            f"band of width {band.bandwidth}: the band was found where some of their entries vanish. Take the "
+            "constraint's own band, as PendulumConstraint.band, method='banded', or detect_band at general states"
+        )
 
 
 def factorise(G: Tensor, weighted: Tensor, scale: bool, band: Banded) -> tuple[tuple[Tensor, ...], Tensor]:

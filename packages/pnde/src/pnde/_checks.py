@@ -67,6 +67,10 @@ def check_options(
         raise ValueError(f"passes={passes!r} must be a whole number, at least 1")
     if rtol is not None and not 0 <= rtol < 1:
         raise ValueError(f"rtol={rtol!r} must lie in [0, 1)")
+    if rank == "pinv" and not isinstance(G, SparseJacobian) and (method != "auto" or passes is not None):
+        raise ValueError(
+            f"rank='pinv' is by singular values alone; got method={method!r} and passes={passes!r}, leave them out"
+        )
     if rank == "pinv" and metric is not None and metric.requires_grad:
         raise ValueError("rank='pinv' does not differentiate the metric; detach it, or use rank='error'")
     if isinstance(G, SparseJacobian):

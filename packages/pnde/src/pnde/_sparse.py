@@ -1,5 +1,6 @@
 """Sparse constraint rows: the Gram matrix and its factors by SciPy on the CPU, products and derivatives by torch."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +75,7 @@ class SparseFactor:
     """LU factors of the scaled Gram matrices of a batch, in float64."""
 
     def __init__(self, values: Tensor, pattern: Pattern, metric: Tensor | None, scale: bool) -> None:
-        entries = values.detach().double().cpu().numpy().reshape(-1, values.shape[-1])
+        entries = values.detach().double().cpu().numpy().reshape(math.prod(values.shape[:-1]), values.shape[-1])
         index = (pattern.rows.cpu().numpy(), pattern.columns.cpu().numpy())
         W = None if metric is None else metric.detach().double().cpu().numpy()
         weight = None if W is None else diags_array(W) if W.ndim == 1 else csr_array(W)
@@ -107,11 +108,13 @@ class SparseFactor:
 
     def solve(self, residual: Tensor) -> Tensor:
         """A⁻¹ r for r (*batch, m) on the batch that was factorised, or (*more, *batch, m)."""
+        if not residual.numel():
+            return torch.zeros_like(residual)
         flat = residual.detach().double().cpu().numpy().reshape(-1, len(self.factors), residual.shape[-1])
         solution = np.empty_like(flat)
         for i, (factor, s) in enumerate(zip(self.factors, self.scales, strict=True)):
             if factor is None:
                 solution[:, i] = np.nan
-            elif flat.shape[0]:
+            else:
                 solution[:, i] = (s[:, None] * factor.solve(np.ascontiguousarray((flat[:, i] * s).T))).T
         return torch.from_numpy(solution).reshape(residual.shape).to(residual)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pnde._autograd import project
-from pnde._banded import Banded, detect_band
+from pnde._banded import Banded, check_band, detect_band
 from pnde._checks import (
     broadcast,
     check_metric,
@@ -160,10 +160,13 @@ def _solve(
     G = G.expand(*batch, m, n)
     if rank == "pinv":
         root = square_root(metric) if root is None else root
-        inverse = torch.linalg.pinv(times_root(G, root), rtol=_tolerance(G, rtol))  # (W^½Gᵀ)⁺, transposed
-        half = apply(inverse, apply(G, v) + b)
+        rows = times_root(G, root)
+        squared = rows.square().sum(-1)
+        s = torch.where(squared > 0, squared, 1).rsqrt() if scale else torch.ones_like(squared)
+        inverse = torch.linalg.pinv(rows * s[..., None], rtol=_tolerance(G, rtol))  # (W^½GᵀS)⁺, transposed
+        half = apply(inverse, s * (apply(G, v) + b))
         step = half if root is None else half * root if root.ndim == 1 else half @ root.mT
-        return v - step, apply_transposed(inverse, half)
+        return v - step, s * apply_transposed(inverse, half)
     if rank == "tikhonov":
         if values_are_known() and (rows := rows_without_support(G, metric)):
             raise RankDeficientConstraintError(
@@ -192,6 +195,8 @@ def _solve_dense(
     elif isinstance(method, Banded) or method == "banded":
         band = detect_band(G, metric) if method == "banded" else method
         name, floor = "banded", (8 * m * eps) ** 0.5
+        if isinstance(method, Banded) and values_are_known():
+            check_band(G.detach(), metric, method)
     else:
         # a squared pivot as small as 8 m eps is rounding error: the row lies in the span of the others
         name, floor = method, 0.0 if method in ("qr", "svd") else (8 * m * eps) ** 0.5

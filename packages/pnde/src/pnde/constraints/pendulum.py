@@ -7,6 +7,7 @@ from jaxtyping import Float
 from sciml.errors import ConfigError
 from torch import Tensor
 
+from pnde._banded import Banded
 from pnde.constraints.base import Constraint
 
 
@@ -27,6 +28,12 @@ class PendulumConstraint(Constraint):
             torch.ones(n_links - 1, dtype=torch.float64), -1
         )
         self.register_buffer("difference", difference, persistent=False)
+
+    @property
+    def band(self) -> Banded:
+        """For `method=` of projections: links one after the other, whose two rows each meet those of the next."""
+        order = torch.arange(self.m).view(2, self.n_links).T.flatten().tolist()
+        return Banded(min(3, self.m - 1), tuple(order))
 
     def _links(self, u: Tensor) -> Tensor:
         """d_x, d_y and their rates, (..., 4, N)."""
