@@ -197,6 +197,14 @@ def test_initial_states_off_the_manifold_are_named_or_moved():
         NeuralODE(field, initial="retract")(u0 * torch.tensor([[1.0], [0.0], [1.0], [1.0]], dtype=F64), T)
 
 
+def test_initial_states_are_moved_in_the_metric_of_the_field():
+    """g = y - 2x with y alone free to move: (1, 1) goes to (1, 2)."""
+    g = FunctionConstraint(lambda u: u[1:] - 2 * u[:1], 2, 1)
+    field = ProjectedField(MLPField(2, (4,), dtype=F64), g, metric=torch.tensor([0.0, 1.0], dtype=F64))
+    u = NeuralODE(field, initial="retract")(torch.ones(1, 2, dtype=F64), T[:2]).u
+    torch.testing.assert_close(u[0, 0], torch.tensor([1.0, 2.0], dtype=F64), rtol=0, atol=1e-13)
+
+
 class Moving(FunctionConstraint):
     """u₀ = position(t), which jumps at t = 1."""
 
@@ -214,6 +222,23 @@ def test_states_are_projected_anew_after_a_jump(backend, retract):
     ode = NeuralODE(field, backend=backend, retract=retract, jump_times=[1.0])
     u = ode(u0, T, strict=True).u
     torch.testing.assert_close(u[:, :, 0], torch.where(T < 1, T, T + 2).expand(4, -1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["native", "torchdiffeq"])
+def test_a_projection_after_a_jump_that_fails_has_its_status(backend):
+    """From t = 1 on u₀² = 4 holds instead of u₂ = 0: at u₀ = 0 it has no gradient."""
+
+    def switched(t, u):
+        return torch.where(t < 1, u[2], u[0].square() - 4)[None]
+
+    u0 = torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.5, 0.0]], dtype=F64)
+    constraint = FunctionConstraint(switched, 3, 1, driven=True)
+    flow = NeuralODE(lambda t, u: 0 * u, constraint=constraint, retract="output", backend=backend, jump_times=[1.0])
+    solution = flow(u0, torch.tensor([0.0, 0.5, 1.5], dtype=F64))
+    assert solution.status.tolist() == [Status.SUCCESS, Status.RETRACTION_FAILED]
+    assert solution.u[1, :2].isfinite().all()
+    assert solution.u[1, 2].isnan().all()
+    torch.testing.assert_close(solution.u[0, -1], torch.tensor([2.0, 0.5, 0.0], dtype=F64), rtol=0, atol=1e-12)
 
 
 def test_a_failed_sample_has_its_status_and_the_others_their_values():
@@ -260,6 +285,7 @@ GOOD = {"field": ProjectedField(MLPField(3, (4,), dtype=F64), sphere())}
         ({"jump_times": [math.nan]}, "jump_times"),
         ({"adjoint": True, "method": "rk4"}, r"native \(dopri5.*torchdiffeq \(dopri5"),
         ({"adjoint": True, "retract": "step"}, "continuous adjoint"),
+        ({"adjoint": True, "retract": "output", "jump_times": [1.0]}, "after a jump have no continuous adjoint"),
         ({"constraint": sphere()}, "of its own"),
         ({"field": lambda t, u: -u, "retract": "step"}, "constraint="),
         ({"field": lambda t, u: -u, "adjoint": True}, "nn.Module"),
@@ -281,7 +307,11 @@ def test_wrong_options_are_named(change, message):
         (states(2), T * 0, None, ValueError, "monotone"),
         (states(2).float(), T, None, TypeError, "float64"),
         (states(2).half(), T.half(), None, TypeError, "float32 or both"),
-        (states(2) + 0j, T, None, TypeError, "complex"),
+        (states(2) + 0j, T, None, TypeError, "Split complex"),
+        (states(2).float(), T, None, TypeError, r"Give u0\.double"),
+        (states(2).float(), T.float(), None, TypeError, r"base\.net\.hidden\.0\.weight torch.float64.*field\.to"),
+        (states(2), T.tolist(), None, TypeError, "t must be a tensor; got list"),
+        (states(2).numpy(), T, None, TypeError, "u0 must be a tensor; got ndarray"),
     ],
 )
 def test_wrong_inputs_are_named(u0, t, target, error, message):

@@ -324,6 +324,19 @@ def test_fixed_steps_that_overflow_end_a_sample_alone():
     torch.testing.assert_close(solution.u[1, :, 0], exact, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("jumps", [[], [0.55]])
+def test_fixed_steps_have_a_budget_too(jumps):
+    u0, t = states(2), grid(0, 1, 11)
+    needed = 2 * (10 + len(jumps))
+    options = {"method": "rk4", "substeps": 2, "jump_times": jumps}
+    assert solve(rotation, u0, t, max_steps=needed, **options).status.tolist() == [Status.SUCCESS] * 2
+    short = solve(rotation, u0, t, max_steps=needed - 1, **options)
+    assert short.status.tolist() == [Status.MAX_STEPS] * 2
+    assert short.n_accepted.tolist() == [needed - 2] * 2
+    assert short.u[:, :10].isfinite().all()
+    assert short.u[:, 10].isnan().all()
+
+
 class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -439,6 +452,9 @@ GOOD = {"u0": torch.ones(3, 2, dtype=F64), "t": grid(0, 1, 3)}
         ({"max_steps": 0}, ConfigError, "max_steps"),
         ({"substeps": 0}, ConfigError, "substeps"),
         ({"retract_at": "never"}, ConfigError, "step or output"),
+        ({"retract_at": "output"}, ConfigError, "give retract"),
+        ({"substeps": 2}, ConfigError, "substeps is for rk4"),
+        ({"method": "rk4", "first_step": 0.1}, ConfigError, "leave out first_step"),
         ({"method": "rk4", "event": lambda t, u: u[:, 0]}, ConfigError, "adaptive"),
         ({"reinitialise": lambda t, u: u}, ConfigError, "jump_times"),
         ({"jump_times": [math.nan]}, ConfigError, "jump_times"),

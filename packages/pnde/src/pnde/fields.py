@@ -1,6 +1,7 @@
 """Vector fields u̇ = f(t, u): learned ones, and what a constraint makes of any of them (arXiv 2410.23667)."""
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import Float
 from sciml.data import Normalizer
 from sciml.errors import ConfigError, ShapeError
+from sciml.model import Model
 from torch import Tensor, nn
 
 from pnde._checks import values_are_known
@@ -158,16 +160,32 @@ def symplectic(x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
     return torch.cat([p, -q], -1)
 
 
-class _Constrained(VectorField):
-    """A base field and a constraint on the same states."""
+def check_field(field: Any) -> None:
+    """ConfigError for what is no function f(t, u)."""
+    if isinstance(field, Model):
+        raise ConfigError(f"{type(field).__name__} is a model of whole trajectories: give its field, model.dynamics.")
+    if not callable(field):
+        raise ConfigError(f"a field is a function or module f(t, u); got {type(field).__name__}.")
+    try:
+        signature(getattr(field, "forward", field)).bind_partial(None, None)
+    except TypeError:
+        raise ConfigError(f"a field is called as f(t, u); {type(field).__name__} takes other arguments.") from None
+    except ValueError:  # of functions in C
+        pass
 
-    def __init__(self, base: VectorField, constraint: Constraint, gamma: float) -> None:
+
+class _Constrained(VectorField):
+    """A base field, any function or module f(t, u), and a constraint on the same states."""
+
+    def __init__(self, base: Callable[..., Tensor], constraint: Constraint, gamma: float) -> None:
         super().__init__()
-        if base.n != constraint.n:
-            raise ConfigError(f"the field is on {base.n} components, the constraint on {constraint.n}.")
+        check_field(base)
+        n = getattr(base, "n", constraint.n)
+        if n != constraint.n:
+            raise ConfigError(f"the field is on {n} components, the constraint on {constraint.n}.")
         if not 0 <= gamma < float("inf"):
             raise ConfigError(f"gamma={gamma} must be a finite rate, not negative.")
-        self.base, self.constraint, self.gamma, self.n = base, constraint, float(gamma), base.n
+        self.base, self.constraint, self.gamma, self.n = base, constraint, float(gamma), n
 
     def _keep_metric(self, metric: Tensor | None) -> None:
         """As buffers, a constant one with its root, so that it is checked and factorised here and nowhere else."""
@@ -184,6 +202,10 @@ class _Constrained(VectorField):
         """The metric for `project_tangent`."""
         root: Any = self.metric_root
         return self.metric if root is None else Weight(self.get_buffer("metric"), root)
+
+    def rows(self, t: Any, u: Tensor) -> Any:
+        """The constraint's Jacobian, sparse if that is the method."""
+        return (self.constraint.sparse_jacobian if self.method == "sparse" else self.constraint.jacobian)(t, u)
 
     def deviation(self, t: Any, u: Tensor, target: Tensor | None) -> Tensor:
         """g - target; without one, of a level, g."""
@@ -211,7 +233,7 @@ class ProjectedField(_Constrained):
 
     def __init__(
         self,
-        base: VectorField,
+        base: Callable[..., Tensor],
         constraint: Constraint,
         *,
         metric: Tensor | None = None,
@@ -224,6 +246,10 @@ class ProjectedField(_Constrained):
             raise ConfigError(
                 f"method={method!r}, rank={rank!r}: choose from {', '.join(METHODS)} and {', '.join(RANKS)}."
             )
+        if rank == "pinv" and method != "auto":
+            raise ConfigError(f"rank='pinv' is by singular values alone; got method={method!r}, leave it out.")
+        if method == "sparse" and rank != "error":
+            raise ConfigError(f"method='sparse' is for rank='error'; got rank={rank!r}.")
         self.method: Method | Banded = method
         self.rank: Rank = rank
         self._keep_metric(metric)
@@ -235,9 +261,8 @@ class ProjectedField(_Constrained):
         if self.gamma:
             pull = self.gamma * self.deviation(t, u, target)
             rhs = pull if rhs is None else rhs + pull
-        sparse = self.method == "sparse"
         return project_tangent(
-            self.constraint.sparse_jacobian(t, u) if sparse else self.constraint.jacobian(t, u),
+            self.rows(t, u),
             self.base(t, u),
             rhs=rhs,
             metric=self.weight,
@@ -257,7 +282,7 @@ class ConstrainedMechanics(_Constrained):
 
     def __init__(
         self,
-        base: VectorField,
+        base: Callable[..., Tensor],
         constraint: Constraint,
         *,
         inverse_mass: Tensor | None = None,
@@ -300,12 +325,23 @@ class ConstrainedMechanics(_Constrained):
 
 
 class StabilizedField(_Constrained):
-    """u̇ = f - γ G⁺(g - target) (arXiv 2306.09739): deviations decay at rate γ down to a floor ‖G f‖/γ."""
+    """u̇ = f - γ G⁺(g - target) (arXiv 2306.09739): deviations decay at rate γ down to a floor ‖G f‖/γ.
+
+    `method` is that of `ProjectedField`.
+    """
+
+    def __init__(
+        self, base: Callable[..., Tensor], constraint: Constraint, gamma: float, *, method: Method | Banded = "auto"
+    ) -> None:
+        super().__init__(base, constraint, gamma)
+        if not (isinstance(method, Banded) or method in METHODS):
+            raise ConfigError(f"method={method!r}: choose from {', '.join(METHODS)}.")
+        self.method: Method | Banded = method
 
     def forward(
         self, t: Any, u: Float[Tensor, "*batch n"], target: Float[Tensor, "*batch m"] | None = None
     ) -> Float[Tensor, "*batch n"]:
-        pull = min_norm_solve(self.constraint.jacobian(t, u), self.deviation(t, u, target))
+        pull = min_norm_solve(self.rows(t, u), self.deviation(t, u, target), method=self.method)
         return self.base(t, u) - self.gamma * pull
 
 

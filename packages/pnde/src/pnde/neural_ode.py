@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from inspect import signature
+from inspect import currentframe, signature
 from typing import Any, Literal
 
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from pnde.backends import InitialValueProblem, backend
 from pnde.constraints import Constraint
-from pnde.fields import ProjectedField
+from pnde.fields import ProjectedField, check_field
 from pnde.retraction import Retraction, retract
 from pnde.solvers import Solution, Status
 from pnde.solvers.checks import check_jumps, check_options, check_state
+
+LIBRARIES = ("pnde", "torch", "jaxtyping", "beartype")
 
 
 class OffManifoldWarning(UserWarning):
@@ -53,19 +55,20 @@ def warn_off_manifold(
     target: Tensor,
     atol: float,
     remedy: str,
-    *,
-    stacklevel: int,
 ) -> None:
     """`OffManifoldWarning` if initial states are further than 10·atol from the target; `remedy` moves them there."""
     distance = (constraint(t0, u0) - target).norm(dim=-1)
     far = (distance > 10 * atol).nonzero()[:, 0]
     if len(far):
+        frame, level = currentframe(), 1  # the warning shows the first line outside of libraries
+        while frame is not None and str(frame.f_globals.get("__name__")).split(".")[0] in LIBRARIES:
+            frame, level = frame.f_back, level + 1
         warnings.warn(
             f"‖g(u0) - target‖ is up to {float(distance.max()):.3g}, more than 10·atol = {10 * atol:.3g}, in samples "
             f"{far[:5].tolist()}{' …' if len(far) > 5 else ''}: solutions will keep that distance, unless γ draws them "
             f"back. {remedy} initial states onto the constraint",
             OffManifoldWarning,
-            stacklevel=stacklevel,
+            stacklevel=level,
         )
 
 
@@ -139,7 +142,8 @@ class NeuralODE(nn.Module):
         if constraint is not None and own is not None and constraint is not own:
             raise ConfigError("the field has a constraint of its own; leave out constraint=…, or stack both there")
         self.field, self.constraint = field, own if constraint is None else constraint
-        self._check_options(backend, method, rtol, atol, adjoint, retract, max_steps, initial)
+        check_field(field)
+        self._check_options(backend, method, rtol, atol, adjoint, retract, max_steps, initial, jump_times)
         self.backend, self.method, self.rtol, self.atol, self.max_steps = backend, method, rtol, atol, max_steps
         self.adjoint, self.retract, self.jump_times, self.initial = adjoint, retract, jump_times, initial
         check_jumps(jump_times, torch.empty(0, dtype=torch.float64))
@@ -188,7 +192,7 @@ class NeuralODE(nn.Module):
             atol=self.atol,
             max_steps=self.max_steps,
             jumps=jumps,
-            reinitialise=self._reinitialise if jumps and self.retract else None,
+            reinitialise=self._retract if jumps and self.retract else None,
             retract=self._retract if self.retract == "step" else None,
             adjoint=self.adjoint,
             params=[p for p in self.parameters() if p.requires_grad],
@@ -205,15 +209,21 @@ class NeuralODE(nn.Module):
         return f"backend={self.backend!r}, method={self.method!r}, rtol={self.rtol}, atol={self.atol}"
 
     def _rhs(self, t: Tensor, u: Tensor, *target: Tensor) -> Tensor:
-        return self.field(t, u, *target) if self._takes_target else self.field(t, u)
+        try:
+            return self.field(t, u, *target) if self._takes_target else self.field(t, u)
+        except (RuntimeError, TypeError) as error:
+            other = [(name, p) for name, p in self.named_parameters() if p.dtype != u.dtype]
+            if not other:
+                raise
+            name, parameter = other[0]
+            raise TypeError(
+                f"u0 is {u.dtype}, the parameter {name} {parameter.dtype}, and the field fails with both ({error}): "
+                f"give field.to(u0.dtype), or states of {parameter.dtype}"
+            ) from error
 
     def _retract(self, t: Tensor, u: Tensor, target: Tensor) -> Retraction:
         assert self.constraint is not None
         return onto(self.field, self.constraint, t, u, target)
-
-    def _reinitialise(self, t: Tensor, u: Tensor, target: Tensor) -> Tensor:
-        found = self._retract(t, u, target)
-        return torch.where(found.converged[:, None], found.u, torch.nan)
 
     def _retracted(self, solution: Solution, target: Tensor) -> Solution:
         """All outputs but the first on the manifold; NaN from a failure on."""
@@ -233,7 +243,7 @@ class NeuralODE(nn.Module):
         """Initial states, looked at or moved to the target."""
         assert self.constraint is not None
         if self.initial == "retract" and len(u0):
-            found = retract(self.constraint, u0, target, t[0])
+            found = onto(self.field, self.constraint, t[0], u0, target)
             if not bool(found.converged.all()):
                 failed = (~found.converged).nonzero()[:, 0]
                 raise DataError(
@@ -241,7 +251,7 @@ class NeuralODE(nn.Module):
                     f"residual of {float(found.residual[failed[0]]):.3g}. Give initial states that are nearer to it"
                 )
             return found.u
-        warn_off_manifold(self.constraint, u0, t[0], target, self.atol, "initial='retract' moves", stacklevel=5)
+        warn_off_manifold(self.constraint, u0, t[0], target, self.atol, "initial='retract' moves")
         return u0
 
     def _check_start(self, u0: Tensor, t: Tensor) -> None:
@@ -267,6 +277,7 @@ class NeuralODE(nn.Module):
         retract: str | None,
         max_steps: int,
         initial: str,
+        jump_times: Any,
     ) -> None:
         if retract not in (None, "step", "output"):
             raise ConfigError(f"retract={retract!r} is unknown; choose one of step, output, None")
@@ -275,8 +286,13 @@ class NeuralODE(nn.Module):
         if self.constraint is None and (retract or initial == "retract"):
             raise ConfigError("retract and initial='retract' need a constraint; give constraint=…")
         self._solver = backend(name, method, adjoint, retract == "step")
-        check_options(method, rtol, atol, None, max_steps, 1, "step", None, None, None)
+        check_options(method, rtol, atol, None, max_steps, 1, None, "step", None, None, None)
         if adjoint and retract == "step":
             raise ConfigError("retracted steps have no continuous adjoint; choose adjoint=False or retract='output'")
+        if adjoint and retract and jump_times is not None and name == "native":
+            raise ConfigError(
+                "states that are retracted after a jump have no continuous adjoint; choose adjoint=False, "
+                "backend='torchdiffeq', or no retract"
+            )
         if adjoint and not isinstance(self.field, nn.Module):
             raise ConfigError("adjoint=True needs to know what to differentiate by: make the field an nn.Module")

@@ -27,7 +27,7 @@ class InitialValueProblem:
     atol: float = 1e-6
     max_steps: int = 10_000
     jumps: Sequence[float] = ()
-    reinitialise: Callable[..., Tensor] | None = None
+    reinitialise: Callable[..., Any] | None = None
     retract: Callable[..., Any] | None = None
     adjoint: bool = False
     params: Sequence[Tensor] = ()

@@ -11,7 +11,7 @@ from torch import Tensor
 from pnde.backends.base import Backend, InitialValueProblem
 from pnde.solvers import Solution, Status
 from pnde.solvers.fixed import inside
-from pnde.solvers.stepping import System
+from pnde.solvers.stepping import System, moved
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,11 @@ def _reinitialised(problem: InitialValueProblem, piece: Piece, segment: Segment)
     if problem.reinitialise is None or not len(going):
         return piece
     stop = segment.times[-1].repeat(len(going))
-    after = problem.reinitialise(stop, piece.u[going, -1], *[a[going] for a in segment.args])
-    end = piece.u[:, -1].index_copy(0, going, after)
-    status = piece.status.index_put(
-        (going[~after.detach().isfinite().all(-1)],), piece.status.new_tensor(Status.NONFINITE)
-    )
+    before = piece.u[going, -1]
+    found = problem.reinitialise(stop, before, *[a[going] for a in segment.args])
+    after, converged = moved(found, before, "reinitialise")
+    lost = torch.where(after.detach().isfinite().all(-1), int(Status.SUCCESS), int(Status.NONFINITE))
+    lost = torch.where(converged, lost, int(Status.RETRACTION_FAILED))
+    status = piece.status.index_copy(0, going, lost)
+    end = piece.u[:, -1].index_copy(0, going, torch.where(converged[:, None], after, torch.nan))
     return piece._replace(u=torch.cat([piece.u[:, :-1], end[:, None]], 1), status=status)

@@ -55,7 +55,7 @@ class Constraint(nn.Module):
         """∂g/∂t, None where g does not depend on time."""
         if not self.driven:
             return None
-        t = torch.as_tensor(t, dtype=u.dtype, device=u.device)
+        t = time_like(t, u)
         return torch.func.jvp(lambda s: self(s, u), (t,), (torch.ones_like(t),))[1]
 
     def target(self, t: Any, u0: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
@@ -101,7 +101,14 @@ def differentiate(
 
 def times_of_states(t: Any, u: Tensor) -> Tensor:
     """The time of each state, flattened, from one time or as many as states."""
-    return torch.as_tensor(t, dtype=u.dtype, device=u.device).expand(u.shape[:-1]).reshape(-1)
+    return time_like(t, u).expand(u.shape[:-1]).reshape(-1)
+
+
+def time_like(t: Any, u: Tensor) -> Tensor:
+    """The time or times of a driven constraint, as a tensor of the states' type. ConfigError if there is none."""
+    if t is None:
+        raise ConfigError("this constraint is driven, it depends on time: give t, one number or one for each state.")
+    return torch.as_tensor(t, dtype=u.dtype, device=u.device)
 
 
 class StackedConstraint(Constraint):
@@ -124,6 +131,16 @@ class StackedConstraint(Constraint):
 
     def jacobian(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m n"]:
         return torch.cat([part.jacobian(t, u) for part in self._constraints()], -2)
+
+    def sparse_jacobian(self, t: Any, u: Float[Tensor, "*batch n"]) -> SparseJacobian:
+        values, rows, columns, m = [], [], [], 0
+        for part in self._constraints():
+            G = part.sparse_jacobian(t, u)
+            values.append(G.values.expand(*u.shape[:-1], -1))
+            rows.append(m + G.pattern.rows)
+            columns.append(G.pattern.columns)
+            m += part.m
+        return SparseJacobian(torch.cat(values, -1), torch.cat(rows), torch.cat(columns), (m, self.n))
 
     def time_derivative(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"] | None:
         rates = [part.time_derivative(t, u) for part in self._constraints()]

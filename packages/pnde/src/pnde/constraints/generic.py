@@ -123,6 +123,8 @@ class LinearConstraint(Constraint):
             raise ConfigError(
                 f"A {tuple(A.shape)} and b {None if b is None else tuple(b.shape)} must be (m, n) and (m,), m < n."
             )
+        if kind not in get_args(Kind):
+            raise ConfigError(f"kind={kind!r}; choose from {', '.join(get_args(Kind))}")
         self.m, self.n, self.kind = *A.shape, kind
         self.register_buffer("A", A)
         self.register_buffer("b", A.new_zeros(len(A)) if b is None else b)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from sciml.errors import ConfigError
 from torch import Tensor
 
-from pnde.constraints.base import Constraint
+from pnde.constraints.base import Constraint, time_like
 
 
 class EndPointMotion(Constraint):
@@ -29,7 +29,7 @@ class EndPointMotion(Constraint):
     def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
         self.check(u)
         x, y = u.cos().sum(-1), u.sin().sum(-1)
-        motion = (2 * math.pi * torch.as_tensor(t, dtype=u.dtype, device=u.device)).sin() / (2 * math.pi)
+        motion = (2 * math.pi * time_like(t, u)).sin() / (2 * math.pi)
         return torch.stack([x + motion, y.expand_as(x + motion)], -1)
 
     def jacobian(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m n"]:
@@ -37,5 +37,5 @@ class EndPointMotion(Constraint):
         return torch.stack([-u.sin(), u.cos()], -2)
 
     def time_derivative(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
-        speed = (2 * math.pi * torch.as_tensor(t, dtype=u.dtype, device=u.device)).cos().expand(u.shape[:-1])
+        speed = (2 * math.pi * time_like(t, u)).cos().expand(u.shape[:-1])
         return torch.stack([speed, torch.zeros_like(speed)], -1)

@@ -17,6 +17,7 @@ from pnde.models.inputs import INPUTS, named
 from pnde.neural_ode import onto, target_of, warn_off_manifold
 from pnde.retraction import Retraction
 from pnde.solvers import Solution, solve
+from pnde.solvers.checks import check_tensors
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -161,7 +162,8 @@ class TrajectoryModel(Model):
         `start` is added to the times of each sample, for windows of trajectories whose field depends on time. It may
         jump where windows begin and end: it is evaluated inside.
         """
-        return self._solve(u0, t, target, start, method="rk4", substeps=self._substeps(t)).u
+        steps = self._substeps(t)
+        return self._solve(u0, t, target, start, method="rk4", substeps=steps, max_steps=max(1, len(t) * steps)).u
 
     @torch.no_grad()
     def solve(
@@ -193,7 +195,7 @@ class TrajectoryModel(Model):
         self._check(u0, t)
         if self.constraint is not None:
             target = target_of(self.constraint, u0, t[0], target)
-            warn_off_manifold(self.constraint, u0, t[0], target, tol, "pnde.retract moves", stacklevel=4)
+            warn_off_manifold(self.constraint, u0, t[0], target, tol, "pnde.retract moves")
         return self._solve(
             u0,
             t,
@@ -225,11 +227,14 @@ class TrajectoryModel(Model):
             if self.constraint is None:
                 raise ConfigError(f"retract={retract_at!r} needs a constraint, which {type(self).__name__} has not")
             options |= {"retract": self._retract, "retract_at": retract_at}
+        if (event := options.get("event")) is not None:
+            options["event"] = lambda time, u, *targets: event(time, self._decode(u), *targets)
         first = t[0] if start is None else t[0] + start
         targets = () if self.constraint is None else (target_of(self.constraint, u0, first, target),)
         if start is None:
             return self._decoded(solve(self._rhs, u0, t, args=targets, method=method, **options))
-        margin = 16 * torch.finfo(t.dtype).eps * (float(start.abs().max()) + float((t[-1] - t[0]).abs()))
+        largest = float(start.abs().max()) if len(start) else 0.0
+        margin = 16 * torch.finfo(t.dtype).eps * (largest + float((t[-1] - t[0]).abs()))
         low, high = float(t.min()) + margin, float(t.max()) - margin
 
         def shifted(time: Tensor, u: Tensor, start: Tensor, *targets: Tensor) -> Tensor:
@@ -247,7 +252,8 @@ class TrajectoryModel(Model):
         return substeps(gamma, float(t.detach().diff().abs().max())) if gamma and len(t) > 1 else 1
 
     def _decoded(self, solution: Solution) -> Solution:
-        return replace(solution, u=self._decode(solution.u))
+        event_u = None if solution.event_u is None else self._decode(solution.event_u)
+        return replace(solution, u=self._decode(solution.u), event_u=event_u)
 
     def _encode(self, u: Tensor) -> Tensor:
         """The coordinates that `dynamics` is in, of states."""
@@ -265,6 +271,7 @@ class TrajectoryModel(Model):
         return onto(self.dynamics, self.constraint, t, u, target[-1])
 
     def _check(self, u0: Tensor, t: Tensor) -> None:
+        check_tensors(u0, t)
         if u0.ndim != 2 or u0.shape[-1] != self.state_dim:
             raise ShapeError(f"u0 must be (batch, {self.state_dim}); got {tuple(u0.shape)}")
         dtype = next(self.parameters()).dtype

@@ -13,6 +13,7 @@ from pnde.solvers.tableaus import FIXED
 
 def check_state(u0: Tensor, t: Tensor, args: Sequence[Tensor]) -> None:
     """Refuse states, times and arguments that do not fit."""
+    check_tensors(u0, t)
     if u0.ndim != 2 or u0.shape[-1] < 1:
         raise ShapeError(f"u0 must be (batch, n); got {tuple(u0.shape)}")
     if t.ndim != 1 or len(t) < 2:
@@ -20,10 +21,8 @@ def check_state(u0: Tensor, t: Tensor, args: Sequence[Tensor]) -> None:
     if not t.is_floating_point():
         raise ValueError(f"t must be of the states' dtype, {u0.dtype}; got {t.dtype}: give t.to(u0)")
     if u0.dtype not in (torch.float32, torch.float64) or t.dtype != u0.dtype:
-        raise TypeError(
-            f"u0 and t must both be float32 or both float64; got {u0.dtype} and {t.dtype}. "
-            "Split complex states into real parts"
-        )
+        advice = "Split complex states into real parts" if u0.is_complex() else "Give u0.double() and t.double()"
+        raise TypeError(f"u0 and t must both be float32 or both float64; got {u0.dtype} and {t.dtype}. {advice}")
     if t.device != u0.device:
         raise RuntimeError(f"u0 is on {u0.device} and t on {t.device}; move one to the other")
     for a in args:
@@ -35,6 +34,13 @@ def check_state(u0: Tensor, t: Tensor, args: Sequence[Tensor]) -> None:
     steps = t.diff()
     if not bool(((steps > 0).all() | (steps < 0).all()) & t.isfinite().all()):
         raise ValueError(f"t must be finite and strictly monotone; got {t.tolist()}")
+
+
+def check_tensors(u0: Any, t: Any) -> None:
+    """Refuse lists and arrays."""
+    for name, x in (("u0", u0), ("t", t)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a tensor; got {type(x).__name__}: give torch.as_tensor({name})")
 
 
 def check_jumps(jump_times: Sequence[float | int] | Tensor | None, t: Tensor) -> list[float]:
@@ -52,6 +58,7 @@ def check_options(
     first_step: float | int | None,
     max_steps: int,
     substeps: int,
+    retract: Any,
     retract_at: str,
     event: Any,
     jump_times: Any,
@@ -66,6 +73,12 @@ def check_options(
         raise ConfigError(f"max_steps={max_steps!r} and substeps={substeps!r} must be whole numbers, at least 1")
     if retract_at not in ("step", "output"):
         raise ConfigError(f"retract_at={retract_at!r} is unknown; choose step or output")
+    if retract_at == "output" and retract is None:
+        raise ConfigError("retract_at='output' is for outputs that are retracted; give retract")
+    if substeps != 1 and method not in FIXED:
+        raise ConfigError(f"method={method!r} chooses its steps; substeps is for {', '.join(FIXED)}")
+    if first_step is not None and method in FIXED:
+        raise ConfigError(f"method={method!r} steps from output to output; leave out first_step, or give substeps")
     if event is not None and method in FIXED:
         raise ConfigError(f"method={method!r} has no dense output to locate events in; choose an adaptive method")
     if reinitialise is not None and jump_times is None:

@@ -29,7 +29,7 @@ def solve(
     max_steps: int = 10_000,
     substeps: int = 1,
     jump_times: Sequence[float | int] | Tensor | None = None,
-    reinitialise: Callable[..., Tensor] | None = None,
+    reinitialise: Callable[..., Any] | None = None,
     retract: Callable[..., Any] | None = None,
     retract_at: Literal["step", "output"] = "step",
     event: Callable[..., Tensor] | None = None,
@@ -61,13 +61,14 @@ def solve(
     first_step
         Size of the first step, default Hairer's rule for each sample.
     max_steps
-        Steps, accepted or rejected, that each sample may try.
+        Steps, accepted or rejected, that each sample may try, those of fixed size among them.
     jump_times
         Times where the field jumps. Steps end exactly there and nothing is carried over; the field is never
         evaluated at the jump itself but on the side that the step lies on. Times outside (t[0], t[-1]) are ignored.
     reinitialise
         Called as reinitialise(t, u, *args) after each jump, returns the state to go on with, say projected onto the
-        constraints that hold from there. An output at a jump time is the state after it.
+        constraints that hold from there, in one of the forms of `retract`. An output at a jump time is the state after
+        it.
     retract, retract_at
         retract(t, u, *args) returns the nearest valid state, or (state, converged), or an object with `u` and
         `converged`. Outputs after the first are always retracted; with "step" each accepted step too, the field then
@@ -75,11 +76,12 @@ def solve(
     event
         event(t, u, *args) gives a number a sample, (rows,); its first change of sign ends that sample, with
         status EVENT, its outputs up to there, and the time found by bisection of the dense output. Two changes
-        inside one step are not seen. A zero at the start is no event.
+        inside one step are not seen, nor is one that `reinitialise` makes. A zero at the start is no event.
     adjoint, params
         False: autograd differentiates the accepted steps (discretise, then optimise; step sizes and event times are
         constants). True: the continuous adjoint is solved backwards to the same tolerances, in memory that does not
         grow with the number of steps; gradients reach `u0`, `args` and `params` (default: the parameters of `field`).
+        No gradient reaches `t`, either way.
     strict
         Raise `SolveError` if a sample fails; otherwise it is NaN after its last valid output, with its status.
 
@@ -107,7 +109,9 @@ def solve(
     """
     check_state(u0, t, args)
     found = tableau(method)
-    check_options(method, rtol, atol, first_step, max_steps, substeps, retract_at, event, jump_times, reinitialise)
+    check_options(
+        method, rtol, atol, first_step, max_steps, substeps, retract, retract_at, event, jump_times, reinitialise
+    )
     jumps = check_jumps(jump_times, t)
     control = Control(rtol, atol, first_step, max_steps, substeps)
     if adjoint:

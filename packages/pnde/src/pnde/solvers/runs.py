@@ -1,6 +1,7 @@
 """One solve: pieces between jumps, and the outputs and statuses that they leave."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from pnde.solvers.adaptive import RUNNING, Control, Integrator, Span, Trace
 from pnde.solvers.fixed import inside, march
 from pnde.solvers.replay import replay
 from pnde.solvers.solution import Solution, Status
-from pnde.solvers.stepping import System
+from pnde.solvers.stepping import System, moved
 from pnde.solvers.tableaus import Tableau
 
 
@@ -32,7 +33,7 @@ class Run:
         method: Tableau,
         control: Control,
         jumps: Iterable[float],
-        reinitialise: Callable[..., Tensor] | None,
+        reinitialise: Callable[..., Any] | None,
         retract_steps: bool,
     ) -> Solution:
         system, times = self.system, self.t.tolist()
@@ -44,7 +45,7 @@ class Run:
             jumps = {self.sign * jump for jump in jumps}
             crossed = {jump for jump in jumps if times[0] < jump < times[-1]}
             nodes = sorted({times[-1], *crossed} if method.error else {*times[1:], *crossed})
-            u, start = self.u0, times[0]
+            u, start, taken = self.u0, times[0], 0
             for stop in nodes:
                 sides = inside(start, stop, start in jumps, stop in jumps, self.u0.dtype)
                 rows = (self.status == RUNNING).nonzero()[:, 0]
@@ -53,11 +54,15 @@ class Run:
                 if method.error:
                     u = self._adaptive(method, control, u, rows, Span(start, stop, *sides), stop in crossed)
                 else:
+                    taken += control.substeps
+                    if taken > control.max_steps:
+                        self.status[rows] = Status.MAX_STEPS
+                        break
                     u = self._fixed(method, control.substeps, u, rows, (start, stop), sides)
                 u, rows = self._going(u, rows)
                 if stop in crossed and reinitialise is not None and len(rows):
-                    u = reinitialise(u.new_full((len(u),), self.sign * stop), u, *[a[rows] for a in self.args])
-                    u, rows = self._finite(u, rows)
+                    found = reinitialise(u.new_full((len(u),), self.sign * stop), u, *[a[rows] for a in self.args])
+                    u, rows = self._reached(*moved(found, u, "reinitialise"), rows)
                 if stop in times and (not method.error or stop in crossed):
                     self.write(rows, torch.full_like(rows, times.index(stop)), u)
                 start = stop
@@ -115,9 +120,9 @@ class Run:
         going = self.status[rows] == RUNNING
         return (u, rows) if bool(going.all()) else (u[going], rows[going])
 
-    def _finite(self, u: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        finite = u.detach().isfinite().all(-1)
-        self.status[rows] = torch.where(finite, RUNNING, Status.NONFINITE)
+    def _reached(self, u: Tensor, converged: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        failed = torch.where(converged, Status.NONFINITE, Status.RETRACTION_FAILED)
+        self.status[rows] = torch.where(converged & u.detach().isfinite().all(-1), RUNNING, failed)
         return self._going(u, rows)
 
     def _collect(self) -> Solution:

@@ -81,14 +81,7 @@ class System:
         assert self._retract is not None
         with self._watching():
             found = self._retract(self.sign * t, u, *args)
-        if isinstance(found, Tensor):
-            state, converged = found, torch.ones_like(found[:, 0], dtype=torch.bool)
-        elif isinstance(found, tuple):
-            state, converged = found[:2]
-        else:
-            state, converged = found.u, found.converged
-        if state.shape != u.shape:
-            raise ShapeError(f"retract must return the shape of the state, {tuple(u.shape)}; got {tuple(state.shape)}")
+        state, converged = moved(found, u, "retract")
         return self._seen(state), converged & state.detach().isfinite().all(-1)
 
     def event(self, t: Tensor, u: Tensor, args: Sequence[Tensor]) -> Tensor:
@@ -98,6 +91,19 @@ class System:
         if value.shape != u.shape[:1]:
             raise ShapeError(f"event must return a number a sample, {tuple(u.shape[:1])}; got {tuple(value.shape)}")
         return value
+
+
+def moved(found: Any, u: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """The state (rows, n) and success (rows,) in what a user's function made of `u`: a state, a pair, or an object."""
+    if isinstance(found, Tensor):
+        state, converged = found, torch.ones_like(found[:, 0], dtype=torch.bool)
+    elif isinstance(found, tuple):
+        state, converged = found[:2]
+    else:
+        state, converged = found.u, found.converged
+    if state.shape != u.shape:
+        raise ShapeError(f"{name} must return the shape of the state, {tuple(u.shape)}; got {tuple(state.shape)}")
+    return state, converged
 
 
 def rms(x: Tensor) -> Tensor:
