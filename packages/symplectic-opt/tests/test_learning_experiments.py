@@ -12,6 +12,7 @@ from symplectic_opt.experiments.learning.methods import (
     Method,
     full_batch,
     published,
+    ranking,
     schedule_free,
     stochastic,
 )
@@ -235,12 +236,23 @@ def test_smoke_reports_every_method(name, tmp_path):
     assert list((tmp_path / "run" / "figures").glob("*.png"))
 
 
+def test_trainings_that_stay_at_a_constant_are_counted():
+    losses = {"a": np.array([[18.0, 18.5], [18.0, 1.0]]), "b": np.array([[18.0, 1.0]])}
+    assert DATA_FITTING.config("small").notes(Comparison(losses, {}))[0].endswith(": a 1.")
+
+
 def test_limits_compare_with_adam():
     config = DATA_FITTING.config("small")
     losses = {label: np.full((3, 300), 1.0) for label in (*OURS, "Adam, published rate")}
     assert all(bar.met for bar in config.bars(Comparison(losses, {})))
     losses["eBrAVO"] = losses["eBrAVO"] + 0.4
     assert [bar.met for bar in config.bars(Comparison(losses, {}))] == [True, True, False]
+
+
+def test_the_best_comes_first_and_what_failed_last():
+    means = {"a": 0.2, "b": float("nan"), "c": 0.1}
+    assert ranking("loss", means) == "From the least mean loss to the largest: c 0.1, a 0.2, b nan."
+    assert ranking("accuracy", means, True) == "From the largest mean accuracy to the least: a 0.2, c 0.1, b nan."
 
 
 @pytest.mark.unchecked

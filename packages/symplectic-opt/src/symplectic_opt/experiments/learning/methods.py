@@ -108,10 +108,12 @@ def notes_of_ends(labels: Sequence[str]) -> list[str]:
     return [f"At the end of its grid of rates, beyond which it may be better: {'; '.join(labels)}."] if labels else []
 
 
-def ranking(what: str, means: Mapping[str, float]) -> str:
-    """A note that names all methods in the order of their means; those without a number come last."""
-    ordered = sorted(means, key=lambda label: (means[label] != means[label], means[label]))
-    return f"From the least mean {what} to the largest: {', '.join(f'{m} {means[m]:.3g}' for m in ordered)}."
+def ranking(what: str, means: Mapping[str, float], largest: bool = False) -> str:
+    """A note that names all methods in the order of their means, the best first, those without a number last."""
+    sign = -1 if largest else 1
+    ordered = sorted(means, key=lambda label: (means[label] != means[label], sign * means[label]))
+    first, last = ("largest", "least") if largest else ("least", "largest")
+    return f"From the {first} mean {what} to the {last}: {', '.join(f'{m} {means[m]:.3g}' for m in ordered)}."
 
 
 def nesterov(parameters: Iterable[Any], cell: Sequence[float]) -> Optimizer:

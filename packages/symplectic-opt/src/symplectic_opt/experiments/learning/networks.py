@@ -68,6 +68,10 @@ class Training:
         """What is to hold."""
         return []
 
+    def notes(self, found: "Comparison") -> list[str]:
+        """What a reader must know of these data."""
+        return []
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -184,7 +188,7 @@ def run(config: Training, run: RunDirectory) -> Report:
     """Tune each method, train with it from several seeds, and test once."""
     race = Race(config, run)
     metrics: list[Metric] = []
-    at_ends, names, numbers = [], {}, {}
+    at_ends, names, numbers, rows = [], {}, {}, []
     for method in config.methods():
         label, cell = method.label, race.tune(method)
         rows = [race.train(method, cell, k) for k in range(config.repeats)]
@@ -201,8 +205,10 @@ def run(config: Training, run: RunDirectory) -> Report:
     title = f"{'training' if config.refit else 'validation'} loss (median)"
     lines = {label: np.median(values, 0) for label, values in found.losses.items()}
     run.figure("losses", progress(lines, title, "epoch"))
-    means = {label: values["test_loss"].mean() for label, values in numbers.items()}
-    notes = [note(config), ranking("test loss", means), *notes_of_ends(at_ends)]
+    measure = next((name for name in rows[0] if name.startswith("test_") and name != "test_loss"), "test_loss")
+    means = {label: values[measure].mean() for label, values in numbers.items()}
+    order = ranking(measure.replace("_", " "), means, largest=measure != "test_loss")
+    notes = [note(config), order, *config.notes(found), *notes_of_ends(at_ends)]
     return Report(metrics, notes, config.bars(found))
 
 
