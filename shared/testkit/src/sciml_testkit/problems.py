@@ -6,9 +6,14 @@ without `refined()` the check is skipped, and pytest says so. A problem of files
 class variable `needs`: then it must ask for them by a `DataError`, and what is checked of its samples is skipped.
 """
 
+import atexit
+import contextlib
 import dataclasses
+import functools
 import json
 import os
+import sys
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,6 +59,14 @@ def with_data(entry: Entry) -> Problem | None:
     raise ConformanceError(f"{entry.name}: it needs {needs}, but makes samples by default; leave `needs` out")
 
 
+@functools.lru_cache(maxsize=1)
+def two_processes(path: tuple[str, ...]) -> Executor:
+    """Two processes that all checks share, since each imports torch; others where modules are found elsewhere."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(get_executor("processes", 2))
+
+
 def check_fields_are_json(entry: Entry, tmp_path: Path) -> None:
     """The problem made from its own configuration is the same problem."""
     problem = build(entry)
@@ -91,8 +104,9 @@ def check_samples_do_not_depend_on_where_they_are_computed(entry: Entry, tmp_pat
     n = 2 * problem.chunk
     here = problem.generate(n, seed=3)
     same(here, problem.generate(n, seed=3), entry, "depend on the call: two calls with one seed differ")
-    with get_executor("processes", 2) as two:
-        same(here, problem.generate(n, seed=3, executor=two), entry, "depend on the worker count")
+    same(
+        here, problem.generate(n, seed=3, executor=two_processes(tuple(sys.path))), entry, "depend on the worker count"
+    )
     later = simulate_chunk(1, problem, 3)
     rows = {problem.sample_dim: slice(problem.chunk, None)}
     same(here.isel(rows), later, entry, "depend on the order in which chunks are computed")
