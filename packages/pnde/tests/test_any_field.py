@@ -81,7 +81,7 @@ def test_driven_constraints_need_the_time(constraint):
 
 
 def test_sparse_rows_of_a_stack_and_of_a_stabilised_field():
-    """The loads of a grid, and its slack bus apart from them."""
+    """The loads of a grid, below each other twice, and with the slack bus."""
     both = stack(PowerBalance(slack=False), PowerBalance(slack=False))
     u = torch.randn(3, 28, dtype=F64)
     rows = both.sparse_jacobian(None, u)
