@@ -58,6 +58,30 @@ def test_starts_and_parameters_broadcast():
     assert data.nit.dims == ("start", "h")
 
 
+@pytest.mark.parametrize(
+    ("method", "rate", "h"),
+    [("poly-slc-rtl", [5.0, 6.0, 7.0], [0.05, 0.1, 10.0]), ("expo-slc-rtl", [0.01, 0.05, 0.1], [0.1, 1.0, 200.0])],
+)
+def test_clocks_differ_by_cell(method, rate, h):
+    options = {"method": method, "adaptive_to": 3.0, "gtol": 1e-2, "ftol": 1e-2, "max_iter": 300}
+    found = minimize_batch(quadratic, start(), rate=torch.tensor(rate), h=torch.tensor(h), **options)
+    assert len(found.nit.unique()) > 1  # cells end at different times
+    for k in range(3):
+        alone = minimize(quadratic, start(), rate=float(torch.tensor(rate)[k]), h=float(torch.tensor(h)[k]), **options)
+        assert (int(found.nit[k]), int(found.status[k])) == (alone.nit, alone.status)
+
+
+def test_targets_differ_by_cell():
+    h, target = (
+        torch.tensor([5.0, 10.0, 10.0, 20.0, 20.0]).double(),
+        torch.tensor([1e-1, 1e-9, 1e-5, 1e-1, 1e-7]).double(),
+    )
+    found = minimize_batch(quadratic, start(), h=h, target=target, gtol=0, ftol=0, max_iter=2000)
+    for k in range(5):
+        alone = minimize(quadratic, start(), h=float(h[k]), target=float(target[k]), gtol=0, ftol=0, max_iter=2000)
+        assert int(found.nit[k]) == alone.nit
+
+
 def test_other_cells_change_nothing():
     h = torch.logspace(-1, 2, 12, dtype=F64)
     together = minimize_batch(quadratic, start(), h=h, gtol=1e-6, ftol=1e-6, max_iter=500)
@@ -88,6 +112,7 @@ def test_functions_of_one_point_by_vmap():
         ({"f": lambda x: x.sum()}, ShapeError, "vmap"),
         ({"x0": torch.tensor([[1.0], [-1.0]]), "f": lambda x: x.log().sum(-1)}, ValueError, "1 of 2 starts"),
         ({"method": "expo"}, ConfigError, "unknown"),
+        ({"method": "nag"}, ConfigError, "learning rate"),
     ],
 )
 def test_wrong_input(change, error, words):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sciml.errors import ConfigError, ShapeError
-from symplectic_opt import PowerClock, minimize
+from symplectic_opt import Exponential, PowerClock, minimize
 from symplectic_opt.methods import METHODS
 
 F64 = torch.float64
@@ -264,7 +264,13 @@ def test_stops():
         ({"t0": 1e-4}, ConfigError, "t_min"),
         ({"method": "expo-slk"}, ConfigError, "expo-slc"),
         ({"method": "nag"}, ConfigError, "learning rate"),
-        ({"method": "nag", "h": 1.0, "C": 1.0}, ConfigError, "neither C"),
+        ({"method": "nag", "h": 1.0, "C": 1.0}, ConfigError, "nag has no C"),
+        ({"method": "momentum", "h": 1.0, "restart": 3}, ConfigError, "momentum has no restart"),
+        ({"method": "expo-rk4", "beta": 0.5, "loop_test": "paper"}, ConfigError, "no loop_test and no beta"),
+        ({"h": "much"}, ConfigError, "h='much'"),
+        ({"C": torch.ones(2)}, ConfigError, "must be one number"),
+        ({"target": float("nan")}, ConfigError, "target=nan"),
+        ({"max_iter": 2.5}, ConfigError, "whole number"),
         ({"restart": "often"}, ConfigError, "restart='often'"),
         ({"restart": 0}, ConfigError, "restart=0"),
         ({"loop_test": "mine"}, ConfigError, "loop_test"),
@@ -279,3 +285,42 @@ def test_stops():
 def test_wrong_input(change, error, words):
     with pytest.raises(error, match=words):
         minimize(**{"f": quadratic(3), "x0": [1.0, 2.0, 3.0], **change})
+
+
+def flat(x):
+    return 1e-14 * x.sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("f", "settings"),
+    [(quadratic(), {"h": 1e6}), (flat, {"method": "expo-slc", "h": 200.0})],
+)
+def test_steps_that_overflow_are_a_result(f, settings):
+    found = minimize(f, start(), gtol=0, ftol=0, max_iter=5000, **settings)
+    assert (found.status, found.success) == (2, False)
+    assert "overflows" in found.message
+    assert bool(found.x.isfinite().all())
+
+
+def test_whatever_is_true_stops():
+    assert minimize(quadratic(), start(), callback=lambda state: state.x[0] < 10).nit == 1
+    assert minimize(quadratic(), start().numpy(), callback=lambda state: state.x[0] < 10).nit == 1
+
+
+def test_a_start_below_the_target_is_left_alone():
+    found = minimize(quadratic(), start(), target=1e9)
+    assert (found.success, found.nit) == (True, 0)
+
+
+def test_runge_kutta_has_order_four():
+    system, x0, errors = Exponential(1.0, 0.25), torch.ones(1, dtype=F64), []
+    exact = system.exact_quadratic(1.0, 1.0, 1.0, 0.0, 4.0)
+    for n in (40, 80, 160):
+        settings = {"method": "expo-rk4", "rate": 1.0, "C": 0.25, "h": 3 / n, "max_iter": n, "gtol": 0, "ftol": 0}
+        errors.append(abs(float(minimize(lambda x: x.square().sum(-1) / 2, x0, **settings).x) - exact))
+    assert math.log2(errors[1] / errors[2]) == pytest.approx(4, abs=0.1)
+
+
+def test_momentum_is_polyaks():
+    found = minimize(lambda x: x.sum(-1), [0.0], method="momentum", h=1.0, max_iter=3, gtol=0, ftol=0)
+    assert float(found.x[0]) == pytest.approx(-(1 + 1.9 + 2.71))

@@ -17,7 +17,7 @@ def step_momentum(q: Any, delta: Any, lr: Any, mu: Any, grad: Gradient) -> tuple
     return q + delta, delta
 
 
-def step_nag(x: Any, y: Any, k: int, lr: Any, grad: Gradient) -> tuple[Any, Any, int]:
+def step_nag(x: Any, y: Any, k: Any, lr: Any, grad: Gradient) -> tuple[Any, Any, Any]:
     """Nesterov's accelerated gradient for convex functions, whose iterate is x and gradients are taken at y.
 
     x⁺ = y - lr ∇f(y), y⁺ = x⁺ + k/(k+3) (x⁺ - x), from y = x and k = 0. Returns x⁺, y⁺ and k + 1. For lr ≤ 1/L,

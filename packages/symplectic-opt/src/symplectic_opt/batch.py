@@ -1,5 +1,6 @@
 """`minimize_batch`: many starts or many parameters at once (arXiv 2207.11460)."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -56,15 +57,15 @@ def minimize_batch(
     rate: Any = None,
     restart: Restart | str = "default",
     temporal_looping: bool | None = None,
-    loop_test: LoopTest = "paper",
-    beta: Any = 0.8,
+    loop_test: LoopTest | None = None,
+    beta: Any = None,
     t0: float | int = 1.0,
     t_min: float | int = 1e-3,
     adaptive_to: float | int | Clock | None = None,
     gtol: float | int = 1e-8,
     ftol: float | int = 1e-8,
     target: float | int | Tensor | None = None,
-    max_iter: int = 10_000,
+    max_iter: Any = 10_000,
     grad: Objective | None = None,
     callback: Callable[[int, int], None] | None = None,
 ) -> BatchResult:
@@ -100,9 +101,6 @@ def minimize_batch(
         raise ShapeError(f"starts {tuple(points.shape)} and {found} do not broadcast") from None
     cells = {name: entry.expand(shape).reshape(-1) for name, entry in numbers.items()}
     goal = cells.pop("target", None)
-    if "h" not in cells:
-        family = method.partition("-")[0]
-        cells["h"] = torch.full(shape, 4.0 if family == "expo" else 0.01).double().reshape(-1).to(points.device)
     settings = Settings(
         method=method,
         restart=restart,
@@ -113,6 +111,9 @@ def minimize_batch(
         adaptive_to=adaptive_to,
         **cells,
     )
+    if settings.h is None:
+        h = torch.full(shape, settings.default_h, dtype=torch.float64, device=points.device).reshape(-1)
+        settings = dataclasses.replace(settings, h=h)
     x = points.expand(*shape, points.shape[-1]).reshape(-1, points.shape[-1]).clone()
     stepper, evaluate = settings.stepper(), Evaluator(f, grad)
     found = _Cells(x)

@@ -37,7 +37,7 @@ class Clock:
 class PowerClock(Clock):
     """t = τ^(1/κ): g = t^(1-κ)/κ. κ < 1 makes the steps in t grow, κ > 1 shrink."""
 
-    exponent: float | int
+    exponent: Any
 
     def __post_init__(self) -> None:
         if not is_positive(self.exponent):
@@ -57,8 +57,8 @@ class PowerClock(Clock):
 class ExponentialToPolynomial(Clock):
     """t = (p/η) log τ: in τ, the exponential member η has the rate τ^(-p). g = (p/η) e^(-ηt/p)."""
 
-    eta: float | int
-    p: float | int
+    eta: Any
+    p: Any
 
     def __post_init__(self) -> None:
         if not is_positive(self.eta) or not is_positive(self.p):
@@ -143,7 +143,7 @@ class Adaptive(BregmanSystem):
 
 def growing_steps(system: BregmanSystem, p: float | int) -> Adaptive:
     """The authors' adaptive approach p → p̊ < p: g = (p/p̊) t^(1-p̊/p), t = τ^(p/p̊). In τ the rate is τ^(-p²/p̊)."""
-    if not isinstance(system, Polynomial) or not 0 < p < system.p:
+    if not isinstance(system, Polynomial) or not (is_positive(p) and is_positive(system.p - p)):
         raise ConfigError(f"steps grow from a Polynomial of a larger p={getattr(system, 'p', None)} to p={p}")
     return Adaptive(system, PowerClock(p / system.p))
 

@@ -40,8 +40,8 @@ class Settings:
     rate: Any = None
     restart: Any = "default"
     temporal_looping: bool | None = None
-    loop_test: LoopTest = "paper"
-    beta: Any = 0.8
+    loop_test: LoopTest | None = None
+    beta: Any = None
     t0: float = 1.0
     t_min: float = 1e-3
     adaptive_to: float | Clock | None = None
@@ -52,14 +52,27 @@ class Settings:
             raise ConfigError(f"method={self.method!r} is unknown; choose e.g. {', '.join(near or METHODS[:4])}")
         if self.h is None and self.is_classical:
             raise ConfigError(f"{self.method} needs its learning rate h")
+        unread = [name for name in self._unread() if getattr(self, name) not in (None, "default")]
+        if unread:
+            raise ConfigError(f"{self.method} has no {' and no '.join(unread)}: leave out what it does not read")
         if self.h is not None and not is_positive(self.h):
             raise ConfigError(f"h={self.h!r} must be finite and above zero")
-        if self.is_classical and not (self.C is self.rate is self.adaptive_to is self.temporal_looping is None):
-            raise ConfigError(f"{self.method} has neither C, rate, adaptive_to nor temporal_looping")
 
     @property
     def is_classical(self) -> bool:
         return self.method in ("nag", "momentum")
+
+    @property
+    def default_h(self) -> float:
+        """The step to begin with, before tuning."""
+        return 4.0 if self.method.startswith("expo") else 0.01
+
+    def _unread(self) -> tuple[str, ...]:
+        """The options that the method has no use for."""
+        loops = ("temporal_looping", "loop_test", "beta")
+        if self.is_classical:
+            return ("C", "rate", "adaptive_to", *loops, *(("restart",) if self.method == "momentum" else ()))
+        return ("restart", *loops) if self.method.endswith("rk4") else ()
 
     def stepper(self) -> Stepper:
         """The method before its first move."""
@@ -72,14 +85,13 @@ class Settings:
             _check_restart(restart)
             return NAGStepper(self.h, restart)
         system = bregman_system(FAMILIES[family], self.C, self.rate, self.adaptive_to)
-        h = self.h if self.h is not None else 4.0 if family == "expo" else 0.01
+        h = self.default_h if self.h is None else self.h
         if rest == "rk4":
             return RungeKuttaStepper(system, h, self.t0)
         looping = looped if self.temporal_looping is None else self.temporal_looping
+        test, beta = self.loop_test or "paper", 0.8 if self.beta is None else self.beta
         coefficients = HeavyBall(system, rest.removesuffix("-rtl"))  # type: ignore[arg-type]
-        return BregmanStepper(
-            Descent(coefficients, restart, looping, self.loop_test, self.beta, self.t0, self.t_min), h
-        )
+        return BregmanStepper(Descent(coefficients, restart, looping, test, beta, self.t0, self.t_min), h)
 
 
 def bregman_system(

@@ -20,6 +20,7 @@ __all__ = ["minimize"]
 
 Objective = Callable[[Tensor], Tensor]
 CONVERGED, EXHAUSTED, DIVERGED = 0, 1, 2
+OVERFLOW = "the step overflows after {} iterations: reduce h or C, or enable temporal looping"
 MESSAGES = (
     "the change of f and the gradient are within their tolerances",
     "the maximal number of iterations is reached",
@@ -32,20 +33,20 @@ def minimize(
     x0: Any,
     *,
     method: str = "expo-slc-rtl",
-    C: float | int | None = None,
-    h: float | int | None = None,
-    rate: float | int | None = None,
+    C: Any = None,
+    h: Any = None,
+    rate: Any = None,
     restart: Restart | str = "default",
     temporal_looping: bool | None = None,
-    loop_test: LoopTest = "paper",
-    beta: float | int = 0.8,
+    loop_test: LoopTest | None = None,
+    beta: Any = None,
     t0: float | int = 1.0,
     t_min: float | int = 1e-3,
     adaptive_to: float | int | Clock | None = None,
     gtol: float | int = 1e-8,
     ftol: float | int = 1e-8,
-    target: float | int | None = None,
-    max_iter: int = 100_000,
+    target: Any = None,
+    max_iter: Any = 100_000,
     grad: Objective | None = None,
     callback: Callable[[OptimizeResult], object] | None = None,
     trace: bool = True,
@@ -65,7 +66,7 @@ def minimize(
     grad
         ∇f, points (..., d) to (..., d); by default automatic differentiation.
     callback
-        Called with x, fun, nit after every iteration; returns True to stop.
+        Called with x, fun, nit after every iteration; what is true stops.
     trace
         Whether the result has `trace`, the history as an xarray.Dataset over `iteration`.
 
@@ -84,8 +85,12 @@ def minimize(
     ValueError
         If f or its gradient is not finite at x0.
     """
-    settings = Settings(method, C, h, rate, restart, temporal_looping, loop_test, beta, t0, t_min, adaptive_to)
     check_limits(gtol, ftol, max_iter)
+    C, h, rate, beta, target = (
+        None if value is None else number(name, value)
+        for name, value in (("C", C), ("h", h), ("rate", rate), ("beta", beta), ("target", target))
+    )
+    settings = Settings(method, C, h, rate, restart, temporal_looping, loop_test, beta, t0, t_min, adaptive_to)
     stepper, evaluate = settings.stepper(), Evaluator(f, grad)
     x = as_points(x0)
     if x.ndim != 1 or not len(x):
@@ -95,12 +100,13 @@ def minimize(
         raise ValueError(f"f={value} or its gradient is not finite at x0: choose a start inside the domain of f")
     rows: list[dict[str, float]] = []
     status, message, nit = EXHAUSTED, None, 0
+    if target is not None and value <= target:
+        status, max_iter = CONVERGED, 0
     while nit < max_iter:
         try:
             point = (stepper.next if nit else stepper.start)(x, value, gradient, evaluate)
         except OverflowError:
-            t = stepper.record()["t"]
-            status, message = DIVERGED, f"the step overflows: time grew to {t:g}; reduce h or enable temporal looping"
+            status, message = DIVERGED, OVERFLOW.format(nit)
             break
         found, slope = evaluate(point)
         nit += 1
@@ -111,7 +117,7 @@ def minimize(
         norm = float(torch.linalg.vector_norm(gradient))
         if trace:
             rows.append({"f": value, "gradient_norm": norm, **stepper.record()})
-        if callback is not None and callback(OptimizeResult(x=_like(x0, x), fun=value, nit=nit)) is True:
+        if callback is not None and bool(callback(OptimizeResult(x=_like(x0, x), fun=value, nit=nit))):
             status, message = 3, "stopped by the callback"
             break
         if (change <= ftol and norm <= gtol) or (target is not None and value <= target):
@@ -171,10 +177,23 @@ def as_points(x0: Any) -> Tensor:
     return x.clone() if x.is_floating_point() else x.double()
 
 
-def check_limits(gtol: float | int, ftol: float | int, max_iter: int) -> None:
-    """ConfigError where a tolerance is negative or no iteration is allowed."""
-    if not (gtol >= 0 and ftol >= 0 and max_iter >= 1):
-        raise ConfigError(f"gtol={gtol}, ftol={ftol} must not be negative, max_iter={max_iter} at least 1")
+def number(name: str, value: Any) -> float:
+    """A number of any kind as a float. ConfigError if it is none, or NaN."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if math.isnan(found):
+        raise ConfigError(f"{name}={value!r} must be one number; minimize_batch takes one for each cell")
+    return found
+
+
+def check_limits(gtol: float | int, ftol: float | int, max_iter: Any) -> None:
+    """ConfigError where a tolerance is negative or no whole number of iterations is allowed."""
+    if not (gtol >= 0 and ftol >= 0 and isinstance(max_iter, int) and max_iter >= 1):
+        raise ConfigError(
+            f"gtol={gtol}, ftol={ftol} must not be negative, max_iter={max_iter} a whole number, at least 1"
+        )
 
 
 def _like(given: Any, x: Tensor) -> Any:

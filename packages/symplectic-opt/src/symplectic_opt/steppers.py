@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from symplectic_opt._elementary import exp, maximum, where
+from symplectic_opt.baselines import step_momentum, step_nag
 from symplectic_opt.bregman import BregmanSystem
 from symplectic_opt.clocks import Adaptive
 from symplectic_opt.descent import Descent, Restart
@@ -120,8 +121,7 @@ class NAGStepper(Stepper):
         return self.next(x, value, gradient, evaluate)
 
     def next(self, x: Tensor, value: Any, gradient: Tensor, evaluate: Evaluate) -> Tensor:
-        point = x - _times(self.h, gradient)
-        step = point - self.x
+        step = x - _times(self.h, gradient) - self.x
         speed = _norm(step)
         if self.restart == "gradient":
             reset = _dot(gradient, step) > 0
@@ -132,9 +132,9 @@ class NAGStepper(Stepper):
         else:
             reset = self.moves >= (float("inf") if self.restart is None else self.restart)
         k = where(reset, 0.0, self.moves)
-        self.x, self.moves, self.restarts = point, k + 1, self.restarts + reset
-        self.speed, self.value = speed, value
-        return point + _times(k / (k + 3), step)
+        self.moves, self.restarts, self.speed, self.value = k + 1, self.restarts + reset, speed, value
+        self.x, point, _ = step_nag(self.x, x, _column(k, x), _column(self.h, x), lambda _: gradient)
+        return point
 
     def record(self) -> dict[str, Any]:
         return {"restarts": self.restarts}
@@ -151,8 +151,8 @@ class MomentumStepper(Stepper):
         return self.next(x, value, gradient, evaluate)
 
     def next(self, x: Tensor, value: Any, gradient: Tensor, evaluate: Evaluate) -> Tensor:
-        self.delta = self.mu * self.delta - _times(self.h, gradient)
-        return x + self.delta
+        point, self.delta = step_momentum(x, self.delta, _column(self.h, x), self.mu, lambda _: gradient)
+        return point
 
 
 def _dot(a: Tensor, b: Tensor) -> Any:
@@ -164,8 +164,12 @@ def _norm(a: Tensor) -> Any:
     return maximum(_dot(a, a), 0.0) ** 0.5 if a.ndim > 1 else float(torch.linalg.vector_norm(a))
 
 
+def _column(factor: Any, x: Tensor) -> Any:
+    return factor[:, None].to(x.dtype) if isinstance(factor, Tensor) else factor
+
+
 def _times(factor: Any, x: Tensor) -> Tensor:
-    return factor[:, None].to(x.dtype) * x if isinstance(factor, Tensor) else factor * x
+    return _column(factor, x) * x
 
 
 def _select(entry: Any, kept: Tensor) -> Any:
@@ -173,7 +177,7 @@ def _select(entry: Any, kept: Tensor) -> Any:
     if isinstance(entry, Tensor):
         return entry[kept] if entry.ndim else entry
     if isinstance(entry, Adaptive):
-        return Adaptive(_select(entry.system, kept), entry.clock)
+        return Adaptive(_select(entry.system, kept), _select(entry.clock, kept))
     if is_dataclass(entry) and not isinstance(entry, type):
         return replace(entry, **{field.name: _select(getattr(entry, field.name), kept) for field in fields(entry)})
     if isinstance(entry, tuple) and hasattr(entry, "_fields"):
