@@ -27,6 +27,24 @@ class TakesModule(torch.optim.SGD):
         super().__init__(module.parameters(), lr=lr)
 
 
+class PassesOptions(torch.optim.SGD):
+    def __init__(self, params, lr=1e-3, **options):
+        super().__init__(params, lr, **options)
+
+
+def test_options_that_are_passed_on_are_those_of_the_base_class(monkeypatch):
+    monkeypatch.setitem(
+        installed().entries["optimizers"],
+        "test/passes",
+        Entry("optimizers", "test/passes", __name__, "PassesOptions", "test", "0"),
+    )
+    monkeypatch.setattr(Entry, "load", lambda self: PassesOptions)
+    optimizer = sciml.create_optimizer("test/passes", [torch.ones(1)], momentum=0.5)
+    assert (optimizer.defaults["lr"], optimizer.defaults["momentum"]) == (1e-3, 0.5)
+    with pytest.raises(ConfigError, match="no argument momentun: did you mean momentum"):
+        sciml.create_optimizer("test/passes", [torch.ones(1)], momentun=0.5)
+
+
 def test_model_by_qualified_and_bare_name():
     model = sciml.create_model("pnde/nde", hidden=[4])
     assert model.config["hidden"] == [4]

@@ -138,3 +138,10 @@ def test_what_clocks_refuse():
     for rate in (0.0, -1.0, math.nan):
         with pytest.raises(ConfigError, match="monitor must be positive"):
             Monitor(lambda t, rate=rate: rate).flow(1.0, 0.1)
+
+
+def test_loop_factor_of_a_clock_has_the_step_in_time():
+    """t = τ², so that h = ½ from t = 4 is a step from 4 to (2 + ½)² = 6.25."""
+    clock = Adaptive(Exponential(0.1, 2.0), PowerClock(0.5))
+    expected = math.log(2.0 * 2.25**2 * 0.1**2) + 0.1 * (4.0 - 2.25)
+    assert clock.log_loop_factor(4.0, 0.5) == pytest.approx(expected, rel=1e-12)

@@ -305,3 +305,49 @@ def test_diagnostics_are_those_of_the_system():
     r = (points[-1] - points[-2]) / (8.0 * system.drift(t + 4))
     assert told["energy"] == pytest.approx(system.drift(t) * float(r @ r) / 2, rel=1e-9)
     assert told["s"] == pytest.approx(8.0**2 * system.kick(t) * system.drift(t + 4), rel=1e-12)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_restarts_reach_parameters_without_gradient(capturable):
+    a, b = (nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+    optimizer = BregmanSLC([a, b], lr=4.0, restart=2, temporal_looping=False, capturable=capturable)
+    for k in range(4):
+        a.grad = torch.ones(2, dtype=torch.float64)
+        b.grad = torch.ones(2, dtype=torch.float64) if k in (0, 3) else None
+        before = b.detach().clone()
+        optimizer.step()
+    # after the restart at the third step the momentum of the first is forgotten, so that b falls by a kick alone
+    s = optimizer.diagnostics()["s"]
+    assert optimizer.diagnostics()["restarts"] == 1
+    assert (before - b.detach() - s).abs().max() <= 1e-12
+
+
+def test_energy_of_the_motion_survives_cancellation():
+    """Gradients that undo the last displacement, in float32: the energy is that of the buffers."""
+    generator = torch.Generator().manual_seed(0)
+    p, d = nn.Parameter(torch.zeros(1000)), torch.randn(1000, generator=generator)
+    optimizer = BregmanSLC([p], lr=1.0, rate=1e-6, restart=None, temporal_looping=False)
+    last, size = torch.zeros(1000), 1.0
+    for k in range(60):
+        p.grad = d + 1e-5 * torch.randn(1000, generator=generator)
+        if k % 10 == 9:
+            p.grad += last / size - d
+        optimizer.step()
+        told, lead = optimizer.diagnostics(), optimizer.param_groups[0]
+        size = told["s"]
+        last = lead["scale"] * optimizer.state[p]["momentum"]
+        # ½ a |r|² with r = Δ/A
+        log_a = Exponential(1e-6, 1.0).log_drift(told["t"])
+        energy = 0.5 * float(last.double().square().sum()) * math.exp(log_a - 2 * lead["motion"]["log_amplitude"])
+        assert told["energy"] == pytest.approx(energy, rel=1e-2)
+
+
+def test_gradients_that_vanish_leave_the_momentum():
+    p = nn.Parameter(torch.ones(3))
+    optimizer = BregmanSLC([p], lr=1.0, restart=None, temporal_looping=False)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    moved = p.detach().clone()
+    p.grad = torch.zeros(3)
+    optimizer.step()
+    assert bool((p.detach() < moved).all())

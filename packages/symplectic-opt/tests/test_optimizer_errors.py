@@ -38,6 +38,13 @@ pytestmark = pytest.mark.unchecked
         ({"weight_decay": -1e-2}, "weight_decay=-0.01 must be"),
         ({"restart_smoothing": 1.0}, r"restart_smoothing=1.0 must lie in \[0, 1\)"),
         ({"restart_smoothing": 0.5, "restart": None}, "is for restart='gradient' only"),
+        ({"lr": "0.1"}, "lr='0.1' must be a number"),
+        ({"lr": torch.ones(2)}, "lr=tensor.* must be a number"),
+        ({"C": None}, "C=None must be a number"),
+        ({"rate": "x"}, "rate='x' must be a number"),
+        ({"beta": None}, "beta=None must be a number"),
+        ({"weight_decay": None}, "weight_decay=None must be a number"),
+        ({"restart": ["gradient"]}, r"restart=\['gradient'\] is unknown"),
         ({"family": "polynomial", "adaptive_to": 7.0}, "steps grow from a Polynomial of a larger p"),
     ],
 )
@@ -51,8 +58,58 @@ def test_settings_out_of_range(settings, message):
 def test_schedules_out_of_range(lr):
     _, optimizer = stepped()
     optimizer.param_groups[0]["lr"] = lr
-    with pytest.raises(ConfigError, match=f"lr={lr} must be a finite number above zero"):
+    with pytest.raises(ConfigError, match=f"lr={lr} of a group must be a finite number above zero"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize(("name", "value"), [("lr", -4.0), ("lr", math.nan), ("C", -1.0), ("C", 0.0)])
+def test_settings_of_every_group_are_checked_at_every_step(name, value, capturable):
+    a, b = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer = BregmanSLC([{"params": [a]}, {"params": [b]}], lr=4.0, capturable=capturable)
+    optimizer.param_groups[1][name] = value
+    a.grad, b.grad = torch.ones(3), torch.ones(3)
+    with pytest.raises(ConfigError, match=f"{name}={value} of a group"):
+        optimizer.step()
+    assert torch.equal(a, torch.ones(3))
+    assert torch.equal(b, torch.ones(3))
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_first_group_at_rest_stops_the_clock(capturable):
+    a, b = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer = BregmanSLC([{"params": [a]}, {"params": [b]}], lr=4.0, capturable=capturable)
+    optimizer.param_groups[0]["lr"] = 0.0
+    a.grad, b.grad = torch.ones(3), torch.ones(3)
+    optimizer.step()
+    assert torch.equal(b, torch.ones(3))
+    assert optimizer.diagnostics()["steps"] == 0
+
+
+@pytest.mark.parametrize("loss", [lambda x: x.square().sum().item(), lambda x: x.square().sum().reshape(1)])
+def test_losses_of_every_shape_restart_on_the_device_too(loss):
+    def run(capturable):
+        p = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+        optimizer = BregmanSLC([p], lr=20.0, restart="function", capturable=capturable)
+
+        def closure():
+            p.grad = 2 * p.detach()
+            return loss(p.detach())
+
+        for _ in range(30):
+            optimizer.step(closure)
+        return p.detach(), optimizer.diagnostics()["restarts"]
+
+    (a, n), (b, m) = run(False), run(True)
+    assert n == m > 0
+    assert (a - b).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize("state", [{}, {"state": {}, "param_groups": []}])
+def test_states_of_no_optimizer(state):
+    _, optimizer = stepped()
+    with pytest.raises(ConfigError, match="the state is of the family None"):
+        optimizer.load_state_dict(state)
 
 
 def test_no_parameters():

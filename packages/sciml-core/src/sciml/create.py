@@ -97,9 +97,16 @@ def create_problem(name: str, **config: Any) -> "Problem":
 
 
 def arguments(cls: Any, skip: int = 0) -> dict[str, inspect.Parameter]:
-    """Named arguments of a registered class, less the first `skip`."""
+    """Named arguments of a registered class, less the first `skip`.
+
+    A class that takes `**options` has the optional arguments of its base class too.
+    """
     found = list(inspect.signature(cls).parameters.values())[skip:]
-    return {p.name: p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    named = {p.name: p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    if any(p.kind is p.VAR_KEYWORD for p in found) and cls.__base__ is not object:
+        passed = arguments(cls.__base__, skip).items()
+        named |= {name: p for name, p in passed if name not in named and p.default is not p.empty}
+    return named
 
 
 def pretrained_directory(entry: Entry) -> Path | None:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-__all__ = ["Bucket", "buckets_of", "buffer_dtype", "local", "wide"]
+__all__ = ["Bucket", "buckets_of", "buffer_dtype", "local", "resting", "wide", "widest"]
 
 foreach: Any = torch
+WIDEST: dict[torch.device, torch.dtype] = {}
 
 
 @dataclass
@@ -50,12 +51,9 @@ def buckets_of(groups: list[dict[str, Any]], state: MutableMapping[Tensor, Any])
     found: dict[Any, Bucket] = {}
     complete, lead = True, groups[0]
     for index, group in enumerate(groups):
-        if index and not isinstance(group["lr"], Tensor) and group["lr"] == 0:
-            complete = False
-            continue
         for parameter in group["params"]:
             gradient = parameter.grad
-            if gradient is None:
+            if gradient is None or _is_held(group):
                 complete = False
                 continue
             if gradient.layout != torch.strided:
@@ -82,9 +80,29 @@ def buckets_of(groups: list[dict[str, Any]], state: MutableMapping[Tensor, Any])
     return list(found.values()), complete
 
 
-def wide(lr: Any) -> Any:
-    """A learning rate in float64 where it is a tensor."""
-    return lr.double() if isinstance(lr, Tensor) and lr.device.type != "mps" else lr
+def resting(groups: list[dict[str, Any]], state: MutableMapping[Tensor, Any]) -> list[Tensor]:
+    """The buffers of parameters that do not move in this step."""
+    still = [p for group in groups for p in group["params"] if p.grad is None or _is_held(group)]
+    return [local(state[p]["momentum"]) for p in still if state.get(p)]
+
+
+def _is_held(group: dict[str, Any]) -> bool:
+    return not isinstance(group["lr"], Tensor) and group["lr"] == 0
+
+
+def wide(x: Any) -> Any:
+    """A tensor in the widest real numbers of its device; other numbers as they are."""
+    return x.to(widest(x.device)) if isinstance(x, Tensor) else x
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has none."""
+    if device not in WIDEST:
+        try:
+            WIDEST[device] = torch.zeros((), dtype=torch.float64, device=device).dtype
+        except TypeError:
+            WIDEST[device] = torch.float32
+    return WIDEST[device]
 
 
 def local(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Replicate
 
-from symplectic_opt._buckets import Bucket
+from symplectic_opt._buckets import Bucket, wide
 from symplectic_opt._motion import Products
 
 __all__ = ["NOT_FINITE", "combine", "products", "read"]
@@ -48,8 +48,12 @@ def read(buckets: list[Bucket], squares: bool, loss: Any) -> tuple[list[list[flo
         If a gradient or the loss is not finite.
     """
     rows, value = _transfer([products(bucket, squares) for bucket in buckets], loss)
-    # products leave the range of float32 before gradients do
-    doubtful = [i for i, row in enumerate(rows) if not (row[0] > 1e-30 and all(map(math.isfinite, row)))]
+    # products leave the range of float32 before gradients do; of gradients that vanish they are right
+    doubtful = [
+        i
+        for i, row in enumerate(rows)
+        if not all(map(math.isfinite, row)) or (row[0] <= 1e-30 and _largest(buckets[i].gradients) > 0)
+    ]
     if doubtful:
         wide, _ = _transfer([products(buckets[i], squares, torch.float64) for i in doubtful], None)
         for i, row in zip(doubtful, wide, strict=True):
@@ -85,15 +89,16 @@ def combine(rows: list[Any], weights: list[Any], scale: Any, square: Any) -> Pro
 
 def _squares(tensors: list[Tensor]) -> Tensor:
     norms = foreach._foreach_norm(tensors)
-    return _widened(norms[0] if len(norms) == 1 else torch.stack(norms)).square().sum()
+    return wide(norms[0] if len(norms) == 1 else torch.stack(norms)).square().sum()
+
+
+def _largest(tensors: list[Tensor]) -> float:
+    """The largest entry, by magnitude."""
+    return float(torch.stack(foreach._foreach_norm(tensors, float("inf"))).max())
 
 
 def _sum(terms: list[Tensor]) -> Tensor:
-    return _widened(terms[0] if len(terms) == 1 else torch.stack(terms)).sum()
-
-
-def _widened(x: Tensor) -> Tensor:
-    return x if x.device.type == "mps" else x.double()  # a device without float64
+    return wide(terms[0] if len(terms) == 1 else torch.stack(terms)).sum()
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 import torch
 from sciml.errors import ConfigError
+from torch import Tensor
 
 from symplectic_opt._buckets import wide
 from symplectic_opt.descent import Descent
 from symplectic_opt.heavy_ball import HeavyBall
 from symplectic_opt.methods import bregman_system
 
-__all__ = ["SHARED", "Family", "check", "decay_of", "descent_of", "widest"]
+__all__ = ["SHARED", "Family", "check", "check_step", "decay_of", "descent_of"]
 
 Family = Literal["exponential", "polynomial"]
 
@@ -25,12 +26,32 @@ SHARED = (
 
 def check(group: dict[str, Any]) -> None:
     """Raise ConfigError unless the settings of a group are in their ranges."""
+    for name in ("lr", "C", "rate", "beta", "t0", "t_min", "weight_decay", "restart_smoothing"):
+        value = group[name]
+        if isinstance(value, bool) or not (
+            isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+        ):
+            raise ConfigError(f"{name}={value!r} must be a number")
     for name in ("lr", "C", "rate"):
         if not 0 < group[name] < math.inf:
             raise ConfigError(f"{name}={group[name]!r} must be a finite number above zero")
     if not 0 <= group["weight_decay"] < math.inf:
         raise ConfigError(f"weight_decay={group['weight_decay']!r} must be a finite number, zero or above")
+    smoothing = group["restart_smoothing"]
+    if not 0 <= smoothing < 1 or (smoothing and group["restart"] != "gradient"):
+        raise ConfigError(f"restart_smoothing={smoothing!r} must lie in [0, 1), and is for restart='gradient' only")
+    if not isinstance(group["restart"], str | int | None):
+        raise ConfigError(f"restart={group['restart']!r} is unknown; choose a name, a number or None")
     descent_of(group)
+
+
+def check_step(groups: list[dict[str, Any]]) -> None:
+    """Raise ConfigError where a step, set after construction, is none; zero holds a group. Tensors are not read."""
+    for group in groups:
+        for name in ("lr", "C"):
+            value = group[name]
+            if not isinstance(value, Tensor) and not (0 if name == "lr" else 5e-324) <= value < math.inf:
+                raise ConfigError(f"{name}={value!r} of a group must be a finite number above zero, or lr zero")
 
 
 def descent_of(group: dict[str, Any]) -> Descent:
@@ -52,8 +73,3 @@ def _made(
 def decay_of(group: dict[str, Any]) -> Any:
     """λ lr of a decoupled decay."""
     return group["weight_decay"] * wide(group["lr"]) if group["weight_decay"] and group["decoupled"] else None
-
-
-def widest(device: torch.device) -> torch.dtype:
-    """The widest real numbers of a device."""
-    return torch.float32 if device.type == "mps" else torch.float64

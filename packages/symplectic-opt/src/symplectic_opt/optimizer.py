@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from sciml.errors import ConfigError
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from symplectic_opt import _updates as updates
-from symplectic_opt._buckets import Bucket, buckets_of, buffer_dtype, local
+from symplectic_opt._buckets import Bucket, buckets_of, buffer_dtype, local, resting, widest
 from symplectic_opt._motion import Motion, move
 from symplectic_opt._products import NOT_FINITE, combine, products, read
-from symplectic_opt._settings import SHARED, Family, check, decay_of, descent_of, widest
+from symplectic_opt._settings import SHARED, Family, check, check_step, decay_of, descent_of
 from symplectic_opt.descent import Order, Restart
 from symplectic_opt.heavy_ball import LoopTest
 from symplectic_opt.integrators import Integrator
@@ -59,8 +60,9 @@ class BregmanSLC(Optimizer):
     Notes
     -----
     A group with an `lr` or `C` of its own has the effective C_g (lr_g/h)²: one clock, in a diagonal metric.
-    Parameters without gradient keep their momentum and stay. A gradient that is not finite raises `FloatingPointError`
-    and changes nothing; with `capturable` the step is left out, and `diagnostics` or `state_dict` raise it.
+    Parameters without gradient stay, and keep their momentum r, which a restart forgets with all others. A gradient
+    that is not finite raises `FloatingPointError` and changes nothing; with `capturable` the step is left out, and
+    `diagnostics` or `state_dict` raise it.
 
     Raises
     ------
@@ -98,10 +100,6 @@ class BregmanSLC(Optimizer):
         capturable: bool = False,
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "params", "__class__")}
-        if not 0 <= restart_smoothing < 1 or (restart_smoothing and restart != "gradient"):
-            raise ConfigError(
-                f"restart_smoothing={restart_smoothing!r} must lie in [0, 1), and is for restart='gradient' only"
-            )
         if rate is None:
             settings["rate"] = 0.01 if family == "exponential" else 6.0
         super().__init__(params, settings)
@@ -111,6 +109,8 @@ class BregmanSLC(Optimizer):
         group, lead = self.param_groups[-1], self.param_groups[0]
         try:
             check(group)
+            for parameter in group["params"]:
+                widest(parameter.device)
             for name in SHARED:
                 if group[name] != lead[name]:
                     raise ConfigError(
@@ -134,11 +134,9 @@ class BregmanSLC(Optimizer):
                 "restart='function' compares values of the objective: call step(closure) with a closure that returns "
                 "the loss, or choose restart='gradient'"
             )
-        if not lead["capturable"]:
-            if lead["lr"] == 0:
-                return loss
-            if not 0 < lead["lr"] < math.inf:
-                check(lead)
+        check_step(self.param_groups)
+        if not (lead["capturable"] and isinstance(lead["lr"], Tensor)) and lead["lr"] == 0:
+            return loss
         buckets, complete = buckets_of(self.param_groups, self.state)
         if buckets:
             value = loss if lead["restart"] == "function" else None
@@ -162,7 +160,10 @@ class BregmanSLC(Optimizer):
             zeros = dict.fromkeys(("s", "mu", "restarts", "loops", "energy"), 0)
             return {"steps": 0, "t": float(lead["t0"]), **zeros}
         clockwork = motion.clockwork
-        square = max(motion.square, 5e-324)
+        square = motion.square
+        if motion.error > math.sqrt(self._rounding()) * square:
+            square = self._square()
+        square = max(square, 5e-324)
         log_r = math.log(square) / 2 - clockwork.log_amplitude
         log_energy = descent.coefficients.system.log_drift(clockwork.t) + 2 * log_r - math.log(2)
         return {
@@ -187,7 +188,8 @@ class BregmanSLC(Optimizer):
         ConfigError
             If the state is of another family or optimizer.
         """
-        own, saved = self.param_groups[0]["family"], state_dict["param_groups"][0].get("family")
+        groups = state_dict.get("param_groups") or [{}]
+        own, saved = self.param_groups[0]["family"], groups[0].get("family")
         if saved != own:
             raise ConfigError(
                 f"the state is of the family {saved!r}, this optimizer of {own!r}: "
@@ -212,7 +214,7 @@ class BregmanSLC(Optimizer):
         descent, h = descent_of(lead), float(lead["lr"])
         motion = self._host_motion(lead) or Motion.at_rest(descent, h)
         scale, known = lead.get("scale", 1.0), complete and lead.get("complete", False)
-        rounding = 4 * max(torch.finfo(bucket.buffers[0].dtype).eps for bucket in buckets)
+        rounding = self._rounding()
         # |Δ|² is known by its recurrence until the terms of this have cancelled half of the digits
         squares = not known or motion.error > math.sqrt(rounding) * motion.square
         rows, value = read(buckets, squares, loss)
@@ -269,10 +271,11 @@ class BregmanSLC(Optimizer):
             lead["motion"] |= {name: torch.zeros_like(h) for name in ("not_finite", "overflown")}
         motion, scale = Motion.unpack(lead["motion"]), lead.get("scale", 1.0)
         rows = [products(bucket, True).to(device, dtype) for bucket in buckets]
-        value = torch.zeros_like(h) if loss is None else loss.detach().to(device, dtype)
+        value = torch.as_tensor(0.0 if loss is None else loss, dtype=dtype, device=device).detach().reshape(())
         weights = [bucket.weight for bucket in buckets]
         found = combine(rows, weights, scale, None)
-        after = move(descent, motion, h, found, value, lead["restart_smoothing"], 0.0)
+        motion = motion._replace(error=self._rounding() * found.square)
+        after = move(descent, motion, h, found, value, lead["restart_smoothing"], self._rounding())
         limit = min(torch.finfo(bucket.buffers[0].dtype).max for bucket in buckets)
         finite = torch.isfinite(torch.stack([x for row in rows for x in row] + [value])).all()
         s = after.log_step.exp()
@@ -280,6 +283,8 @@ class BregmanSLC(Optimizer):
         overflown = (steps > limit).any() | ~(after.square.sqrt() < limit)
         going = h > 0
         valid = finite & ~overflown & going
+        for buffer in [] if complete else resting(self.param_groups, self.state):
+            buffer.mul_(torch.where(valid, after.mu, 1.0).to(buffer.device))
         for bucket, step in zip(buckets, steps, strict=True):
             decay = decay_of(bucket.group)
             decay = None if decay is None else (-decay * torch.ones_like(h)).exp()
@@ -288,6 +293,18 @@ class BregmanSLC(Optimizer):
             lead["motion"][name].copy_(torch.where(valid, x, lead["motion"][name]))
         lead["motion"]["not_finite"].add_(~finite)
         lead["motion"]["overflown"].add_(finite & overflown & going)
+
+    def _rounding(self) -> float:
+        """The relative error of scalar products of buffers."""
+        return 4 * max(torch.finfo(buffer_dtype(p)).eps for group in self.param_groups for p in group["params"])
+
+    def _square(self) -> float:
+        """|Δ|² of the last move, measured."""
+        scale, total = self.param_groups[0].get("scale", 1.0), 0.0
+        for state in self.state.values():
+            norm = torch.linalg.vector_norm(state["momentum"])
+            total += float(norm.full_tensor() if isinstance(norm, DTensor) else norm) ** 2
+        return scale**2 * total
 
     def _raise_masked(self) -> None:
         motion = self.param_groups[0].get("motion", {})
