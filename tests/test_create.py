@@ -28,6 +28,8 @@ class TakesModule(torch.optim.SGD):
 
 
 class PassesOptions(torch.optim.SGD):
+    fixed = ("nesterov",)
+
     def __init__(self, params, lr=1e-3, **options):
         super().__init__(params, lr, **options)
 
@@ -41,6 +43,8 @@ def test_options_that_are_passed_on_are_those_of_the_base_class(monkeypatch):
     monkeypatch.setattr(Entry, "load", lambda self: PassesOptions)
     optimizer = sciml.create_optimizer("test/passes", [torch.ones(1)], momentum=0.5)
     assert (optimizer.defaults["lr"], optimizer.defaults["momentum"]) == (1e-3, 0.5)
+    with pytest.raises(ConfigError, match="no argument nesterov"):
+        sciml.create_optimizer("test/passes", [torch.ones(1)], nesterov=True)
     with pytest.raises(ConfigError, match="no argument momentun: did you mean momentum"):
         sciml.create_optimizer("test/passes", [torch.ones(1)], momentun=0.5)
 

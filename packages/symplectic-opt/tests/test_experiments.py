@@ -12,7 +12,7 @@ from sciml.experiment import RunDirectory
 from sciml.runtime import Runtime
 from symplectic_opt import Exponential, Polynomial, growing_steps, minimize
 from symplectic_opt.experiments import _races, _references, ablation, integrators, parameter_study
-from symplectic_opt.experiments._races import Result, lbfgs, race
+from symplectic_opt.experiments._races import Result, arrival, lbfgs, race
 from symplectic_opt.problems import Log2d, Quadratic
 
 
@@ -120,10 +120,23 @@ def test_where_no_cell_arrives_the_one_with_the_least_value_is_kept():
 
 @pytest.mark.parametrize("problem", [Quadratic(dimension=20), Log2d()])
 def test_quasi_newton_iterations_and_evaluations_are_those_to_the_target(problem):
-    iterations, evaluations, gaps = lbfgs(problem, problem.start, 1e-8, 3000)
+    gaps, spent = lbfgs(problem, problem.start, 3000)
+    iterations, evaluations = arrival(gaps, spent, 1e-8)
     assert gaps[int(iterations)] <= 1e-8 < gaps[int(iterations) - 1]
-    assert evaluations >= iterations
-    assert lbfgs(problem, problem.start, 1e-8, 3)[0] == math.inf
+    assert evaluations == spent[int(iterations)] > iterations
+    assert arrival(*lbfgs(problem, problem.start, 3), 1e-8)[0] == math.inf
+
+
+def test_best_cells_at_the_end_of_a_grid_are_named():
+    axes = {"C": np.array([1.0, 2.0, 3.0]), "h": np.array([0.1, 0.2, 0.3])}
+
+    def result(C, h, nit=5.0):
+        return Result(nit=np.array([nit]), C=np.array([C]), h=np.array([h]), gradients=0)
+
+    assert not ablation.at_an_end(result(2.0, 0.2), axes)
+    assert ablation.at_an_end(result(3.0, 0.2), axes)
+    assert ablation.at_an_end(result(2.0, 0.1), axes)
+    assert not ablation.at_an_end(result(3.0, 0.2, math.inf), axes)
 
 
 @pytest.mark.parametrize("preset", ["smoke", "small", "paper"])

@@ -99,13 +99,15 @@ def create_problem(name: str, **config: Any) -> "Problem":
 def arguments(cls: Any, skip: int = 0) -> dict[str, inspect.Parameter]:
     """Named arguments of a registered class, less the first `skip`.
 
-    A class that takes `**options` has the optional arguments of its base class too.
+    A class that takes `**options` has the optional arguments of its base class too, less those that it sets itself,
+    which it names in `fixed`.
     """
     found = list(inspect.signature(cls).parameters.values())[skip:]
     named = {p.name: p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     if any(p.kind is p.VAR_KEYWORD for p in found) and cls.__base__ is not object:
         passed = arguments(cls.__base__, skip).items()
-        named |= {name: p for name, p in passed if name not in named and p.default is not p.empty}
+        fixed = {*named, *getattr(cls, "fixed", ())}
+        named |= {name: p for name, p in passed if name not in fixed and p.default is not p.empty}
     return named
 
 

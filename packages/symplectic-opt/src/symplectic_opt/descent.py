@@ -47,7 +47,8 @@ class Descent:
     "velocity" |Δ| became smaller, not before the second displacement since the start or a restart; a number N every N
     moves; None never. The clock is kept. With `looping`, t ← max(t_min, β t) where F |G| > |Δ| (see
     `HeavyBall.log_loop_factor`). `order`: "canonical" decides with the new gradient before the move, "bravo" with
-    the gradient of the move after it, as the authors' stochastic optimizers do.
+    the gradient of the move after it, as the authors' stochastic optimizers do; their loop sets back the time after the
+    move, to β(t + h), this one that of the move, to βt + h as in the canonical order.
 
     Raises
     ------

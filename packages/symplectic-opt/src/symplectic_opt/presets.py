@@ -4,11 +4,10 @@ Their further `options` are those of `BregmanSLC`.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from symplectic_opt._settings import Family
 from symplectic_opt.optimizer import BregmanSLC
 
 __all__ = ["HTVI", "SV", "EBravo", "ExpoSLC", "PBravo", "PolySLC"]
@@ -20,6 +19,8 @@ Parameters = Iterable[Any]
 
 class ExpoSLC(BregmanSLC):
     """ExpoSLC-RTL: rate e^(-ηt), by symmetric leapfrog, with restarts and temporal looping."""
+
+    fixed: ClassVar = ("family", "rate")
 
     def __init__(
         self, params: Parameters, lr: Rate = 4.0, C: Number = 1.0, eta: Number = 0.01, beta: float = 0.8, **options: Any
@@ -33,6 +34,8 @@ class ExpoSLC(BregmanSLC):
 
 class PolySLC(BregmanSLC):
     """PolySLC-RTL: rate t^(-p), by symmetric leapfrog, with restarts and temporal looping."""
+
+    fixed: ClassVar = ("family", "rate")
 
     def __init__(
         self, params: Parameters, lr: Rate = 0.01, C: Number = 0.1, p: Number = 6.0, beta: float = 0.8, **options: Any
@@ -63,16 +66,10 @@ class PBravo(PolySLC):
 class HTVI(BregmanSLC):
     """Hamiltonian Taylor variational integrator, the symplectic Euler method of order 1, of either family."""
 
-    def __init__(
-        self,
-        params: Parameters,
-        lr: Rate = 4.0,
-        C: Number = 1.0,
-        family: Family = "exponential",
-        rate: Number | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(params, lr, C, family, rate, integrator="htvi", **options)
+    fixed: ClassVar = ("integrator",)
+
+    def __init__(self, params: Parameters, lr: Rate = 4.0, **options: Any) -> None:
+        super().__init__(params, lr, integrator="htvi", **options)
 
     @staticmethod
     def example() -> dict[str, Any]:
@@ -82,16 +79,10 @@ class HTVI(BregmanSLC):
 class SV(BregmanSLC):
     """Störmer-Verlet, order 2, of either family."""
 
-    def __init__(
-        self,
-        params: Parameters,
-        lr: Rate = 4.0,
-        C: Number = 1.0,
-        family: Family = "exponential",
-        rate: Number | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(params, lr, C, family, rate, integrator="sv", **options)
+    fixed: ClassVar = ("integrator",)
+
+    def __init__(self, params: Parameters, lr: Rate = 4.0, **options: Any) -> None:
+        super().__init__(params, lr, integrator="sv", **options)
 
     @staticmethod
     def example() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from symplectic_opt.batch import BatchResult, minimize_batch
 from symplectic_opt.minimize import minimize
 from symplectic_opt.problems import Log2d, Objective
 
-__all__ = ["Contestant", "Result", "best_run", "lbfgs", "race"]
+__all__ = ["Contestant", "Result", "arrival", "best_run", "lbfgs", "race"]
 
 ROUNDS = (0.1, 1 / 3, 1.0)  # parts of the budget, after each of which a race may be over
 
@@ -106,12 +106,10 @@ def best_run(
     return torch.from_numpy(np.r_[first, found.trace.f.values] - problem.minimum)
 
 
-def lbfgs(
-    problem: Objective, start: Float[Tensor, " d"], tolerance: float, budget: int
-) -> tuple[float, float, list[float]]:
-    """Iterations and evaluations of SciPy's L-BFGS to f - f* ≤ `tolerance` (inf if it is not reached), and f - f*.
+def lbfgs(problem: Objective, start: Float[Tensor, " d"], budget: int) -> tuple[np.ndarray, np.ndarray]:
+    """f - f* of the iterates of SciPy's L-BFGS, the start first, and the evaluations of f and ∇f spent until each.
 
-    The values are of the iterates, the start first. `log2d` has the bounds of its domain, which other steps leave.
+    `log2d` has the bounds of its domain, which other steps leave.
     """
     f, evaluations = problem.function(), 0
 
@@ -123,13 +121,11 @@ def lbfgs(
         (gradient,) = torch.autograd.grad(value, point)
         return value.item(), gradient.numpy()
 
-    gaps = [f(start).item() - problem.minimum]
-    reached: list[tuple[float, float]] = []
+    gaps, spent = [f(start).item() - problem.minimum], [1]
 
     def after(intermediate_result: optimize.OptimizeResult) -> None:
         gaps.append(float(intermediate_result.fun) - problem.minimum)
-        if gaps[-1] <= tolerance and not reached:
-            reached.append((float(len(gaps) - 1), float(evaluations)))
+        spent.append(evaluations)
         if gaps[-1] <= LEAST:
             raise StopIteration
 
@@ -138,4 +134,10 @@ def lbfgs(
         bounds=[(1e-9, None)] * problem.dim if isinstance(problem, Log2d) else None,
         options={"ftol": 0.0, "gtol": 0.0, "maxiter": budget, "maxfun": budget},
     )  # fmt: skip
-    return *(reached[0] if reached else (math.inf, math.inf)), gaps
+    return np.array(gaps), np.array(spent)
+
+
+def arrival(gaps: np.ndarray, spent: np.ndarray, tolerance: float) -> tuple[float, float]:
+    """Iterations and evaluations until f - f* ≤ `tolerance`, inf if it is not reached."""
+    reached = np.flatnonzero(gaps <= tolerance)
+    return (float(reached[0]), float(spent[reached[0]])) if len(reached) else (math.inf, math.inf)

@@ -29,7 +29,6 @@ _MEASURED: dict[str, dict[str, tuple[float, str]]] = {
         "expo SLC, function restart, loop": (93, ""),
         "expo SLC, velocity restart, loop": (176, "176"),
         "expo SLC, loop": (195, "115"),
-        "expo SLC": (195, "167"),
         "expo HTVI, gradient restart, loop": (92, ""),
         "expo SV, gradient restart, loop": (93, ""),
         "poly SLC, gradient restart, loop": (1480, "1454"),

@@ -11,10 +11,10 @@ from sciml.config import config
 from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
 from torch import Tensor
 
+from symplectic_opt.experiments import PAPER
 from symplectic_opt.experiments import _ablation_figures as figures
-from symplectic_opt.experiments._races import ROUNDS, Contestant, Result, best_run, lbfgs, race
+from symplectic_opt.experiments._races import ROUNDS, Contestant, Result, arrival, best_run, lbfgs, race
 from symplectic_opt.experiments._references import REFERENCES, reference
-from symplectic_opt.experiments.integrators import PAPER
 from symplectic_opt.problems import Log2d, LogisticRegression, Objective, Quadratic, Quartic
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -123,10 +123,10 @@ def run(config: Config, run: RunDirectory) -> Report:
     for name, problem in config.objectives().items():
         x0 = starts(problem, config, run.seed("starts"))
         found[name] = {c.label: _raced(run, name, problem, x0, c, config) for c in CONTESTANTS}
-        single = [lbfgs(problem, point, config.tolerance, config.budget) for point in x0]
-        quasi[name] = np.array([entry[:2] for entry in single])
+        single = [lbfgs(problem, point, config.budget) for point in x0]
+        quasi[name] = np.array([arrival(*entry, config.tolerance) for entry in single])
         traces[name] = _traced(run, name, problem, x0[0], found[name], config)
-        traces[name][LBFGS] = torch.tensor(single[0][2])
+        traces[name][LBFGS] = torch.from_numpy(single[0][0])
     after = run.step("after-convergence", lambda: figures.after_convergence(config.after))
     run.figure("convergence", figures.convergence(traces, [*DRAWN, LBFGS], config.tolerance))
     run.figure("adaptive", figures.convergence(traces, [*ADAPTED], config.tolerance))
@@ -158,6 +158,15 @@ def _traced(
         return {c.label: best_run(problem, x0, c, results[c.label], config.budget) for c in drawn}
 
     return run.step(f"{_slug(name)}-best-runs", compute)
+
+
+def at_an_end(result: Result, axes: dict[str, np.ndarray]) -> bool:
+    """Whether the best cell of some start that arrived has the first or last value of an axis."""
+    arrived = np.isfinite(result.nit)
+    ends = [
+        np.isin(getattr(result, name)[arrived], axis[[0, -1]]).any() for name, axis in axes.items() if len(axis) > 1
+    ]
+    return any(ends)
 
 
 def _slug(label: str) -> str:
@@ -226,6 +235,9 @@ def notes(found: dict[str, dict[str, Result]], config: Config) -> list[str]:
         lines.append(f"Gradients that tuning took on {name}, over all starts: {spent}.")
         cells = (f"{label} {_cell(result)}" for label, result in results.items() if np.isfinite(result.nit[0]))
         lines.append(f"Best cells on {name} (first start): {'; '.join(cells)}.")
+        ends = [c.label for c in CONTESTANTS if at_an_end(results[c.label], config.axes(c))]
+        if ends:
+            lines.append(f"On {name} at an end of its grid, beyond which it may be faster: {'; '.join(ends)}.")
     lines += [
         "L-BFGS is not tuned; its gradients include those of its line search. Where it needs fewer, it is the better "
         "choice for such smooth problems without noise.",

@@ -13,9 +13,8 @@ from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
 
 from symplectic_opt.bregman import BregmanSystem, Exponential, Polynomial
 from symplectic_opt.clocks import Adaptive, growing_steps, matched_rate
+from symplectic_opt.experiments import PAPER
 from symplectic_opt.integrators import step_htvi, step_rk4, step_slc, step_sv
-
-PAPER = "Practical Perspectives on Symplectic Accelerated Optimization, arXiv 2207.11460"
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Step = Callable[..., tuple[Any, Any, Any]]

@@ -13,7 +13,7 @@ from sciml.config import config
 from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
 
 from symplectic_opt.batch import minimize_batch
-from symplectic_opt.experiments.integrators import PAPER
+from symplectic_opt.experiments import PAPER
 from symplectic_opt.minimize import CONVERGED
 from symplectic_opt.problems import Objective, Quadratic, QuarticSum
 
@@ -108,7 +108,8 @@ def run(config: Config, run: RunDirectory) -> Report:
         for (name, family), values in overlaps.items()
         if name == "quadratic"
     ]
-    return Report(metrics(planes, sweeps, overlaps, config), notes(config), bars)
+    ends = [f"{name}, {family}, d={d}" for (name, family, d), nit in planes.items() if best_at_an_end(nit)]
+    return Report(metrics(planes, sweeps, overlaps, config), notes(config, ends), bars)
 
 
 def overlap(a: xr.DataArray, b: xr.DataArray) -> float:
@@ -116,6 +117,12 @@ def overlap(a: xr.DataArray, b: xr.DataArray) -> float:
     first, second = np.isfinite(a.values), np.isfinite(b.values)
     union = (first | second).sum()
     return float((first & second).sum() / union) if union else np.nan
+
+
+def best_at_an_end(nit: xr.DataArray) -> bool:
+    """Whether a best cell is at the border of the map, beyond which there may be better ones."""
+    best = (nit == nit.min()).values
+    return bool(best[[0, -1]].any() or best[:, [0, -1]].any())
 
 
 def regret(nit: xr.DataArray, axis: str, value: float) -> float:
@@ -153,9 +160,11 @@ def metrics(
     return rows
 
 
-def notes(config: Config) -> list[str]:
+def notes(config: Config, ends: list[str]) -> list[str]:
     """What a reader must know."""
+    border = [f"Best at the border of its map, beyond which it may be faster: {'; '.join(ends)}."] if ends else []
     return [
+        *border,
         f"Iterations to f - f* ≤ {config.tolerance:g} within {config.budget}, of SLC with gradient restarts and "
         f"temporal looping; {config.size} times {config.size} cells in each map, all started from one point.",
         "The quadratic function has curvatures from 0.001 to 1 in every dimension. The largest curvature of "

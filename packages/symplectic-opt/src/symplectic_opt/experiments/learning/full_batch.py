@@ -11,10 +11,12 @@ from sciml.config import config
 from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
 from torch import Tensor
 
+from symplectic_opt.experiments import PAPER
+from symplectic_opt.experiments._races import lbfgs
 from symplectic_opt.experiments.learning.figures import progress
 from symplectic_opt.experiments.learning.methods import (
     CANONICAL,
-    PAPER,
+    OURS,
     Cell,
     Method,
     Rates,
@@ -26,6 +28,8 @@ from symplectic_opt.experiments.learning.methods import (
 from symplectic_opt.problems._objective import RandomObjective
 from symplectic_opt.problems.fermat_weber import FermatWeber
 from symplectic_opt.problems.logistic import Blobs
+
+LBFGS = "L-BFGS"
 
 
 @config
@@ -66,7 +70,8 @@ class BlobsConfig(FullBatch):
     def bars(self, gap: Callable[[str], np.ndarray]) -> list[Bar]:
         return [
             Bar(f"{label}: best loss relative to the minimum, less 1, worst seed", float(gap(label).max()), limit)
-            for label, limit in zip(CANONICAL, (5e-3, 1e-3))
+            for labels in (CANONICAL, OURS)
+            for label, limit in zip(labels, (5e-3, 1e-3))
         ]
 
 
@@ -88,7 +93,7 @@ class FermatWeberConfig(FullBatch):
     def bars(self, gap: Callable[[str], np.ndarray]) -> list[Bar]:
         rated = min(float(gap(f"{name}, published rate").min()) for name in ("Adam", "SGD"))
         bars = []
-        for label in CANONICAL:
+        for label in (*CANONICAL, *OURS):
             worst = float(gap(label).max())
             bars += [
                 Bar(f"{label}: best f over the minimum, worst seed", worst, 0.02),
@@ -98,37 +103,38 @@ class FermatWeberConfig(FullBatch):
 
 
 def descend(f: Callable[[Tensor], Tensor], start: Tensor, method: Method, cell: Cell, gradients: int) -> np.ndarray:
-    """Least f found after 1, 2, …, `gradients` gradients, infinite from where a method fails.
-
-    Values between the steps of a line search are no iterates, and do not count.
-    """
+    """Least f found after 1, 2, …, `gradients` gradients, infinite from where a method fails."""
     x = start.clone().requires_grad_()
     optimizer: Any = method.make([x], cell)
-    spent, best, found = 0, np.inf, np.full(gradients, np.inf)
+    found = np.full(gradients, np.inf)
 
     def closure() -> Tensor:
-        nonlocal spent
-        spent += 1
         optimizer.zero_grad()
         value = f(x)
         value.backward()
         return value
 
-    while spent < gradients:
-        before = spent
+    for k in range(gradients):
         try:
             optimizer.step(closure)
         except (FloatingPointError, OverflowError):
-            break
-        if spent > gradients:
             break
         with torch.no_grad():
             value = float(f(x))
         if not np.isfinite(value):
             break
-        best = min(best, value)
-        found[max(spent - 1, before) :] = best
+        found[k] = value
     return np.minimum.accumulate(found)
+
+
+def quasi_newton(config: FullBatch, problems: Sequence[RandomObjective]) -> np.ndarray:
+    """The excess of L-BFGS (repeats, gradients). What its line search tries is no iterate, and does not count."""
+    rows = []
+    for problem in problems:
+        gaps, spent = lbfgs(problem, problem.start, config.gradients)
+        row = [gaps[spent <= k + 1].min() for k in range(config.gradients)]
+        rows.append(np.array(row) / (abs(problem.minimum) if config.relative() else 1.0))
+    return np.stack(rows)
 
 
 def tune(config: FullBatch, method: Method, problems: Sequence[RandomObjective]) -> tuple[Cell, np.ndarray]:
@@ -159,18 +165,23 @@ def run(config: FullBatch, run: RunDirectory) -> Report:
 
         found = run.step(method.slug, compute)
         gaps[method.label] = found["excess"].numpy()
-        last = gaps[method.label][:, -1]
-        name = "relative_excess" if config.relative() else "excess"
-        measured = {f"{name}_mean": last.mean(), f"{name}_std": last.std(), f"{name}_max": last.max()}
-        measured |= dict(zip(("rate", "C"), found["cell"]))
-        metrics += [Metric(key, method.label, float(value)) for key, value in measured.items()]
+        metrics += measured(config, method.label, gaps[method.label], found["cell"])
         at_ends += [method.label] if method.ends(tuple(found["cell"]), config.radius) else []
+    gaps[LBFGS] = run.step("l-bfgs", lambda: torch.from_numpy(quasi_newton(config, problems))).numpy()
+    metrics += measured(config, LBFGS, gaps[LBFGS], [])
     lines = {label: np.median(gap, 0) for label, gap in gaps.items()}
     title = f"least f over the minimum{', relative' if config.relative() else ''} (median)"
     run.figure("convergence", progress(lines, title, "gradients"))
     means = {label: float(gap[:, -1].mean()) for label, gap in gaps.items()}
     notes = [note(config, problems), ranking("excess", means), *notes_of_ends(at_ends)]
     return Report(metrics, notes, config.bars(lambda label: gaps[label][:, -1]))
+
+
+def measured(config: FullBatch, label: str, gap: np.ndarray, cell: Sequence[float]) -> list[Metric]:
+    """The excess after all gradients, and the setting."""
+    last, name = gap[:, -1], "relative_excess" if config.relative() else "excess"
+    values = {f"{name}_mean": last.mean(), f"{name}_std": last.std(), f"{name}_max": last.max()}
+    return [Metric(key, label, float(value)) for key, value in {**values, **dict(zip(("rate", "C"), cell))}.items()]
 
 
 def note(config: FullBatch, problems: Sequence[RandomObjective]) -> str:
@@ -180,7 +191,8 @@ def note(config: FullBatch, problems: Sequence[RandomObjective]) -> str:
     return (
         f"Seeds {config.seed} to {config.seed + config.repeats - 1} with the minima {minima}; {config.gradients} "
         f"gradients of each method, those of line searches included. Each method has the one of {cells} settings with "
-        "the least mean excess over these functions; rate is h or the learning rate. Published rates are not tuned. "
+        "the least mean excess over these functions; rate is h or the learning rate. Published rates and L-BFGS, which "
+        "is SciPy's, are not tuned. "
         "In the canonical order restarts are decided with the next gradient; eBrAVO and pBrAVO, made for minibatches, "
         "decide with the one that has just moved the point."
     )

@@ -15,8 +15,8 @@ from symplectic_opt.problems._common import ml
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Cell = tuple[float, ...]
+OURS = ("eBrAVO", "pBrAVO")
 CANONICAL = ("eBrAVO, canonical order", "pBrAVO, canonical order")
-PAPER = "Practical Perspectives on Symplectic Accelerated Optimization, arXiv 2207.11460"
 
 
 @config
@@ -91,7 +91,6 @@ def full_batch(rates: Rates) -> list[Method]:
     return [
         *stochastic(rates),
         Method("SGD", lambda p, cell: torch.optim.SGD(p, cell[0]), (rates.sgd,)),
-        Method("L-BFGS", lbfgs, (1.0,)),
     ]
 
 
@@ -119,11 +118,6 @@ def ranking(what: str, means: Mapping[str, float], largest: bool = False) -> str
 def nesterov(parameters: Iterable[Any], cell: Sequence[float]) -> Optimizer:
     """Gradient descent with Nesterov's momentum 0.9."""
     return torch.optim.SGD(parameters, cell[0], momentum=0.9, nesterov=True)
-
-
-def lbfgs(parameters: Iterable[Any], cell: Sequence[float]) -> Optimizer:
-    """One step of L-BFGS a call; its line search takes some gradients."""
-    return torch.optim.LBFGS(parameters, cell[0], max_iter=1, line_search_fn="strong_wolfe", tolerance_grad=0)
 
 
 def schedule_free(parameters: Iterable[Any], lr: float) -> Optimizer:
