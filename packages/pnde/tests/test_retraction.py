@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pnde.constraints import Constraint, PendulumConstraint
+from pnde.constraints import Constraint, FunctionConstraint, PendulumConstraint
 from pnde.retraction import retract
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -242,3 +242,15 @@ def test_half_precision_is_refused():
     u = torch.ones(2, 8, dtype=torch.float16)
     with pytest.raises(TypeError, match="float16"):
         retract(PendulumConstraint(), u, u[:, :4])
+
+
+def test_states_on_the_manifold_whose_rows_vanish_have_the_gradients_of_the_identity():
+    energy = FunctionConstraint(lambda u: u.square().sum()[None], n=2, m=1, kind="conserved")
+    u = torch.tensor([[0.0, 0.0], [1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    found = retract(energy, u, torch.tensor([[0.0], [5.0]], dtype=torch.float64))
+    assert bool(found.converged.all())
+    found.u.sum().backward()
+    assert torch.equal(u.grad[0], torch.ones(2, dtype=torch.float64))
+    # of the other, the part along the circle
+    expected = torch.tensor([1.0, 1.0]).double() - 3 / 5 * torch.tensor([1.0, 2.0]).double()
+    assert (u.grad[1] - expected).abs().max() <= 1e-12

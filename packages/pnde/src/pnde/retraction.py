@@ -140,16 +140,17 @@ def _differentiable(
     """ũ + W G(ũ)ᵀλ with the derivatives of λ from two chord steps of zero length at the solution.
 
     The matrix is a constant: the first step has the error of λ's second derivative, the second that of its third.
-    Where a sample has not converged, λ is a constant, as its matrix may be singular.
+    Where a sample has not converged, or its matrix is singular, as where the rows vanish, λ is a constant.
     """
     weighted = weigh(metric, constraint.jacobian(t, start))
     with torch.no_grad():
         matrix = constraint.jacobian(t, start + apply_transposed(weighted, multipliers)) @ weighted.mT
         one = torch.eye(constraint.m, dtype=start.dtype, device=start.device)
-        matrix = torch.where(converged[..., None, None], matrix, one)
+        regular = converged & (torch.linalg.lu_factor_ex(matrix).info == 0)
+        matrix = torch.where(regular[..., None, None], matrix, one)
     for _ in range(2):
         excess = constraint(t, start + apply_transposed(weighted, multipliers)) - target
-        change = torch.where(converged[..., None], excess - excess.detach(), 0)
+        change = torch.where(regular[..., None], excess - excess.detach(), 0)
         multipliers = multipliers - _solve(matrix, change)
     return start + apply_transposed(weighted, multipliers)
 
