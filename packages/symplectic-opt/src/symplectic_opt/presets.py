@@ -50,7 +50,8 @@ class PolySLC(BregmanSLC):
 class EBravo(ExpoSLC):
     """eBrAVO: ExpoSLC for gradients of minibatches; `order="bravo"` decides with the gradient that made the move.
 
-    With minibatches that restarts less often, and was better on images of digits; with exact gradients it is worse.
+    With minibatches that restarts less often: on images of digits pBrAVO became more accurate so (0.969 against 0.956),
+    eBrAVO less (0.907 against 0.961). With exact gradients the canonical order came nearer to the minimum.
     """
 
     def __init__(
