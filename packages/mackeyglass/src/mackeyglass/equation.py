@@ -19,7 +19,7 @@ class DDE:
     Parameters
     ----------
     rhs
-        F, called as ``rhs(x, x_1, …, x_k, p)`` with tensors ``(d, *batch)`` of the state and the delayed states, and with
+        F, called as ``rhs(x, x_1, …, x_k, p)`` with tensors ``(d, *batch)`` of the state and the delayed states, and
         the parameters as attributes of p: numbers, or tensors ``(*batch)``. It returns ``(d, *batch)``, made of torch
         operations, of which derivatives are taken.
     delays

@@ -121,7 +121,7 @@ class MackeyGlass(DDE):
         Raises
         ------
         ConfigError
-            If M does not lie right of the hump of f, m not left of it, or f(m) < f(M): such an interval is not invariant.
+            If M does not lie right of the hump of f, m not left of it, or f(m) < f(M): not an invariant interval.
         """
         n, theta = torch.as_tensor(self.n, dtype=torch.float64), torch.as_tensor(self.theta, dtype=torch.float64)
         hump = theta * (n - 1) ** (-1 / n)
