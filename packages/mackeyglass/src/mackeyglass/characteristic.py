@@ -1,0 +1,193 @@
+"""Characteristic roots of equilibria: how solutions e^{λt}v near them grow or decay (arXiv 2203.00181)."""
+
+import numpy as np
+from jaxtyping import Complex, Float
+from sciml.errors import ConfigError
+from scipy import linalg, special
+
+from mackeyglass.equation import DDE
+from mackeyglass.errors import ContinuationError
+from mackeyglass.linearisation import Linearisation, State, linearise_at
+
+LARGEST = 1200  # order of a generator beyond which its eigenvalues take many seconds
+
+
+def characteristic_roots(system: DDE, equilibrium: State | None = None, k: int = 6) -> Complex[np.ndarray, "k"]:
+    """The k rightmost roots of det Δ(λ) = 0 by decreasing real part; of a pair, that with Im λ > 0 comes first.
+
+    Eigenvalues of the discretised infinitesimal generator (Breda, Maset & Vermiglio, Pseudospectral differencing
+    methods for characteristic roots of delay differential equations, 2005), each then corrected to rounding by Newton's
+    method. Its size follows from a bound on the roots, so that none is missed. Multiple roots are repeated.
+
+    Parameters
+    ----------
+    equilibrium
+        d numbers; by default the positive equilibrium of the Mackey–Glass equation, the origin of any other.
+
+    Raises
+    ------
+    ConfigError
+        If k < 1, the state is no equilibrium, or the system is a batch.
+    ContinuationError
+        If there are fewer than k roots within reach: without influence of the delayed states there are just d.
+    """
+    if k < 1:
+        raise ConfigError(f"k must be at least 1, got {k}: it is the number of characteristic roots")
+    linear = linearise_at(system, equilibrium)
+    nodes = _enough_nodes(linear, 0.0)
+    while (nodes + 1) * system.dim <= LARGEST:
+        roots = _resolved(linear, nodes)
+        needed = _enough_nodes(linear, roots[k - 1].real) if len(roots) >= k else 2 * nodes
+        if needed <= nodes:
+            return roots[:k]
+        nodes = min(needed, 2 * nodes)
+    raise ContinuationError(
+        f"only {len(roots)} of k={k} characteristic roots of {system} were found: ask for fewer; "
+        "the others do not exist or lie too far left"
+    )
+
+
+def unstable_roots(system: DDE, equilibrium: State | None = None) -> int:
+    """Number of characteristic roots with positive real part.
+
+    Raises
+    ------
+    ConfigError
+        If the state is no equilibrium, or the system is a batch.
+    ContinuationError
+        If the roots lie too far apart for the largest generator.
+    """
+    linear = linearise_at(system, equilibrium)
+    nodes = _enough_nodes(linear, 0.0)
+    while (nodes + 1) * system.dim <= LARGEST:
+        roots, rest = _resolved(linear, nodes), _eigenvalues(linear, nodes)
+        if len(rest) == len(roots) or rest[len(roots)].real < 0:
+            return int((roots.real > 0).sum())
+        nodes *= 2
+    raise ContinuationError(f"the unstable characteristic roots of {system} were not resolved: shorten the delays")
+
+
+def lambert_roots(system: DDE, equilibrium: State | None = None, k: int = 6) -> Complex[np.ndarray, "k"]:
+    """The k rightmost roots of a scalar equation with one delay, in closed form.
+
+    λ = a + b e^{−λτ} has the roots a + W(bτe^{−aτ})/τ, one for each branch of Lambert's W. Order as of
+    `characteristic_roots`.
+
+    Raises
+    ------
+    ConfigError
+        If k < 1, the equation has several components or delays, or the delayed state has no influence.
+    """
+    if k < 1:
+        raise ConfigError(f"k must be at least 1, got {k}: it is the number of characteristic roots")
+    if system.dim != 1 or len(system.delays) != 1:
+        raise ConfigError(
+            f"the roots of {system.dim} components with {len(system.delays)} delays have no closed form: "
+            "use characteristic_roots"
+        )
+    linear = linearise_at(system, equilibrium)
+    (a, b), tau = linear.matrices[:, 0, 0], linear.delays[1]
+    if b == 0:
+        raise ConfigError(f"the delayed state has no influence at this equilibrium: the only root is {a}")
+    with np.errstate(over="ignore"):
+        argument = b * tau * np.exp(-a * tau)
+    if not np.isfinite(argument):
+        raise ConfigError(f"bτe^(−aτ) overflows with a={a:g}, b={b:g}, τ={tau:g}: use characteristic_roots")
+    # the branches 0, 1, … lie in the upper half plane or are real; branch −1 is real or conjugate to branch 0
+    branches = [*range(k), -1] if -np.exp(-1) <= argument < 0 else [*range(k)]
+    return _ordered(a + special.lambertw(argument, branches, tol=1e-15) / tau)[:k]
+
+
+def generator(linear: Linearisation, nodes: int) -> Float[np.ndarray, "order order"]:
+    """Discretised infinitesimal generator on the Chebyshev points 0 = θ₀ > … > θ_M = −τ, M = `nodes`, in blocks of d.
+
+    Block row 0 states the equation, v'(0) = Σⱼ Aⱼ v(−τⱼ) with interpolated v; the others differentiate by θ.
+    """
+    d, longest = linear.matrices.shape[1], linear.delays.max()
+    points = np.cos(np.pi * np.arange(nodes + 1) / nodes)
+    weights = (-1.0) ** np.arange(nodes + 1)
+    weights[[0, -1]] /= 2
+    values = _interpolation(points, weights, 1 - 2 * linear.delays / longest)
+    matrix = np.kron(_differentiation(points, weights) * 2 / longest, np.eye(d))
+    matrix[:d] = np.einsum("jkl,jm->kml", linear.matrices, values).reshape(d, -1)
+    return matrix
+
+
+def correct_root(linear: Linearisation, root: complex) -> complex:
+    """The characteristic root near an approximation.
+
+    Newton's method on Δ(λ)v = 0: Δ(λ)w = μΔ'(λ)w is solved for the least μ, and λ − μ is the next λ (Ruhe, Algorithms
+    for the nonlinear eigenvalue problem, 1973). For d = 1 this is Newton's method on Δ, and several independent vectors
+    of one root do not slow it down.
+    """
+    last = np.inf
+    for _ in range(20):
+        pencil = linear.characteristic_matrix(root), linear.characteristic_matrix(root, 1)
+        steps = linalg.eigvals(*pencil)
+        step = complex(steps[np.argmin(np.abs(steps))])
+        if not abs(step) < last:  # rounding
+            break
+        root, last = root - step, abs(step)
+        if last <= 1e-16 * abs(root):
+            break
+    return root
+
+
+def null_vector(matrix: Complex[np.ndarray, "d d"]) -> Complex[np.ndarray, "d"]:
+    """Unit vector v of the least ‖matrix v‖, whose largest component is positive."""
+    vector = np.linalg.svd(matrix)[2][-1].conj()
+    largest = vector[np.argmax(np.abs(vector))]
+    return vector * (abs(largest) / largest)
+
+
+def _enough_nodes(linear: Linearisation, real: float) -> int:
+    """Nodes that resolve all roots right of a real part.
+
+    They fulfil |λ| ≤ Σⱼ‖Aⱼ‖e^{−Re λ τⱼ} = R, and a polynomial resolves e^{λθ} on a delay of length τ as soon as its
+    degree exceeds Rτ/2, from where on errors fall faster than exponentially.
+    """
+    norms = np.linalg.norm(linear.matrices, ord=2, axis=(1, 2))
+    radius = float(norms @ np.exp(-min(real, 0.0) * linear.delays))
+    return int(min(radius * linear.delays.max() / 2, 1e9)) + 24
+
+
+def _resolved(linear: Linearisation, nodes: int) -> np.ndarray:
+    """Corrected eigenvalues of the generator, as far from the right as the correction is small."""
+    roots = []
+    for value in _eigenvalues(linear, nodes):
+        if value.imag < 0:
+            continue
+        root = correct_root(linear, complex(value))
+        if not abs(root - value) <= 1e-5 * (1 + abs(value)):
+            break
+        roots.append(root if value.imag else root.real)
+    return _ordered(np.array(roots, dtype=complex))
+
+
+def _eigenvalues(linear: Linearisation, nodes: int) -> np.ndarray:
+    values = linalg.eigvals(generator(linear, nodes))
+    return _ordered(values[values.imag >= 0])
+
+
+def _ordered(upper: np.ndarray) -> np.ndarray:
+    """Roots of the closed upper half plane and their conjugates, by decreasing real part."""
+    roots = np.concatenate([upper, upper[upper.imag > 0].conj()])
+    return roots[np.lexsort((-roots.imag, -roots.real))]
+
+
+def _interpolation(points: np.ndarray, weights: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Rows that evaluate the polynomial through values at `points`: the barycentric formula."""
+    distance = at[:, None] - points
+    exact = np.abs(distance) < 1e-15
+    terms = weights / np.where(exact, 1.0, distance)
+    rows = terms / terms.sum(axis=1, keepdims=True)
+    return np.where(exact.any(axis=1, keepdims=True), exact.astype(float), rows)
+
+
+def _differentiation(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Derivatives at `points` of the polynomial through values there; constants have none, exactly."""
+    distance = points[:, None] - points + np.eye(len(points))
+    matrix = weights / weights[:, None] / distance
+    np.fill_diagonal(matrix, 0.0)
+    np.fill_diagonal(matrix, -matrix.sum(axis=1))
+    return matrix
