@@ -73,6 +73,21 @@ class DDE:
         """F at states, delayed states (one tensor a delay) and values of all parameters."""
         return self.rhs_function(x, *delayed, SimpleNamespace(**parameters))
 
+    def differential(
+        self,
+        x: Float[Tensor, "d *batch"],
+        delayed: Sequence[Float[Tensor, "d *batch"]],
+        parameters: Mapping[str, Value],
+        dx: Float[Tensor, "d *batch"],
+        d_delayed: Sequence[Float[Tensor, "d *batch"]],
+    ) -> Float[Tensor, "d *batch"]:
+        """Derivative of `field` in the direction of changes of the state and of the delayed states."""
+
+        def field(x: Tensor, *delayed: Tensor) -> Tensor:
+            return self.field(x, delayed, parameters)
+
+        return torch.func.jvp(field, (x, *delayed), (dx, *d_delayed))[1]
+
     def with_parameters(self, **values: Value) -> "DDE":
         """The same equation with other values of some parameters."""
         self.check_names(values)

@@ -61,6 +61,18 @@ class MackeyGlass(DDE):
         feedback = hill(delayed[0], parameters["n"], parameters["theta"])
         return parameters["beta"] * feedback - parameters["gamma"] * x
 
+    def differential(
+        self,
+        x: Float[Tensor, "1 *batch"],
+        delayed: Sequence[Float[Tensor, "1 *batch"]],
+        parameters: Mapping[str, Value],
+        dx: Float[Tensor, "1 *batch"],
+        d_delayed: Sequence[Float[Tensor, "1 *batch"]],
+    ) -> Float[Tensor, "1 *batch"]:
+        """Derivative of `field` in the direction of changes of the state and of the delayed state."""
+        slope = hill_slope(delayed[0], parameters["n"], parameters["theta"])
+        return parameters["beta"] * slope * d_delayed[0] - parameters["gamma"] * dx
+
     def rhs(self, u: Float[Tensor, "*batch"], u_tau: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """−γu + βf(u_τ), elementwise."""
         return self.production(u_tau) - self.gamma * u

@@ -1,0 +1,335 @@
+"""Branches of periodic orbits and curves of their bifurcations, with what was detected on them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Float
+from sciml.errors import ConfigError
+from sciml.progress import Progress
+
+from mackeyglass import codimension_two
+from mackeyglass.bifurcations import (
+    BifurcationPoint,
+    crossed,
+    crossing_share,
+    locate_between,
+    orbit_part,
+    problem_of,
+)
+from mackeyglass.collocation import Solution
+from mackeyglass.continuation import State, Stepping, first_state, outside, trace
+from mackeyglass.equation import DDE
+from mackeyglass.errors import ContinuationError
+from mackeyglass.floquet import Multipliers, floquet_multipliers
+from mackeyglass.orbits import PeriodicOrbit
+
+ON_ORBITS = ("LP", "PD", "NS", "BP")
+VANISHED = "the orbits shrank to an equilibrium (a Hopf point)"
+JOINED = "the orbits joined the branch of half their period (a period doubling)"
+
+
+@dataclass(frozen=True)
+class Special:
+    """A change that was detected between the points `index` − 1 and `index` of a branch."""
+
+    kind: str
+    index: int
+    parameters: Mapping[str, float]  # those of point `index`
+
+    def __str__(self) -> str:
+        return f"{self.kind} near " + ", ".join(f"{name}={value:.6g}" for name, value in self.parameters.items())
+
+
+@dataclass(eq=False)
+class Branch:
+    """A branch of periodic orbits in one parameter, or a curve of their bifurcations in two.
+
+    `kind` is ``"orbit"``, ``"LP"``, ``"PD"`` or ``"NS"``, `free` names the parameters that vary. All points are kept with
+    everything on which a continuation depends: `extended` goes on as if there had been no end. `save` and `load` are in
+    `mackeyglass.branch_files`.
+    """
+
+    kind: str
+    system: DDE
+    free: tuple[str, ...]
+    bounds: Mapping[str, tuple[float, float]]
+    stepping: Stepping
+    detect: tuple[str, ...]
+    states: list[State] = field(default_factory=list)
+    multipliers: list[Multipliers] = field(default_factory=list)
+    special: list[Special] = field(default_factory=list)
+    stop_reason: str = ""
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, parameter: str) -> Float[np.ndarray, "points"]:
+        """Values of one parameter along the branch."""
+        self.system.check_names([parameter])
+        return np.array([state.solution.parameters[parameter] for state in self.states])
+
+    @property
+    def periods(self) -> Float[np.ndarray, "points"]:
+        """Periods along the branch."""
+        return np.array([state.solution.period for state in self.states])
+
+    @property
+    def unstable(self) -> np.ndarray:
+        """Number of unstable multipliers along the branch."""
+        return np.array([multipliers.unstable for multipliers in self.multipliers])
+
+    @property
+    def stable(self) -> np.ndarray:
+        """Where no multiplier lies outside the unit circle."""
+        return self.unstable == 0
+
+    @property
+    def defects(self) -> Float[np.ndarray, "points"]:
+        """|μ − 1| of the trivial multiplier along the branch."""
+        return np.array([multipliers.defect for multipliers in self.multipliers])
+
+    def extremes(self, component: int = 0) -> tuple[Float[np.ndarray, "points"], Float[np.ndarray, "points"]]:
+        """Least and largest stored value of a component along the branch."""
+        values = [state.solution.values[:, component] for state in self.states]
+        return np.array([v.min() for v in values]), np.array([v.max() for v in values])
+
+    def orbit(self, index: int) -> PeriodicOrbit:
+        """The orbit at a point."""
+        solution = self.states[index].solution
+        system = self.system.with_parameters(**solution.parameters)
+        return PeriodicOrbit(system, orbit_part(solution, self.system.dim))
+
+    def point(self, index: int) -> BifurcationPoint:
+        """The bifurcation at a point of a curve."""
+        if self.kind == "orbit":
+            raise ConfigError("this is a branch of orbits: use `orbit`, and `locate` for its bifurcations")
+        solution = self.states[index].solution
+        return BifurcationPoint(self.kind, self.system.with_parameters(**solution.parameters), solution, self.free[0])
+
+    def extended(
+        self,
+        max_steps: int,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        *,
+        progress: bool = False,
+    ) -> "Branch":
+        """A branch with up to so many further points, within new bounds where some are given."""
+        longer = replace(
+            self,
+            bounds={**self.bounds, **(bounds or {})},
+            states=list(self.states),
+            multipliers=list(self.multipliers),
+            special=list(self.special),
+        )
+        _grow(longer, max_steps, progress)
+        return longer
+
+
+def continue_branch(
+    orbit: PeriodicOrbit,
+    parameter: str,
+    bounds: tuple[float | int, float | int],
+    *,
+    ds: float | int | None = None,
+    ds_max: float | int | None = None,
+    max_steps: int = 200,
+    detect: Sequence[str] = ON_ORBITS,
+    adapt_every: int = 5,
+    direction: int = 1,
+    progress: bool = False,
+) -> Branch:
+    """Follow an orbit in one parameter.
+
+    Parameters
+    ----------
+    bounds
+        Of the parameter; the last point lies on one where the branch reaches it.
+    ds, ds_max
+        First and longest step, by default 1 and 5 percent of the distance of the bounds.
+    detect
+        Kinds of bifurcations to list in `special`.
+    direction
+        1 to begin with a growing parameter, −1 with a falling one.
+
+    Returns
+    -------
+    Branch
+        Whose `stop_reason` says why it ended. A continuation that fails returns what it found.
+    """
+    limits = _bounds(orbit, {parameter: bounds}, (parameter,))
+    unknown = set(detect) - set(ON_ORBITS)
+    if unknown:
+        raise ConfigError(f"detect must be of {', '.join(ON_ORBITS)}, got {', '.join(sorted(unknown))}")
+    width = limits[parameter][1] - limits[parameter][0]
+    stepping = Stepping(ds or min(0.01 * width, ds_max or np.inf), ds_max or max(0.05 * width, ds or 0.0), adapt_every)
+    branch = Branch("orbit", orbit.system, (parameter,), limits, stepping, tuple(detect))
+    state = first_state(problem_of("orbit", orbit.system), orbit.solution, (parameter,), stepping, direction=direction)
+    return _begin(branch, state, max_steps, progress)
+
+
+def continue_bifurcation(
+    point: BifurcationPoint,
+    parameters: Sequence[str],
+    bounds: Mapping[str, tuple[float | int, float | int]],
+    *,
+    ds: float | int = 0.02,
+    ds_max: float | int = 0.2,
+    max_steps: int = 200,
+    detect: Sequence[str] = ("cusp", "fold-flip", "R1", "R2", "R3", "R4", "GPD"),
+    adapt_every: int = 5,
+    direction: int = 1,
+    progress: bool = False,
+) -> Branch:
+    """Follow a fold, period doubling or torus bifurcation in two parameters.
+
+    Parameters
+    ----------
+    parameters
+        Two names; `direction` refers to the second one.
+    bounds
+        Of both.
+    detect
+        Codimension-two points to list: ``cusp`` (of folds), ``fold-flip``, ``R1`` … ``R4`` (strong resonances), ``GPD``
+        (generalised period doubling). Those that a curve cannot have are ignored.
+    """
+    first, second = parameters
+    limits = _bounds(point, bounds, (first, second))
+    unknown = set(detect) - set(codimension_two.KINDS)
+    if unknown:
+        raise ConfigError(f"detect must be of {', '.join(codimension_two.KINDS)}, got {', '.join(sorted(unknown))}")
+    stepping = Stepping(ds, ds_max, adapt_every)
+    kinds = tuple(kind for kind in detect if point.kind in codimension_two.KINDS[kind])
+    branch = Branch(point.kind, point.system, (first, second), limits, stepping, kinds)
+    problem = problem_of(point.kind, point.system)
+    along = np.zeros(point.solution.values.size + 1 + len(point.solution.extras) + 2)
+    along[-1] = direction
+    state = first_state(problem, point.solution, (first, second), stepping, towards=along)
+    return _begin(branch, state, max_steps, progress)
+
+
+def locate(branch: Branch, special: Special) -> BifurcationPoint:
+    """The bifurcation that was detected, from its defining system.
+
+    Raises
+    ------
+    ContinuationError
+        If none was found between the two points. Then the branch needs shorter steps.
+    """
+    if branch.kind != "orbit":
+        raise ConfigError("codimension-two points are located by mackeyglass.locate_codimension_two")
+    if special.kind == "BP":
+        raise ConfigError("a branch point of orbits (BP) has no defining system here")
+    before, after = branch.states[special.index - 1], branch.states[special.index]
+    found = branch.multipliers[special.index - 1 : special.index + 1]
+    share = crossing_share(special.kind, *found, [before.tangent[-1], after.tangent[-1]])
+    (parameter,) = branch.free
+    reach = _distance(before.solution, after.solution, parameter)
+    failure: ContinuationError | None = None
+    for fraction in (share, 0.5, 0.05, 0.95):
+        try:
+            point = locate_between(special.kind, branch.system, before.solution, after.solution, parameter, fraction)
+        except ContinuationError as error:
+            failure = error
+            continue
+        if _distance(before.solution, point.solution, parameter) <= 2 * reach:
+            return point
+    raise ContinuationError(
+        f"no {special.kind} was found between the points {special.index - 1} and {special.index}"
+        f"{f' ({failure})' if failure else ''}: follow the branch again with a smaller ds_max"
+    )
+
+
+def _begin(branch: Branch, state: State, max_steps: int, progress: bool) -> Branch:
+    branch.states.append(state)
+    branch.multipliers.append(_multipliers(branch, state))
+    _grow(branch, max_steps, progress)
+    return branch
+
+
+def _grow(branch: Branch, max_steps: int, progress: bool) -> None:
+    problem = problem_of(branch.kind, branch.system)
+    if branch.kind == "orbit":
+        (parameter,) = branch.free
+        title = f"orbits in {parameter}"
+    else:
+        title = f"{branch.kind} in {' and '.join(branch.free)}"
+    branch.stop_reason = f"{max_steps} steps were done"
+    steps = trace(problem, branch.states[-1], branch.free, branch.bounds, branch.stepping)
+    with Progress(title, max_steps, active=progress) as bar:
+        for _ in range(max_steps):
+            try:
+                state = next(steps, None)
+            except ContinuationError as error:
+                branch.stop_reason = str(error)
+                return
+            if state is None:
+                name, bound = outside(branch.states[-1].solution, branch.bounds) or ("", 0.0)
+                branch.stop_reason = f"{name} reached its bound {bound:g}"
+                return
+            ended = _degenerate(branch, state)
+            if ended:
+                branch.stop_reason = ended
+                return
+            _append(branch, state)
+            bar.advance(**{name: state.solution.parameters[name] for name in branch.free})
+
+
+def _append(branch: Branch, state: State) -> None:
+    multipliers, index = _multipliers(branch, state), len(branch.states)
+    before, earlier = branch.states[-1], branch.multipliers[-1]
+    if branch.kind == "orbit":
+        turned = bool(before.tangent[-1] * state.tangent[-1] < 0)
+        kinds = crossed(earlier, multipliers, turned)
+    else:
+        kinds = codimension_two.crossed(branch.kind, branch.system, (before, state), (earlier, multipliers))
+    branch.states.append(state)
+    branch.multipliers.append(multipliers)
+    values = {name: state.solution.parameters[name] for name in branch.free}
+    branch.special += [Special(kind, index, values) for kind in kinds if kind in branch.detect]
+
+
+def _multipliers(branch: Branch, state: State) -> Multipliers:
+    return floquet_multipliers(branch.system, orbit_part(state.solution, branch.system.dim), 24)
+
+
+def _degenerate(branch: Branch, state: State) -> str | None:
+    """Why the branch ended between its last point and `state`: a part that breaks a symmetry went through zero."""
+    if branch.kind != "orbit":
+        return None
+    mesh = state.solution.mesh
+    times = np.arange(400) / 400
+    last, now = (
+        solution.mesh.interpolate(solution.values, times)
+        for solution in (branch.states[-1].solution.remeshed(mesh), state.solution)
+    )
+    parts: list[tuple[Callable[[np.ndarray], np.ndarray], str]] = [
+        (lambda x: x - x.mean(axis=0), VANISHED),
+        (lambda x: x - np.roll(x, 200, axis=0), JOINED),
+    ]
+    for part, reason in parts:
+        first, second = part(last), part(now)
+        if np.abs(second).max() < 1e-4 * np.abs(first).max() or (first * second).sum() < 0:
+            return reason
+    return None
+
+
+def _bounds(
+    start: PeriodicOrbit | BifurcationPoint,
+    bounds: Mapping[str, tuple[float | int, float | int]],
+    free: tuple[str, ...],
+) -> dict[str, tuple[float, float]]:
+    start.system.check_names(free)
+    missing = set(free) ^ set(bounds)
+    if missing or len(set(free)) < len(free):
+        raise ConfigError(f"bounds must be given for each of {', '.join(free)}, got {', '.join(bounds)}")
+    for name, (low, high) in bounds.items():
+        if not low < start.parameters[name] < high:
+            raise ConfigError(
+                f"{name}={start.parameters[name]:g} of the start must lie within its bounds ({low:g}, {high:g})"
+            )
+    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+
+
+def _distance(first: Solution, last: Solution, parameter: str) -> float:
+    return abs(first.parameters[parameter] - last.parameters[parameter]) + abs(first.period - last.period)

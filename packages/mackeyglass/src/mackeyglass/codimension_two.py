@@ -1,0 +1,189 @@
+"""Points of codimension two on curves of bifurcations: cusps, fold-flips, resonances, generalised period doublings."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+from sciml.errors import ConfigError
+from scipy import linalg, optimize
+
+from mackeyglass.bifurcations import BifurcationPoint, mode_block, orbit_part, problem_of, singular_vectors
+from mackeyglass.collocation import Solution, linearise
+from mackeyglass.continuation import State, weights
+from mackeyglass.defining_systems import FlipProblem, OrbitProblem
+from mackeyglass.equation import DDE
+from mackeyglass.errors import ContinuationError
+from mackeyglass.flip_normal_form import normal_form_of
+from mackeyglass.floquet import Multipliers, floquet_multipliers
+from mackeyglass.newton import null_vector, solve
+
+if TYPE_CHECKING:
+    from mackeyglass.branch import Branch, Special
+
+# which curves have them
+KINDS = {
+    "cusp": ("LP",),
+    "fold-flip": ("LP", "PD"),
+    "R1": ("LP", "NS"),
+    "R2": ("PD", "NS"),
+    "R3": ("NS",),
+    "R4": ("NS",),
+    "GPD": ("PD",),
+}
+ANGLES = {"R1": 0.0, "R2": 1.0, "R3": 2 / 3, "R4": 0.5}
+
+Test = Callable[[State], float]
+
+
+@dataclass(frozen=True, eq=False)
+class CodimensionTwoPoint:
+    """A point of codimension two, of the kind ``cusp``, ``fold-flip``, ``R1`` … ``R4`` or ``GPD``.
+
+    `bifurcation` is the point of the curve on which it was found, with its orbit and null vector.
+    """
+
+    kind: str
+    bifurcation: BifurcationPoint
+
+    @property
+    def parameters(self) -> Mapping[str, float]:
+        """Values of all parameters."""
+        return self.bifurcation.parameters
+
+    @property
+    def period(self) -> float:
+        """Period of the orbit."""
+        return self.bifurcation.period
+
+
+def crossed(
+    kind: str, system: DDE, states: tuple[State, State], multipliers: tuple[Multipliers, Multipliers]
+) -> list[str]:
+    """Kinds of the points between two successive points of a curve."""
+    before, after = states
+    if kind == "NS":
+        angles = [state.solution.extras[0] for state in states]
+        return [name for name, angle in ANGLES.items() if (angles[0] - angle) * (angles[1] - angle) < 0]
+    if kind == "LP":
+        kinds = ["cusp"] if before.tangent[-2:] @ after.tangent[-2:] < 0 else []
+        parts = [without_closest(m, 1.0) for m in multipliers]
+        kinds += ["fold-flip"] if _beyond(parts[0], -1) != _beyond(parts[1], -1) else []
+        return kinds + (["R1"] if _beyond(parts[0], 1) != _beyond(parts[1], 1) else [])
+    kinds = ["fold-flip"] if _beyond(multipliers[0].values, 1) != _beyond(multipliers[1].values, 1) else []
+    forms = [normal_form_of(system, state.solution) for state in states]
+    # left null vectors have a sign of their own, of which the coefficient does not depend
+    parts = [without_closest(m, -1.0) for m in multipliers]
+    resonance = _beyond(parts[0], -1) != _beyond(parts[1], -1)
+    changed = forms[0].coefficient * forms[1].coefficient < 0
+    kinds += ["R2"] if resonance else []
+    return kinds + (["GPD"] if changed != resonance else [])
+
+
+def locate_codimension_two(branch: "Branch", special: "Special") -> CodimensionTwoPoint:
+    """The point that was detected on a curve: a zero, along the curve, of a function that changes sign there.
+
+    Raises
+    ------
+    ContinuationError
+        If no zero was found between the two points of the curve.
+    """
+    if branch.kind == "orbit":
+        raise ConfigError("bifurcations of a branch of orbits are located by mackeyglass.locate")
+    before, after = branch.states[special.index - 1], branch.states[special.index]
+    problem, free = problem_of(branch.kind, branch.system), branch.free
+    row = weights(before.solution, free) * before.tangent
+    start = before.solution.vector(free)
+    target = after.solution.remeshed(before.solution.mesh).vector(free)
+    length = float(row @ (target - start))
+    test = _test(special.kind, branch.kind, branch.system, before)
+    found: dict[float, State] = {}
+
+    def value(share: float) -> float:
+        guess = (1 - share) * start + share * target
+        level = row @ start + share * length
+        solution, _ = solve(
+            problem,
+            before.solution.updated(guess, free),
+            free,
+            reference=before.solution,
+            rows=row[None],
+            levels=np.array([level]),
+        )
+        tangent = null_vector(problem, solution, free, row)
+        found[share] = State(solution, tangent, before.ds)
+        return test(found[share])
+
+    try:
+        share = float(optimize.brentq(value, 0.0, 1.0, xtol=1e-13, rtol=1e-13))
+    except ValueError as error:
+        raise ContinuationError(
+            f"the test function of a {special.kind} does not change sign between the points {special.index - 1} and "
+            f"{special.index}: follow the curve with a smaller ds_max"
+        ) from error
+    value(share)
+    solution = found[share].solution
+    system = branch.system.with_parameters(**solution.parameters)
+    return CodimensionTwoPoint(special.kind, BifurcationPoint(branch.kind, system, solution, free[0]))
+
+
+def _test(kind: str, curve: str, system: DDE, before: State) -> Test:
+    """A smooth function along a curve of which the point is a zero (for R1 on folds only a sign)."""
+    if kind == "cusp":
+        direction = before.tangent[-2:].copy()
+        return lambda state: float(direction @ state.tangent[-2:])
+    if curve == "NS":
+        return lambda state: state.solution.extras[0] - ANGLES[kind]
+    if kind == "fold-flip":
+        matrix = _antiperiodic if curve == "LP" else _periodic
+        left, right = singular_vectors(matrix(system, before.solution))
+        return lambda state: bordered(matrix(system, state.solution), left, right)
+    if kind == "R1":
+        return lambda state: (
+            1.0
+            - 2.0
+            * _beyond(without_closest(floquet_multipliers(system, orbit_part(state.solution, system.dim)), 1.0), 1)
+        )
+    reference = _antiperiodic(system, before.solution)
+    direction, _ = singular_vectors(reference)
+
+    def form(state: State) -> float:
+        found = normal_form_of(system, state.solution, direction)
+        return found.speed if kind == "R2" else found.cubic
+
+    return form
+
+
+def bordered(matrix: Float[np.ndarray, "n n"], left: Float[np.ndarray, "n"], right: Float[np.ndarray, "n"]) -> float:
+    """g of [[M, l], [rᵀ, 0]] (v, g) = (0, 1): smooth, and zero just where M is singular."""
+    n = len(matrix)
+    extended = np.zeros((n + 1, n + 1))
+    extended[:n, :n], extended[:n, n], extended[n, :n] = matrix, left, right
+    return float(linalg.solve(extended, np.append(np.zeros(n), 1.0), check_finite=False)[n])
+
+
+def without_closest(multipliers: Multipliers, target: float) -> np.ndarray:
+    """Multipliers without the critical one."""
+    values = multipliers.values
+    return np.delete(values, np.argmin(np.abs(values - target)))
+
+
+def _antiperiodic(system: DDE, solution: Solution) -> np.ndarray:
+    """Linearisation on functions that change sign after a period."""
+    orbit = orbit_part(solution, system.dim).values
+    probe = Solution(solution.mesh, np.concatenate([orbit, orbit], axis=1), solution.period, (), solution.parameters)
+    _, jacobian = linearise(FlipProblem(system), probe, (), probe)
+    return mode_block(jacobian.toarray(), system.dim, 1, len(solution.mesh.points))
+
+
+def _periodic(system: DDE, solution: Solution) -> np.ndarray:
+    """Linearisation by profile and period."""
+    orbit = orbit_part(solution, system.dim)
+    return linearise(OrbitProblem(system), orbit, (), orbit)[1].toarray()
+
+
+def _beyond(values: np.ndarray, bound: int) -> int:
+    """Parity of the number of real multipliers beyond −1 or 1."""
+    real = values[np.abs(values.imag) < 1e-9].real
+    return int((real * bound > 1).sum() % 2)

@@ -1,0 +1,182 @@
+"""Pseudo-arclength continuation of collocated problems."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+from sciml.errors import ConfigError
+
+from mackeyglass.collocation import Problem, Solution
+from mackeyglass.errors import ContinuationError
+from mackeyglass.newton import null_vector, solve
+
+PERIOD_WEIGHT = 0.02  # of the period and of extras beside functions and parameters in the length of a curve
+SMALLEST_COSINE = 0.9  # of the angle between successive tangents
+SMALLEST_STEP = 1e-3  # of the first step's length
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """Lengths of the steps along a curve, measured in profile, parameters and, with weight 0.02, period.
+
+    Parameters
+    ----------
+    ds, ds_max
+        First and longest step.
+    adapt_every
+        Steps between two adaptations of the mesh; 0 for none.
+    """
+
+    ds: float | int = 0.05
+    ds_max: float | int = 0.5
+    adapt_every: int = 5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ds <= self.ds_max or self.adapt_every < 0:
+            raise ConfigError(
+                f"steps need 0 < ds <= ds_max and adapt_every >= 0, got ds={self.ds}, ds_max={self.ds_max}, "
+                f"adapt_every={self.adapt_every}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Everything on which the rest of a continuation depends.
+
+    `tangent` is of length one in the measure of the curve, `ds` the length of the next step, `age` the number of steps since
+    the mesh was adapted.
+    """
+
+    solution: Solution
+    tangent: Float[np.ndarray, "unknowns"]
+    ds: float
+    age: int = 0
+
+
+def weights(solution: Solution, free: Sequence[str]) -> Float[np.ndarray, "unknowns"]:
+    """The weights of squares whose sum is the squared length of a step: they do not depend on the mesh."""
+    scalars = [PERIOD_WEIGHT] * (1 + len(solution.extras)) + [1.0] * len(free)
+    return np.concatenate([np.repeat(solution.mesh.measure, solution.values.shape[1]), scalars])
+
+
+def first_state(
+    problem: Problem,
+    solution: Solution,
+    free: Sequence[str],
+    stepping: Stepping,
+    *,
+    direction: int = 1,
+    towards: Float[np.ndarray, "unknowns"] | None = None,
+) -> State:
+    """Where a continuation begins: along `towards`, by default so that the first free parameter grows (or, −1, falls)."""
+    along = towards
+    if along is None:
+        along = np.zeros(solution.values.size + 1 + len(solution.extras) + len(free))
+        along[len(along) - len(free)] = direction
+    tangent = null_vector(problem, solution, free, along)
+    if not np.isfinite(tangent).all():
+        raise ContinuationError("the curve has no unique tangent at its start; start from another point of it")
+    return State(solution, _normalised(tangent, solution, free), float(stepping.ds))
+
+
+def trace(
+    problem: Problem,
+    state: State,
+    free: Sequence[str],
+    bounds: Mapping[str, tuple[float, float]],
+    stepping: Stepping,
+) -> Iterator[State]:
+    """States along the curve after a given one, endlessly or until a bound is met; the last one then lies on it.
+
+    Raises
+    ------
+    ContinuationError
+        When the steps have become too short. What was found before has been given out.
+    """
+    while True:
+        state = _adapted(problem, state, free, stepping)
+        following = _step(problem, state, free, stepping)
+        crossed = outside(following.solution, bounds)
+        if crossed is not None:
+            yield _land(problem, state, following, free, *crossed)
+            return
+        yield following
+        state = following
+
+
+def outside(solution: Solution, bounds: Mapping[str, tuple[float, float]]) -> tuple[str, float] | None:
+    """The name and the bound that a parameter of a solution has passed."""
+    for name, (low, high) in bounds.items():
+        value = solution.parameters[name]
+        if not low < value < high:
+            return name, low if value <= low else high
+    return None
+
+
+def _step(problem: Problem, state: State, free: Sequence[str], stepping: Stepping) -> State:
+    before, tangent, ds = state.solution, state.tangent, state.ds
+    row = weights(before, free) * tangent
+    start = before.vector(free)
+    while True:
+        predicted = start + ds * tangent
+        try:
+            found, iterations = solve(
+                problem,
+                before.updated(predicted, free),
+                free,
+                reference=before,
+                rows=row[None],
+                levels=np.array([row @ predicted]),
+            )
+            turned = _normalised(null_vector(problem, found, free, row), found, free)
+            cosine = float((weights(found, free) * turned) @ tangent)
+            if cosine >= SMALLEST_COSINE:
+                break
+            reason = "the curve turns too sharply"
+        except ContinuationError as error:
+            reason = str(error)
+        ds /= 2
+        if ds < SMALLEST_STEP * stepping.ds:
+            raise ContinuationError(f"steps became shorter than {ds:.1e}: {reason}")
+    factor = 1.4 if iterations <= 3 and cosine > 0.97 else 0.7 if iterations >= 6 or cosine < 0.94 else 1.0
+    return State(found, turned, min(ds * factor, float(stepping.ds_max)), state.age + 1)
+
+
+def _adapted(problem: Problem, state: State, free: Sequence[str], stepping: Stepping) -> State:
+    """The state on a mesh that fits it, when it is time for that."""
+    if not stepping.adapt_every or state.age < stepping.adapt_every:
+        return state
+    before = state.solution
+    mesh = before.mesh.adapted(before.values)
+    moved = before.remeshed(mesh)
+    size = before.values.size
+    direction = replace(before, values=state.tangent[:size].reshape(before.values.shape)).remeshed(mesh).values
+    tangent = _normalised(np.concatenate([direction.ravel(), state.tangent[size:]]), moved, free)
+    row = weights(moved, free) * tangent
+    try:
+        solution, _ = solve(problem, moved, free, rows=row[None], levels=np.array([row @ moved.vector(free)]))
+        tangent = _normalised(null_vector(problem, solution, free, row), solution, free)
+    except ContinuationError:  # the old mesh serves on
+        return replace(state, age=0)
+    return State(solution, tangent, state.ds, 0)
+
+
+def _land(problem: Problem, before: State, after: State, free: Sequence[str], name: str, bound: float) -> State:
+    """The point between two states at which a parameter takes the value of its bound."""
+    first, last = before.solution.parameters[name], after.solution.parameters[name]
+    share = (bound - first) / (last - first)
+    start = (1 - share) * before.solution.vector(free) + share * after.solution.vector(free)
+    row = np.zeros(len(start))
+    row[len(start) - len(free) + free.index(name)] = 1
+    guess = after.solution.updated(start, free)
+    solution, _ = solve(
+        problem, guess, free, reference=before.solution, rows=row[None], levels=np.array([float(bound)])
+    )
+    solution = replace(solution, parameters={**solution.parameters, name: float(bound)})
+    tangent = _normalised(null_vector(problem, solution, free, weights(solution, free) * after.tangent), solution, free)
+    return State(solution, tangent, after.ds, after.age)
+
+
+def _normalised(tangent: np.ndarray, solution: Solution, free: Sequence[str]) -> np.ndarray:
+    return tangent / np.sqrt((weights(solution, free) * tangent) @ tangent)

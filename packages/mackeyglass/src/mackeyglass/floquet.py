@@ -1,0 +1,99 @@
+"""Floquet multipliers of periodic orbits of delay equations."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Complex
+from scipy import linalg
+
+from mackeyglass.collocation import CollocatedEquation, Solution
+from mackeyglass.defining_systems import OrbitProblem
+from mackeyglass.equation import DDE
+
+
+@dataclass(frozen=True, eq=False)
+class Multipliers:
+    """Floquet multipliers, of which one is 1 in theory.
+
+    `values` are those other than the trivial one, largest modulus first; `trivial` is that one as computed: its distance from
+    1 tells how accurate the orbit is.
+    """
+
+    values: Complex[np.ndarray, "count"]
+    trivial: complex
+
+    @property
+    def defect(self) -> float:
+        """|μ − 1| of the trivial multiplier."""
+        return abs(self.trivial - 1)
+
+    @property
+    def unstable(self) -> int:
+        """How many lie outside the unit circle."""
+        return int((np.abs(self.values) > 1).sum())
+
+
+def floquet_multipliers(system: DDE, orbit: Solution, count: int | None = None) -> Multipliers:
+    """Multipliers of an orbit: eigenvalues of the map that takes perturbed histories over one period.
+
+    Histories live on the mesh of the orbit, repeated backwards over the longest delay. The trivial multiplier is told from
+    others near 1 by the overlap of its eigenvector with x'.
+
+    Parameters
+    ----------
+    orbit
+        A solution of `OrbitProblem`.
+    count
+        How many to return besides the trivial one; by default all that the mesh resolves or does not.
+    """
+    monodromy, history = monodromy_matrix(system, orbit)
+    values, vectors = linalg.eig(monodromy, check_finite=False)
+    flow = history.slope(orbit)
+    overlap = np.abs(vectors.conj().T @ flow) / np.linalg.norm(flow)
+    near = np.abs(values - 1) < max(0.1, 2 * np.abs(values - 1).min())
+    trivial = int(np.argmax(np.where(near, overlap, -1.0)))
+    others = np.delete(values, trivial)
+    order = np.lexsort((-others.imag, -np.round(np.abs(others), 12)))
+    return Multipliers(others[order][:count], complex(values[trivial]))
+
+
+@dataclass(frozen=True)
+class History:
+    """The stored points of a mesh, repeated backwards over `periods` periods, from the point `first` on up to time 0."""
+
+    periods: int
+    first: int
+
+    def slope(self, orbit: Solution) -> np.ndarray:
+        """x' at the points, flattened."""
+        points = orbit.mesh.points[:-1]
+        slopes = orbit.mesh.stencil(points).apply(orbit.values, 1)
+        return np.concatenate([np.tile(slopes, (self.periods, 1)), slopes[:1]])[self.first :].ravel()
+
+
+def monodromy_matrix(system: DDE, orbit: Solution) -> tuple[np.ndarray, History]:
+    """The matrix of the map from histories of a perturbation to those one period later, and where they are stored."""
+    local = CollocatedEquation.of(OrbitProblem(system), orbit)
+    d, last = orbit.values.shape[1], len(orbit.mesh.points) - 1
+    # the earliest interval that a delayed time falls into, in intervals before time 0
+    reach = [
+        -stencil.wraps * last - stencil.columns[:, 0] for stencil, _, _ in local.blocks[1:]
+    ]  # points before time 0 at which that interval begins
+    length = max(1, int(max(part.max() for part in reach)))
+    periods = -(-length // last)
+    first = periods * last - length
+    offset = periods * last
+    matrix = np.zeros((last * d, (offset + last + 1) * d))
+    grid = matrix.reshape(last, d, offset + last + 1, d)
+    times = np.arange(last)[:, None]
+    for stencil, by_value, by_slope in local.blocks:
+        columns = offset + stencil.columns + stencil.wraps[:, None] * last
+        entries = np.einsum("ijt,tk->tkij", by_value, stencil.values[0])
+        entries += np.einsum("ijt,tk->tkij", by_slope, stencil.values[1])
+        grid[times, :, columns, :] += entries  # a row meets no column twice
+    # columns up to time 0 are given (the one at 0 too), later ones follow
+    given = (offset + 1) * d
+    later = -linalg.solve(matrix[:, given:], matrix[:, first * d : given], check_finite=False)
+    size = (length + 1) * d
+    extended = np.concatenate([np.eye(size), later])  # perturbation at points first … offset + last
+    return extended[last * d : last * d + size], History(periods, first)
