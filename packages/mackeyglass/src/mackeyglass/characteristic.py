@@ -1,5 +1,7 @@
 """Characteristic roots of equilibria: how solutions e^{λt}v near them grow or decay (arXiv 2203.00181)."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Complex, Float
 from sciml.errors import ConfigError
@@ -34,7 +36,7 @@ def characteristic_roots(system: DDE, equilibrium: State | None = None, k: int =
     if k < 1:
         raise ConfigError(f"k must be at least 1, got {k}: it is the number of characteristic roots")
     linear = linearise_at(system, equilibrium)
-    nodes = _enough_nodes(linear, 0.0)
+    nodes, roots = _enough_nodes(linear, 0.0), np.empty(0, complex)
     while (nodes + 1) * system.dim <= LARGEST:
         roots = _resolved(linear, nodes)
         needed = _enough_nodes(linear, roots[k - 1].real) if len(roots) >= k else 2 * nodes
@@ -62,7 +64,7 @@ def unstable_roots(system: DDE, equilibrium: State | None = None) -> int:
     while (nodes + 1) * system.dim <= LARGEST:
         roots, rest = _resolved(linear, nodes), _eigenvalues(linear, nodes)
         if len(rest) == len(roots) or rest[len(roots)].real < 0:
-            return int((roots.real > 0).sum())
+            return int((np.real(roots) > 0).sum())
         nodes *= 2
     raise ContinuationError(f"the unstable characteristic roots of {system} were not resolved: shorten the delays")
 
@@ -94,8 +96,13 @@ def lambert_roots(system: DDE, equilibrium: State | None = None, k: int = 6) -> 
     if not np.isfinite(argument):
         raise ConfigError(f"bτe^(−aτ) overflows with a={a:g}, b={b:g}, τ={tau:g}: use characteristic_roots")
     # the branches 0, 1, … lie in the upper half plane or are real; branch −1 is real or conjugate to branch 0
-    branches = [*range(k), -1] if -np.exp(-1) <= argument < 0 else [*range(k)]
+    branches: Any = [*range(k), -1] if -np.exp(-1) <= argument < 0 else [*range(k)]
     return _ordered(a + special.lambertw(argument, branches, tol=1e-15) / tau)[:k]
+
+
+def rightmost_roots(linear: Linearisation) -> Complex[np.ndarray, "found"]:
+    """All roots with Re λ ≥ 0 and those left of them that the same generator resolves, by decreasing real part."""
+    return _resolved(linear, _enough_nodes(linear, 0.0))
 
 
 def generator(linear: Linearisation, nodes: int) -> Float[np.ndarray, "order order"]:
@@ -165,14 +172,14 @@ def _resolved(linear: Linearisation, nodes: int) -> np.ndarray:
 
 
 def _eigenvalues(linear: Linearisation, nodes: int) -> np.ndarray:
-    values = linalg.eigvals(generator(linear, nodes))
-    return _ordered(values[values.imag >= 0])
+    values = np.asarray(linalg.eigvals(generator(linear, nodes)))
+    return _ordered(values[np.imag(values) >= 0])
 
 
 def _ordered(upper: np.ndarray) -> np.ndarray:
     """Roots of the closed upper half plane and their conjugates, by decreasing real part."""
-    roots = np.concatenate([upper, upper[upper.imag > 0].conj()])
-    return roots[np.lexsort((-roots.imag, -roots.real))]
+    roots = np.concatenate([upper, upper[np.imag(upper) > 0].conj()])
+    return roots[np.lexsort((-np.imag(roots), -np.real(roots)))]
 
 
 def _interpolation(points: np.ndarray, weights: np.ndarray, at: np.ndarray) -> np.ndarray:
