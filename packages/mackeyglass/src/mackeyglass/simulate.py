@@ -1,0 +1,263 @@
+"""Trajectories of delay equations as labelled arrays."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray
+from jaxtyping import Float
+from sciml.errors import ConfigError
+from torch import Tensor
+
+from mackeyglass.dormand_prince import solve_dde
+from mackeyglass.equation import DDE
+from mackeyglass.history import History
+from mackeyglass.mackey_glass import MackeyGlass
+from mackeyglass.runge_kutta import RungeKutta4
+from mackeyglass.segment_map import SegmentMap
+
+Method = Literal["segment", "rk4", "dopri5"]
+CHUNK = 2**22  # numbers held at once while a long trajectory is computed
+
+
+def simulate(
+    system: DDE,
+    history: History,
+    t_span: tuple[float | int, float | int],
+    *,
+    dt: float | int | None = None,
+    n_per_delay: int | None = None,
+    method: Method | None = None,
+    saveat: Sequence[float | int] | np.ndarray | Tensor | None = None,
+    rtol: float = 1e-8,
+    atol: float = 1e-10,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> xarray.Dataset:
+    """The solution from a history, sampled.
+
+    Parameters
+    ----------
+    system
+        Its parameters may be ``(B,)``.
+    history
+        A number; constants ``(B, 1)``; a function of times in [−τ, 0], counted from the beginning; or values
+        ``(B, nodes)``: for "segment" at the nodes of `SegmentMap`, for "rk4" at ends and middles of steps, for "dopri5"
+        at any number of Chebyshev–Lobatto nodes. With d > 1 components tensors begin with an axis of length d.
+    t_span
+        Beginning and end.
+    dt
+        Spacing of the result, and the step of "rk4"; default τ/n_per_delay of the shortest delay.
+    n_per_delay
+        "segment": nodes M (default 32; multiplied by panels if γτ > 4). "rk4": steps K (default 100).
+    method
+        "segment" (default for `MackeyGlass`): the spectral method of steps. "rk4": fixed steps that divide the delay.
+        "dopri5" (default for any other `DDE`): adaptive steps. The first two need linear decay.
+    saveat
+        Rising times within `t_span` at which to sample, instead of equally spaced ones.
+    rtol, atol
+        Tolerances of "dopri5".
+    dtype, device
+        Of the computation.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``u`` with dimensions ``batch, time`` (``batch, component, time`` for d > 1); parameters that differ by sample
+        are coordinates, all else is in the attributes.
+
+    Raises
+    ------
+    ConfigError, ShapeError
+        For methods, times, steps or histories that do not fit.
+
+    Warns
+    -----
+    UserWarning
+        If `dt` does not divide the delay ("rk4" then takes the next shorter step that does), or if the nodes of
+        "segment" do not resolve the solution.
+    """
+    start, end = _interval(t_span)
+    method = _method(system, method)
+    shortest = min(float(torch.as_tensor(delay).min()) for delay in system.delay_values)
+    _check_steps(dt, n_per_delay, method)
+    intervals = n_per_delay or _intervals(system, dt, method)
+    times = _times(saveat, start, end, dt or shortest / intervals)
+    local = torch.from_numpy(times - start)
+    if method == "dopri5":
+        solution = solve_dde(system, history, (start, end), rtol=rtol, atol=atol, dtype=dtype, device=device)
+        values = solution.evaluate(torch.from_numpy(times))
+        details = {"rtol": rtol, "atol": atol, "steps": len(solution.times) - 1}
+    else:
+        assert isinstance(system, MackeyGlass)
+        runner = _segments if method == "segment" else _grid
+        run = runner(system, history, intervals, dtype, device)
+        values = _sample(run, torch.as_tensor(system.tau, dtype=torch.float64), local)[None]
+        details = {"n_per_delay": intervals, **run.details()}
+    values = values.detach().cpu()
+    if values.ndim > 3:
+        raise ConfigError(
+            f"batches must have one axis, got {tuple(values.shape[1:-1])}: flatten parameters and histories"
+        )
+    return _dataset(system, values.reshape(system.dim, -1, len(times)).numpy(), times, method, details, dtype)
+
+
+@dataclass
+class _Run:
+    """A method that goes on delay by delay: ``advance(k)`` gives the evaluation within the next k delays."""
+
+    advance: Callable[[int], Callable[[Tensor], Tensor]]
+    details: Callable[[], dict[str, Any]]
+    batch: tuple[int, ...]
+    size: int  # numbers a delay and sample
+
+
+def _segments(
+    system: MackeyGlass, history: History, intervals: int, dtype: torch.dtype, device: torch.device | str
+) -> _Run:
+    panels = max(1, math.ceil(float(torch.as_tensor(system.gamma * system.tau).max()) / 4))
+    segment_map = SegmentMap(system, intervals, panels, dtype=dtype, device=device)
+    U, worst = segment_map.history(history), 0.0
+    bound = 1e-6 if dtype == torch.float64 else 1e-4
+
+    def advance(k: int) -> Callable[[Tensor], Tensor]:
+        nonlocal U, worst
+        with torch.no_grad():
+            segments = segment_map.trajectory(U, k)
+            U = segments[-1]
+            # every eighth: as good a check, at a small part of the cost
+            now = segment_map.resolution(segments[::8]).max().item()
+        if now > bound >= worst:
+            warnings.warn(
+                f"{intervals} nodes in a delay leave a relative error of about {now:.1g} a delay: raise n_per_delay",
+                UserWarning,
+                stacklevel=4,
+            )
+        worst = max(worst, now)
+        return lambda times: segment_map.evaluate(segments, times.to(device, dtype))
+
+    return _Run(advance, lambda: {"panels": panels, "resolution": worst}, U.shape[:-1], segment_map.size)
+
+
+def _grid(system: MackeyGlass, history: History, steps: int, dtype: torch.dtype, device: torch.device | str) -> _Run:
+    solver = RungeKutta4(system, steps, dtype=dtype, device=device)
+    state = solver.history(history)
+
+    def advance(k: int) -> Callable[[Tensor], Tensor]:
+        nonlocal state
+        with torch.no_grad():
+            solution = solver.run(state, k)
+        state = solution.state
+        return lambda times: solution.evaluate(times.to(device, dtype))
+
+    return _Run(advance, dict, state.shape[1:], 3 * steps)
+
+
+def _sample(run: _Run, tau: Float[Tensor, "*tau"], times: Float[Tensor, "times"]) -> Float[Tensor, "*batch times"]:
+    """Values at times counted from the end of the history."""
+    total = max(1, math.ceil(times[-1].item() / tau.min().item() - 1e-9))
+    out = torch.empty(*run.batch, len(times), dtype=torch.float64)
+    chunk = max(1, CHUNK // (run.size * math.prod(run.batch)))
+    for first in range(0, total, chunk):
+        k = min(chunk, total - first)
+        evaluate = run.advance(k)
+        begin, end = first * tau, (first + k) * tau
+        low = torch.searchsorted(times, begin)
+        # the last chunk takes what rounding leaves behind its end
+        high = torch.searchsorted(times, end) if first + k < total else torch.full_like(low, len(times))
+        if tau.ndim == 0:
+            inside = (times[low:high] - begin).clamp(min=torch.zeros_like(begin), max=end - begin)
+            out[..., low:high] = evaluate(inside).to(out)
+            continue
+        counts = int((high - low).max())
+        index = low[:, None] + torch.arange(counts)
+        valid = index < high[:, None]
+        index = index.clamp(max=len(times) - 1)
+        inside = (times[index] - begin[:, None]).clamp(min=torch.zeros_like(begin[:, None]), max=(end - begin)[:, None])
+        samples = torch.arange(len(tau))[:, None].expand_as(index)
+        out[samples[valid], index[valid]] = evaluate(inside).to(out)[valid]
+    return out
+
+
+def _interval(t_span: tuple[float | int, float | int]) -> tuple[float, float]:
+    start, end = (float(time) for time in t_span)
+    if not (math.isfinite(start) and math.isfinite(end) and start < end):
+        raise ConfigError(f"t_span must be (beginning, end) with a later end, got {t_span}")
+    return start, end
+
+
+def _method(system: DDE, method: Method | None) -> Method:
+    if method is None:
+        return "segment" if isinstance(system, MackeyGlass) else "dopri5"
+    if method not in ("segment", "rk4", "dopri5"):
+        raise ConfigError(f'method must be "segment", "rk4" or "dopri5", got {method!r}')
+    if method != "dopri5" and not isinstance(system, MackeyGlass):
+        raise ConfigError(
+            f'the method {method!r} needs linear decay and one delay, take "dopri5" for a {type(system).__name__}'
+        )
+    return method
+
+
+def _check_steps(dt: float | int | None, n_per_delay: int | None, method: Method) -> None:
+    if dt is not None and not (math.isfinite(dt) and dt > 0):
+        raise ConfigError(f"dt must be positive, got {dt}")
+    if n_per_delay is not None and (n_per_delay < 1 or n_per_delay != int(n_per_delay)):
+        raise ConfigError(f"n_per_delay must be a positive whole number, got {n_per_delay}")
+    if method == "rk4" and dt is not None and n_per_delay is not None:
+        raise ConfigError("dt and n_per_delay both determine the step of rk4: give one of them")
+
+
+def _intervals(system: DDE, dt: float | int | None, method: Method) -> int:
+    """Nodes or steps in a delay where `n_per_delay` does not say."""
+    if method != "rk4" or dt is None:
+        return 100 if method == "rk4" else 32
+    steps = torch.as_tensor(system.delay_values[0], dtype=torch.float64) / dt
+    number = max(1, math.ceil(float(steps.max()) * (1 - 1e-12)))
+    if bool(((steps - number).abs() > 1e-9 * number).any()):
+        warnings.warn(
+            f"dt={dt:g} does not divide the delay: the step is τ/{number}, values at multiples of dt come from the "
+            "dense output",
+            UserWarning,
+            stacklevel=3,
+        )
+    return number
+
+
+def _times(
+    saveat: Sequence[float | int] | np.ndarray | Tensor | None, start: float, end: float, spacing: float
+) -> Float[np.ndarray, "times"]:
+    if saveat is None:
+        return start + spacing * np.arange(math.floor((end - start) / spacing * (1 + 1e-12)) + 1)
+    times = np.asarray(saveat.detach().cpu() if isinstance(saveat, Tensor) else saveat, dtype=np.float64)
+    if times.ndim != 1 or times.size == 0:
+        raise ConfigError(f"saveat must be a list of one or more times, got shape {times.shape}")
+    if not (np.diff(times) > 0).all():
+        raise ConfigError("saveat must rise from time to time: sort it and remove repeated times")
+    slack = 1e-12 * max(abs(start), abs(end))
+    if not (times[0] >= start - slack and times[-1] <= end + slack):
+        raise ConfigError(f"saveat must lie within t_span = ({start:g}, {end:g}), got {times[0]:g} … {times[-1]:g}")
+    return np.clip(times, start, end)
+
+
+def _dataset(
+    system: DDE, values: np.ndarray, times: np.ndarray, method: Method, details: dict[str, Any], dtype: torch.dtype
+) -> xarray.Dataset:
+    batch = values.shape[1]
+    coords: dict[str, Any] = {"time": ("time", times, {"units": "1", "long_name": "time in the units of the delays"})}
+    attributes: dict[str, Any] = {"equation": type(system).__name__}
+    for name, value in system.parameters.items():
+        numbers = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        if numbers.size == 1:
+            attributes[name] = numbers.item()
+        else:
+            coords[name] = ("batch", np.broadcast_to(numbers, (batch,)))
+    attributes.update(integrator=method, dtype=str(dtype).removeprefix("torch."), **details)
+    dims, values = ("batch", "time"), values[0] if system.dim == 1 else values.swapaxes(0, 1)
+    if system.dim > 1:
+        dims = ("batch", "component", "time")
+    variable = xarray.Variable(dims, values, {"units": "1", "long_name": "state"})
+    return xarray.Dataset({"u": variable}, coords, attributes)
