@@ -70,6 +70,14 @@ def test_engines_agree_on_negative_values_of_whole_exponents():
         torch.testing.assert_close(runs[0], runs[1], rtol=1e-12, atol=1e-14)
 
 
+def test_float32_and_systems_given_in_another_precision():
+    system = MackeyGlass(n=tensor(8.0, 9.65))
+    single, double = RungeKutta4(system, 50, dtype=torch.float32), RungeKutta4(system, 50)
+    values = single.run(single.history(0.8), 2).values
+    assert values.dtype == torch.float32
+    torch.testing.assert_close(values.double(), double.run(double.history(0.8), 2).values, rtol=1e-4, atol=0)
+
+
 def test_samples_of_a_batch_get_what_they_get_alone():
     n = torch.linspace(7, 12, 9, dtype=torch.float64)
     solver = RungeKutta4(MackeyGlass(n=n, tau=n / 5), 30, engine="numba")

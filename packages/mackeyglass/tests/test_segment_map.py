@@ -213,6 +213,28 @@ def test_float32_follows_for_two_delays():
     assert moved.forward(moved.history(1.2)).dtype == torch.float32
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu():
+    levels = torch.linspace(0.5, 1.3, 37, dtype=torch.float64, device="cuda")[:, None]
+    tau = torch.linspace(1, 2, 37, dtype=torch.float64, device="cuda")
+    for system in (MackeyGlass(), MackeyGlass(tau=tau)):
+        segment_map = SegmentMap(system, 32, device="cuda")
+        together = segment_map.trajectory(segment_map.history(levels), 2)
+        single = SegmentMap(MackeyGlass(tau=tau[5:6] if system.tau is tau else 2.0), 32, device="cuda")
+        alone = single.trajectory(single.history(levels[5:6]), 2)
+        torch.testing.assert_close(together[:, 5:6], alone, rtol=1e-12, atol=0)
+        same = SegmentMap(MackeyGlass(tau=tau.cpu() if system.tau is tau else 2.0), 32)
+        expected = same.trajectory(same.history(levels.cpu()), 2)
+        torch.testing.assert_close(together.cpu(), expected, rtol=1e-12, atol=0)
+        torch.set_float32_matmul_precision("high")  # what TF32 would do is not allowed here
+        try:
+            rough = SegmentMap(system, 32, dtype=torch.float32, device="cuda")
+            found = rough.trajectory(rough.history(levels), 2).double().cpu()
+        finally:
+            torch.set_float32_matmul_precision("highest")
+        assert ((found - expected) / expected).abs().max() < 1e-4
+
+
 def test_long_run_keeps_statistical_identities_in_float32():
     # E[βf(u)] = γE[u] for every invariant measure
     segment_map = SegmentMap(MackeyGlass(), 32, dtype=torch.float32)

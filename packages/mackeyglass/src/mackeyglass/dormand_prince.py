@@ -17,6 +17,7 @@ from torch import Tensor
 from mackeyglass.chebyshev import lagrange_basis, lobatto_nodes
 from mackeyglass.equation import DDE
 from mackeyglass.history import History, sample_history
+from mackeyglass.segment_map import moved
 
 NODES = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 STAGES = (
@@ -128,11 +129,11 @@ def solve_dde(
     IntegrationError
         If the solution stops being finite, or steps get too small or too many.
     """
-    start, end = _interval(t_span)
+    start, end = interval(t_span)
     if not (rtol > 0 and atol > 0):
         raise ConfigError(f"rtol and atol must be positive, got {rtol} and {atol}")
     delays = [_common(delay) for delay in system.delay_values]
-    system = _moved(system, dtype, device)
+    system = moved(system, lambda value: value.to(device, dtype))
     past = _history_function(history, system, max(delays), dtype, torch.device(device))
     points = [point for point in breaking_points(start, end, delays) if point < end] + [end]
     solution = DenseSolution(start, past, points[:-1])
@@ -213,7 +214,8 @@ def breaking_points(start: float, end: float, delays: Sequence[float]) -> list[f
     return merged
 
 
-def _interval(t_span: tuple[float | int, float | int]) -> tuple[float, float]:
+def interval(t_span: tuple[float | int, float | int]) -> tuple[float, float]:
+    """Beginning and end as floats, checked."""
     start, end = (float(time) for time in t_span)
     if not (math.isfinite(start) and math.isfinite(end) and start < end):
         raise ConfigError(f"t_span must be (beginning, end) with a later end, got {t_span}")
@@ -226,11 +228,6 @@ def _common(delay: float | int | Tensor) -> float:
             raise ConfigError("delays differ by sample, but samples take common steps here: solve each delay by itself")
         delay = delay.flatten()[0].item()
     return float(delay)
-
-
-def _moved(system: DDE, dtype: torch.dtype, device: torch.device | str) -> DDE:
-    tensors = {key: value for key, value in system.parameters.items() if isinstance(value, Tensor)}
-    return system.with_parameters(**{key: value.to(device, dtype) for key, value in tensors.items()})
 
 
 def _history_function(

@@ -15,7 +15,7 @@ from torch import Tensor
 from mackeyglass.equation import Value
 from mackeyglass.history import History, batch_shape, sample_history
 from mackeyglass.mackey_glass import MackeyGlass
-from mackeyglass.segment_map import LinearDecay
+from mackeyglass.segment_map import LinearDecay, moved
 
 Engine = Literal["auto", "numba", "torch"]
 
@@ -98,8 +98,8 @@ class RungeKutta4:
             raise ConfigError(f"steps must be at least 1, got {steps}: it is the number of steps in a delay")
         if engine not in ("auto", "numba", "torch"):
             raise ConfigError(f'engine must be "auto", "numba" or "torch", got {engine!r}')
-        self.system, self.steps, self.engine = system, steps, engine
-        self.dtype, self.device = dtype, torch.device(device)
+        self.system: LinearDecay = moved(system, lambda value: value.to(device, dtype))
+        self.steps, self.engine, self.dtype, self.device = steps, engine, dtype, torch.device(device)
         self.gamma, self.tau = self._tensor(system.gamma), self._tensor(system.tau)
         if engine == "numba":
             reason = self._obstacle()

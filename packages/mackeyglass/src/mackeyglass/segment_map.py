@@ -90,12 +90,12 @@ class SegmentMap(nn.Module):
             tensors = [value for value in _values(system) if isinstance(value, Tensor)]
             device = tensors[0].device if tensors else "cpu"
         self.n_nodes, self.panels, self.dtype, self.device = n_nodes, panels, dtype, torch.device(device)
-        self.system: LinearDecay = _moved(system, lambda value: value.to(dtype=dtype, device=device))
+        self.system: LinearDecay = moved(system, lambda value: value.to(dtype=dtype, device=device))
         self._prepare()
 
     def _prepare(self) -> None:
         """What does not change between calls: not E and Q where derivatives by γ or τ are taken."""
-        self._rows: LinearDecay = _moved(self.system, lambda value: self._pad_rows(value)[..., None])
+        self._rows: LinearDecay = moved(self.system, lambda value: self._pad_rows(value)[..., None])
         values = (self.system.gamma, self.system.tau)
         trained = any(isinstance(value, Tensor) and value.requires_grad for value in values)
         self._fixed = None if trained else self._build_operators()
@@ -104,7 +104,7 @@ class SegmentMap(nn.Module):
         probe = fn(torch.zeros((), dtype=self.dtype, device=self.device))
         self.dtype, self.device = probe.dtype, probe.device
         super()._apply(fn, recurse)
-        self.system = _moved(self.system, fn)
+        self.system = moved(self.system, fn)
         self._prepare()
         return self
 
@@ -288,7 +288,7 @@ def _values(system: object) -> list[Value]:
     return list(system.parameters.values()) if isinstance(system, DDE) else [system.gamma, system.tau]  # type: ignore[attr-defined]
 
 
-def _moved(system: Any, move: Callable[[Tensor], Tensor]) -> Any:
+def moved(system: Any, move: Callable[[Tensor], Tensor]) -> Any:
     """The system with `move` applied to the tensors among its parameters; modules move by themselves."""
     if not isinstance(system, DDE):
         return system

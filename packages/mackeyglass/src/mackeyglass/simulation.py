@@ -13,7 +13,7 @@ from jaxtyping import Float
 from sciml.errors import ConfigError
 from torch import Tensor
 
-from mackeyglass.dormand_prince import solve_dde
+from mackeyglass.dormand_prince import interval, solve_dde
 from mackeyglass.equation import DDE
 from mackeyglass.history import History
 from mackeyglass.mackey_glass import MackeyGlass
@@ -81,7 +81,7 @@ def simulate(
         If `dt` does not divide the delay ("rk4" then takes the next shorter step that does), or if the nodes of
         "segment" do not resolve the solution.
     """
-    start, end = _interval(t_span)
+    start, end = interval(t_span)
     method = _method(system, method)
     shortest = min(float(torch.as_tensor(delay).min()) for delay in system.delay_values)
     _check_steps(dt, n_per_delay, method)
@@ -96,7 +96,7 @@ def simulate(
         assert isinstance(system, MackeyGlass)
         runner = _segments if method == "segment" else _grid
         run = runner(system, history, intervals, dtype, device)
-        values = _sample(run, torch.as_tensor(system.tau, dtype=torch.float64), local)[None]
+        values = _sample(run, torch.as_tensor(system.tau, dtype=torch.float64).detach().cpu(), local)[None]
         details = {"n_per_delay": intervals, **run.details()}
     values = values.detach().cpu()
     if values.ndim > 3:
@@ -181,13 +181,6 @@ def _sample(run: _Run, tau: Float[Tensor, "*tau"], times: Float[Tensor, "times"]
         samples = torch.arange(len(tau))[:, None].expand_as(index)
         out[samples[valid], index[valid]] = evaluate(inside).to(out)[valid]
     return out
-
-
-def _interval(t_span: tuple[float | int, float | int]) -> tuple[float, float]:
-    start, end = (float(time) for time in t_span)
-    if not (math.isfinite(start) and math.isfinite(end) and start < end):
-        raise ConfigError(f"t_span must be (beginning, end) with a later end, got {t_span}")
-    return start, end
 
 
 def _method(system: DDE, method: Method | None) -> Method:

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 from mackeyglass import DDE, MackeyGlass
-from mackeyglass import simulate as module
+from mackeyglass import simulation as module
 from mackeyglass.identities import averages
 from mackeyglass.segment_map import SegmentMap
-from mackeyglass.simulate import simulate
+from mackeyglass.simulation import simulate
 from sciml.errors import ConfigError, ShapeError
 
 CLASSIC = MackeyGlass(beta=0.2, gamma=0.1, n=10, tau=17.0)
