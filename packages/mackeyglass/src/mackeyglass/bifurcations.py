@@ -1,6 +1,6 @@
 """Folds, period doublings and torus bifurcations of periodic orbits: detection, location, sensitivities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -9,12 +9,12 @@ from jaxtyping import Complex, Float
 from sciml.errors import ConfigError
 from scipy import linalg
 
-from mackeyglass.collocation import Factorisation, Problem, Solution, linearise
+from mackeyglass.collocation import Problem, Solution, linearise
 from mackeyglass.defining_systems import FlipProblem, FoldProblem, OrbitProblem, TorusProblem
 from mackeyglass.equation import DDE
 from mackeyglass.errors import ContinuationError
 from mackeyglass.floquet import Multipliers, floquet_multipliers
-from mackeyglass.newton import solve
+from mackeyglass.newton import size_of, solve, solve_linear
 from mackeyglass.orbits import PeriodicOrbit
 
 KINDS = {"LP": "fold", "PD": "period doubling", "NS": "torus bifurcation"}
@@ -61,7 +61,7 @@ class BifurcationPoint:
     @property
     def angle(self) -> float:
         """ω ∈ [0, 1] of the critical multipliers e^{±iπω}: 0 for a fold, 1 for a period doubling."""
-        return {"LP": 0.0, "PD": 1.0}.get(self.kind) if self.kind != "NS" else abs(self.solution.extras[0])
+        return abs(self.solution.extras[0]) if self.kind == "NS" else {"LP": 0.0, "PD": 1.0}[self.kind]
 
     @cached_property
     def multipliers(self) -> Complex[np.ndarray, "count"]:
@@ -89,8 +89,8 @@ class BifurcationPoint:
         others = [name for name in self.parameters if name != self.parameter]
         problem = problem_of(self.kind, self.system)
         _, jacobian = linearise(problem, self.solution, [self.parameter, *others], self.solution)
-        size = jacobian.shape[0]
-        change = -Factorisation(jacobian[:, :size]).solve(jacobian[:, size:].toarray())
+        size = size_of(jacobian)[0]
+        change = -solve_linear(jacobian[:, :size], jacobian[:, size:].toarray())
         return dict(zip(others, change[-1].tolist(), strict=True))
 
 
@@ -101,7 +101,7 @@ def orbit_part(solution: Solution, dim: int) -> Solution:
 
 def solved_point(kind: str, system: DDE, start: Solution, parameter: str) -> BifurcationPoint:
     """The bifurcation near an approximate solution of its defining system."""
-    solution, _ = solve(problem_of(kind, system), start, (parameter,))
+    solution = solve(problem_of(kind, system), start, (parameter,)).solution
     return BifurcationPoint(kind, system.with_parameters(**solution.parameters), solution, parameter)
 
 
@@ -109,8 +109,8 @@ def crossed(before: Multipliers, after: Multipliers, turned: bool) -> list[str]:
     """Kinds of the bifurcations between two orbits of a branch.
 
     A fold is where the parameter turns. The number of real multipliers below −1 is odd on one side of a period doubling
-    and even on the other; what remains of a change of the number of unstable multipliers, by two, is a torus bifurcation; a
-    real multiplier that crosses 1 without a turn is a branch point (BP).
+    and even on the other. What remains of a change of the number of unstable multipliers, by two, is a torus
+    bifurcation. A real multiplier that crosses 1 without a turn is a branch point (BP).
     """
     flips = _beyond(before, -1) != _beyond(after, -1)
     folds = _beyond(before, 1) != _beyond(after, 1)
@@ -118,10 +118,8 @@ def crossed(before: Multipliers, after: Multipliers, turned: bool) -> list[str]:
     if flips:
         kinds.append("PD")
     change = abs(after.unstable - before.unstable)
-    if change >= 2 and change - flips - (turned or folds) >= 1:
-        pair = min((m for m in (before, after)), key=_distance_of_pair)
-        if _distance_of_pair(pair) < 0.5:
-            kinds.append("NS")
+    if change - flips - (turned or folds) >= 1 and np.isfinite(_log_modulus_of_pair(before)):
+        kinds.append("NS")
     return kinds
 
 
@@ -150,7 +148,7 @@ def locate_between(
         },
     )
     if kind != "LP":  # at a fold there may be no orbit at this parameter
-        start, _ = solve(OrbitProblem(system), start)
+        start = solve(OrbitProblem(system), start).solution
     return solved_point(kind, system, with_null_vector(kind, system, start), parameter)
 
 
@@ -198,21 +196,20 @@ def singular_vectors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def critical_angle(multipliers: Multipliers) -> float:
     """ω of the complex multipliers e^{±iπω} that are closest to the unit circle."""
-    values = multipliers.values
-    pairs = values[values.imag > 1e-9]
+    pairs = multipliers.pairs
     if not len(pairs):
         raise ContinuationError("no complex multipliers, of which a torus bifurcation needs a pair")
     return float(np.angle(pairs[np.argmin(np.abs(np.log(np.abs(pairs))))]) / np.pi)
 
 
-def crossing_share(kind: str, before: Multipliers, after: Multipliers, slopes: Sequence[float]) -> float:
+def crossing_share(kind: str, multipliers: tuple[Multipliers, Multipliers], slopes: tuple[float, float]) -> float:
     """About where between two orbits the critical multiplier crosses, by linear interpolation."""
     if kind in ("LP", "BP"):
         first, last = slopes
     elif kind == "PD":
-        first, last = (_closest_real(m, -1) + 1 for m in (before, after))
+        first, last = (_closest_real(m, -1) + 1 for m in multipliers)
     else:
-        first, last = (_log_modulus_of_pair(m) for m in (before, after))
+        first, last = (_log_modulus_of_pair(m) for m in multipliers)
     if first * last >= 0 or not np.isfinite(first - last):
         return 0.5
     return float(np.clip(first / (first - last), 0.02, 0.98))
@@ -220,21 +217,15 @@ def crossing_share(kind: str, before: Multipliers, after: Multipliers, slopes: S
 
 def _beyond(multipliers: Multipliers, bound: int) -> int:
     """Parity of the number of real multipliers beyond −1 or 1."""
-    real = multipliers.values[np.abs(multipliers.values.imag) < 1e-9].real
-    return int((real * bound > 1).sum() % 2)
+    return int((multipliers.real * bound > 1).sum() % 2)
 
 
 def _closest_real(multipliers: Multipliers, target: float) -> float:
-    real = multipliers.values[np.abs(multipliers.values.imag) < 1e-9].real
+    real = multipliers.real
     return float(real[np.argmin(np.abs(real - target))]) if len(real) else np.nan
 
 
 def _log_modulus_of_pair(multipliers: Multipliers) -> float:
-    pairs = multipliers.values[multipliers.values.imag > 1e-9]
-    sizes = np.log(np.abs(pairs))
-    return float(sizes[np.argmin(np.abs(sizes))]) if len(pairs) else np.nan
-
-
-def _distance_of_pair(multipliers: Multipliers) -> float:
-    distance = abs(_log_modulus_of_pair(multipliers))
-    return distance if np.isfinite(distance) else np.inf
+    """log |μ| of the complex multiplier closest to the unit circle."""
+    sizes = np.log(np.abs(multipliers.pairs))
+    return float(sizes[np.argmin(np.abs(sizes))]) if len(sizes) else np.nan

@@ -45,9 +45,8 @@ class Special:
 class Branch:
     """A branch of periodic orbits in one parameter, or a curve of their bifurcations in two.
 
-    `kind` is ``"orbit"``, ``"LP"``, ``"PD"`` or ``"NS"``, `free` names the parameters that vary. All points are kept with
-    everything on which a continuation depends: `extended` goes on as if there had been no end. `save` and `load` are in
-    `mackeyglass.branch_files`.
+    `kind` is ``"orbit"``, ``"LP"``, ``"PD"`` or ``"NS"``, `free` names the parameters that vary. All points are kept,
+    with everything on which a continuation depends: `extended` goes on as if there had been no end.
     """
 
     kind: str
@@ -221,8 +220,8 @@ def locate(branch: Branch, special: Special) -> BifurcationPoint:
     if special.kind == "BP":
         raise ConfigError("a branch point of orbits (BP) has no defining system here")
     before, after = branch.states[special.index - 1], branch.states[special.index]
-    found = branch.multipliers[special.index - 1 : special.index + 1]
-    share = crossing_share(special.kind, *found, [before.tangent[-1], after.tangent[-1]])
+    found = branch.multipliers[special.index - 1], branch.multipliers[special.index]
+    share = crossing_share(special.kind, found, (before.tangent[-1], after.tangent[-1]))
     (parameter,) = branch.free
     reach = _distance(before.solution, after.solution, parameter)
     failure: ContinuationError | None = None

@@ -101,29 +101,21 @@ def locate_codimension_two(branch: "Branch", special: "Special") -> CodimensionT
     found: dict[float, State] = {}
 
     def value(share: float) -> float:
-        guess = (1 - share) * start + share * target
-        level = row @ start + share * length
-        solution, _ = solve(
-            problem,
-            before.solution.updated(guess, free),
-            free,
-            reference=before.solution,
-            rows=row[None],
-            levels=np.array([level]),
-        )
-        tangent = null_vector(problem, solution, free, row)
-        found[share] = State(solution, tangent, before.ds)
+        guess = before.solution.updated((1 - share) * start + share * target, free)
+        level = float(row @ start + share * length)
+        reached = solve(problem, guess, free, reference=before.solution, row=row, level=level)
+        found[share] = State(reached.solution, null_vector(reached.jacobian, row), before.ds)
         return test(found[share])
 
     try:
-        share = float(optimize.brentq(value, 0.0, 1.0, xtol=1e-13, rtol=1e-13))
+        result = optimize.root_scalar(value, bracket=(0.0, 1.0), method="brentq", xtol=1e-13)
     except ValueError as error:
         raise ContinuationError(
             f"the test function of a {special.kind} does not change sign between the points {special.index - 1} and "
             f"{special.index}: follow the curve with a smaller ds_max"
         ) from error
-    value(share)
-    solution = found[share].solution
+    value(result.root)
+    solution = found[result.root].solution
     system = branch.system.with_parameters(**solution.parameters)
     return CodimensionTwoPoint(special.kind, BifurcationPoint(branch.kind, system, solution, free[0]))
 
@@ -185,5 +177,5 @@ def _periodic(system: DDE, solution: Solution) -> np.ndarray:
 
 def _beyond(values: np.ndarray, bound: int) -> int:
     """Parity of the number of real multipliers beyond −1 or 1."""
-    real = values[np.abs(values.imag) < 1e-9].real
-    return int((real * bound > 1).sum() % 2)
+    real = np.abs(np.imag(values)) < 1e-9
+    return int((np.real(values[real]) * bound > 1).sum() % 2)

@@ -1,8 +1,8 @@
 """Collocation of periodic boundary-value problems of delay equations.
 
-All problems of the package (periodic orbits and the systems that define their bifurcations) are collocated by the same
-code. A problem states an equation at one time, of functions with D components, of their derivatives, of both at the delayed
-times, and of scalars. Automatic differentiation of that equation gives the exact Jacobian of the discretised problem.
+Periodic orbits and the systems that define their bifurcations are collocated by the same code. A problem states an
+equation at one time, of functions with D components, of their derivatives, of both at the delayed times, and of
+scalars. Automatic differentiation of that equation gives the exact Jacobian of the discretised problem.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,22 +12,19 @@ from typing import Protocol
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import linalg, sparse
-from scipy.sparse.linalg import splu
+from scipy import sparse
 from torch import Tensor
 
 from mackeyglass.equation import DDE, Value
 from mackeyglass.mesh import Mesh, Stencil
-
-DENSE = 600  # unknowns up to which a dense factorisation is the faster one
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
     """Functions on a mesh, with scalars: an approximate or exact solution of a `Problem`.
 
-    `values` holds the D components at the points of the mesh, time being scaled by `period`; `extras` are the scalars that
-    the problem adds, `parameters` those of the delay equation.
+    `values` holds the D components at the points of the mesh, time being scaled by `period`; `extras` are the scalars
+    that the problem adds, `parameters` those of the delay equation.
     """
 
     mesh: Mesh
@@ -108,31 +105,34 @@ class Problem(Protocol):
 
 def linearise(
     problem: Problem, solution: Solution, free: Sequence[str], reference: Solution
-) -> tuple[Float[np.ndarray, "equations"], sparse.csr_array]:
+) -> tuple[Float[np.ndarray, "equations"], sparse.csc_array]:
     """Equations, boundary and scalar conditions at a solution, and their Jacobian by ``solution.vector(free)``."""
-    local = CollocatedEquation.of(problem, solution, free)
+    collocated = CollocatedEquation.of(problem, solution, free)
     values, signs = solution.values, problem.signs
     size, components = values.size, values.shape[1]
+    inner, ends = collocated.equations.size, np.arange(components)
     conditions = problem.conditions(solution, reference)
     value = np.concatenate(
-        [local.equations.ravel(), values[-1] - signs * values[0], [condition.value for condition in conditions]]
+        [collocated.equations.ravel(), values[-1] - signs * values[0], [condition.value for condition in conditions]]
     )
-    rows, columns, data = local.entries()
-    ends = np.arange(components)
-    rows += [local.equations.size + ends] * 2
+    rows, columns, data = collocated.entries()
+    rows += [inner + ends] * 2
     columns += [size - components + ends, ends]
     data += [np.ones(components), -signs]
-    left = sparse.coo_array(
-        (np.concatenate(data), (np.concatenate(rows), np.concatenate(columns))),
-        shape=(local.equations.size + components, size),
-    )
-    right = np.concatenate([local.by_scalars, np.zeros((components, local.by_scalars.shape[1]))])
-    bottom = np.zeros((len(conditions), size + right.shape[1]))
-    for row, condition in zip(bottom, conditions, strict=True):
-        row[:size] = condition.by_values.ravel()
-        row[size : size + len(condition.by_scalars)] = condition.by_scalars
-    top = sparse.hstack([left, sparse.coo_array(right)])
-    return value, sparse.vstack([top, sparse.coo_array(bottom)], format="csr")
+    by_scalars = np.zeros((len(value), collocated.by_scalars.shape[1]))
+    by_scalars[:inner] = collocated.by_scalars
+    for row, condition in enumerate(conditions, inner + components):
+        (moved,) = np.nonzero(condition.by_values.ravel())
+        rows.append(np.full(len(moved), row))
+        columns.append(moved)
+        data.append(condition.by_values.ravel()[moved])
+        by_scalars[row, : len(condition.by_scalars)] = condition.by_scalars
+    row, column = np.nonzero(by_scalars)
+    rows.append(row)
+    columns.append(size + column)
+    data.append(by_scalars[row, column])
+    entries = np.concatenate(data), (np.concatenate(rows), np.concatenate(columns))
+    return value, sparse.csc_array(entries, shape=(len(value), size + by_scalars.shape[1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,20 +216,3 @@ class CollocatedEquation:
 
 def _delay(system: DDE, delay: str | float | int, parameters: Mapping[str, Value]) -> Value:
     return parameters[delay] if isinstance(delay, str) else delay
-
-
-class Factorisation:
-    """LU of a square matrix: dense up to some hundred unknowns, sparse above."""
-
-    def __init__(self, matrix: sparse.sparray) -> None:
-        if matrix.shape[0] <= DENSE:
-            self.dense = linalg.lu_factor(matrix.toarray(), check_finite=False)
-        else:
-            self.dense = None
-            self.sparse = splu(sparse.csc_matrix(matrix))
-
-    def solve(self, right: Float[np.ndarray, "equations *columns"]) -> Float[np.ndarray, "equations *columns"]:
-        """Solution of the system for one or several right-hand sides."""
-        if self.dense is not None:
-            return linalg.lu_solve(self.dense, right, check_finite=False)
-        return self.sparse.solve(right)

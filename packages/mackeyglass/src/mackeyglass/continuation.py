@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from sciml.errors import ConfigError
 
-from mackeyglass.collocation import Problem, Solution
+from mackeyglass.collocation import Problem, Solution, linearise
 from mackeyglass.errors import ContinuationError
 from mackeyglass.newton import null_vector, solve
 
@@ -44,8 +44,8 @@ class Stepping:
 class State:
     """Everything on which the rest of a continuation depends.
 
-    `tangent` is of length one in the measure of the curve, `ds` the length of the next step, `age` the number of steps since
-    the mesh was adapted.
+    `tangent` is of length one in the measure of the curve, `ds` the length of the next step, `age` the number of steps
+    since the mesh was adapted.
     """
 
     solution: Solution
@@ -69,12 +69,13 @@ def first_state(
     direction: int = 1,
     towards: Float[np.ndarray, "unknowns"] | None = None,
 ) -> State:
-    """Where a continuation begins: along `towards`, by default so that the first free parameter grows (or, −1, falls)."""
+    """Where a continuation begins: along `towards`, by default so that the last parameter grows (or, −1, falls)."""
     along = towards
     if along is None:
         along = np.zeros(solution.values.size + 1 + len(solution.extras) + len(free))
-        along[len(along) - len(free)] = direction
-    tangent = null_vector(problem, solution, free, along)
+        along[-1] = direction
+    _, jacobian = linearise(problem, solution, free, solution)
+    tangent = null_vector(jacobian, along)
     if not np.isfinite(tangent).all():
         raise ContinuationError("the curve has no unique tangent at its start; start from another point of it")
     return State(solution, _normalised(tangent, solution, free), float(stepping.ds))
@@ -121,16 +122,12 @@ def _step(problem: Problem, state: State, free: Sequence[str], stepping: Steppin
     while True:
         predicted = start + ds * tangent
         try:
-            found, iterations = solve(
-                problem,
-                before.updated(predicted, free),
-                free,
-                reference=before,
-                rows=row[None],
-                levels=np.array([row @ predicted]),
+            found = solve(
+                problem, before.updated(predicted, free), free, reference=before, row=row, level=float(row @ predicted)
             )
-            turned = _normalised(null_vector(problem, found, free, row), found, free)
-            cosine = float((weights(found, free) * turned) @ tangent)
+            solution = found.solution
+            turned = _normalised(null_vector(found.jacobian, row), solution, free)
+            cosine = float((weights(solution, free) * turned) @ tangent)
             if cosine >= SMALLEST_COSINE:
                 break
             reason = "the curve turns too sharply"
@@ -139,8 +136,9 @@ def _step(problem: Problem, state: State, free: Sequence[str], stepping: Steppin
         ds /= 2
         if ds < SMALLEST_STEP * stepping.ds:
             raise ContinuationError(f"steps became shorter than {ds:.1e}: {reason}")
-    factor = 1.4 if iterations <= 3 and cosine > 0.97 else 0.7 if iterations >= 6 or cosine < 0.94 else 1.0
-    return State(found, turned, min(ds * factor, float(stepping.ds_max)), state.age + 1)
+    many = found.iterations >= 6
+    factor = 1.4 if found.iterations <= 3 and cosine > 0.97 else 0.7 if many or cosine < 0.94 else 1.0
+    return State(solution, turned, min(ds * factor, float(stepping.ds_max)), state.age + 1)
 
 
 def _adapted(problem: Problem, state: State, free: Sequence[str], stepping: Stepping) -> State:
@@ -155,11 +153,11 @@ def _adapted(problem: Problem, state: State, free: Sequence[str], stepping: Step
     tangent = _normalised(np.concatenate([direction.ravel(), state.tangent[size:]]), moved, free)
     row = weights(moved, free) * tangent
     try:
-        solution, _ = solve(problem, moved, free, rows=row[None], levels=np.array([row @ moved.vector(free)]))
-        tangent = _normalised(null_vector(problem, solution, free, row), solution, free)
+        found = solve(problem, moved, free, row=row, level=float(row @ moved.vector(free)))
+        tangent = _normalised(null_vector(found.jacobian, row), found.solution, free)
     except ContinuationError:  # the old mesh serves on
         return replace(state, age=0)
-    return State(solution, tangent, state.ds, 0)
+    return State(found.solution, tangent, state.ds, 0)
 
 
 def _land(problem: Problem, before: State, after: State, free: Sequence[str], name: str, bound: float) -> State:
@@ -170,11 +168,9 @@ def _land(problem: Problem, before: State, after: State, free: Sequence[str], na
     row = np.zeros(len(start))
     row[len(start) - len(free) + free.index(name)] = 1
     guess = after.solution.updated(start, free)
-    solution, _ = solve(
-        problem, guess, free, reference=before.solution, rows=row[None], levels=np.array([float(bound)])
-    )
-    solution = replace(solution, parameters={**solution.parameters, name: float(bound)})
-    tangent = _normalised(null_vector(problem, solution, free, weights(solution, free) * after.tangent), solution, free)
+    found = solve(problem, guess, free, reference=before.solution, row=row, level=float(bound))
+    solution = replace(found.solution, parameters={**found.solution.parameters, name: float(bound)})
+    tangent = _normalised(null_vector(found.jacobian, weights(solution, free) * after.tangent), solution, free)
     return State(solution, tangent, after.ds, after.age)
 
 

@@ -93,8 +93,8 @@ class FlipProblem:
 class TorusProblem:
     """A torus (Neimark–Sacker) bifurcation: multipliers e^{±iπω}, with ω the extra.
 
-    The mode (u + iv)e^{iπωt} has periodic u, v; ∫uᵀu + vᵀv dt = 1, and ∫u_refᵀv − v_refᵀu dt = 0 fixes its phase. A period
-    doubling has ω = 1.
+    The mode (u + iv)e^{iπωt} has periodic u, v; ∫uᵀu + vᵀv dt = 1, and ∫u_refᵀv − v_refᵀu dt = 0 fixes its phase. At a
+    period doubling ω = 1.
     """
 
     system: DDE

@@ -18,8 +18,8 @@ from mackeyglass.equation import DDE
 class FlipNormalForm:
     """Two numbers of a period doubling, found with the left null vector w of L.
 
-    On the orbits x + εv + O(ε²) of twice the period the multiplier −e^λ of the orbit that doubles has λ = −ε² cubic/speed
-    + O(ε⁴), on the side where they exist.
+    Where orbits x + εv + O(ε²) of twice the period exist, the multiplier −e^λ of the orbit that doubles has
+    λ = ε² cubic/speed + O(ε⁴), and they have the multiplier e^{−4λ} to that order.
 
     Attributes
     ----------
@@ -46,8 +46,8 @@ class FlipNormalForm:
 def flip_normal_form(point: BifurcationPoint) -> FlipNormalForm:
     """By Lyapunov–Schmidt reduction of the collocated equations at a period doubling of ∫vᵀv dt = 1.
 
-    With x + εv + ε²h and the period T + ε²T₂ the terms of order ε² are L(h, T₂) = ½D²F[v, v], and those of order ε³ must be
-    orthogonal to w.
+    With x + εv + ε²h and the period T + ε²T₂ the terms of order ε² are L(h, T₂) = ½D²F[v, v], and those of order ε³
+    must be orthogonal to w.
     """
     return normal_form_of(point.system, point.solution)
 

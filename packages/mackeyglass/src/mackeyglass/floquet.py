@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Complex
+from jaxtyping import Complex, Float
 from scipy import linalg
 
 from mackeyglass.collocation import CollocatedEquation, Solution
@@ -15,12 +15,22 @@ from mackeyglass.equation import DDE
 class Multipliers:
     """Floquet multipliers, of which one is 1 in theory.
 
-    `values` are those other than the trivial one, largest modulus first; `trivial` is that one as computed: its distance from
-    1 tells how accurate the orbit is.
+    `values` are those other than the trivial one, largest modulus first; `trivial` is that one as computed: how far it
+    is from 1 tells how accurate the orbit is.
     """
 
     values: Complex[np.ndarray, "count"]
     trivial: complex
+
+    @property
+    def real(self) -> Float[np.ndarray, "real"]:
+        """The real ones of `values`."""
+        return np.real(self.values[np.abs(np.imag(self.values)) < 1e-9])
+
+    @property
+    def pairs(self) -> Complex[np.ndarray, "pairs"]:
+        """One of each pair of complex ones of `values`, with a positive imaginary part."""
+        return self.values[np.imag(self.values) >= 1e-9]
 
     @property
     def defect(self) -> float:
@@ -36,8 +46,8 @@ class Multipliers:
 def floquet_multipliers(system: DDE, orbit: Solution, count: int | None = None) -> Multipliers:
     """Multipliers of an orbit: eigenvalues of the map that takes perturbed histories over one period.
 
-    Histories live on the mesh of the orbit, repeated backwards over the longest delay. The trivial multiplier is told from
-    others near 1 by the overlap of its eigenvector with x'.
+    Histories live on the mesh of the orbit, repeated backwards over the longest delay. The trivial multiplier is told
+    from others near 1 by the overlap of its eigenvector with x'.
 
     Parameters
     ----------
@@ -47,19 +57,20 @@ def floquet_multipliers(system: DDE, orbit: Solution, count: int | None = None) 
         How many to return besides the trivial one; by default all that the mesh resolves or does not.
     """
     monodromy, history = monodromy_matrix(system, orbit)
-    values, vectors = linalg.eig(monodromy, check_finite=False)
+    values, vectors = np.linalg.eig(monodromy)
+    values, vectors = values.astype(complex), vectors.astype(complex)  # real where all are
     flow = history.slope(orbit)
     overlap = np.abs(vectors.conj().T @ flow) / np.linalg.norm(flow)
     near = np.abs(values - 1) < max(0.1, 2 * np.abs(values - 1).min())
     trivial = int(np.argmax(np.where(near, overlap, -1.0)))
     others = np.delete(values, trivial)
-    order = np.lexsort((-others.imag, -np.round(np.abs(others), 12)))
+    order = np.lexsort((-np.imag(others), -np.round(np.abs(others), 12)))
     return Multipliers(others[order][:count], complex(values[trivial]))
 
 
 @dataclass(frozen=True)
 class History:
-    """The stored points of a mesh, repeated backwards over `periods` periods, from the point `first` on up to time 0."""
+    """The stored points of a mesh, repeated backwards over some periods, from the point `first` on up to time 0."""
 
     periods: int
     first: int

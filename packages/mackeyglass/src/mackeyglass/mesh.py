@@ -13,7 +13,7 @@ from sciml.errors import ConfigError
 class Mesh:
     """Continuous piecewise polynomials of one degree m between knots 0 = t₀ < … < t_N = 1.
 
-    They are stored by their values at N·m + 1 points: the Chebyshev–Lobatto points of each interval, whose ends neighbours share.
+    They are stored by their values at N·m + 1 points: the Chebyshev–Lobatto points of each interval, with shared ends.
     """
 
     knots: Float[np.ndarray, "knots"]
@@ -90,8 +90,8 @@ class Mesh:
     def adapted(self, values: Float[np.ndarray, "points d"]) -> "Mesh":
         """A mesh with as many intervals that equidistributes |x^{(m+1)}|^{1/(m+1)} of a periodic function.
 
-        The derivative is estimated from jumps of the m-th one, as in de Boor, Good approximation by splines with variable
-        knots II (1974); no interval gets more than some twenty times the mean length.
+        The derivative is estimated from jumps of the m-th one, as in de Boor, Good approximation by splines with
+        variable knots II (1974). A floor on it keeps intervals from growing without bound.
         """
         m = self.degree
         pieces = values[self.at_gauss.columns[::m]]  # (N, m+1, d): values on each interval

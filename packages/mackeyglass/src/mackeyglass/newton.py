@@ -1,13 +1,25 @@
 """Newton's method for collocated problems."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float
 from scipy import sparse
+from scipy.sparse.linalg import splu
 
-from mackeyglass.collocation import Factorisation, Problem, Solution, linearise
+from mackeyglass.collocation import Problem, Solution, linearise
 from mackeyglass.errors import ContinuationError
+
+
+@dataclass(frozen=True, eq=False)
+class Converged:
+    """A solution, how many iterations led to it, and the last Jacobian, at a point a negligible correction away."""
+
+    solution: Solution
+    iterations: int
+    jacobian: sparse.csc_array
 
 
 def solve(
@@ -16,12 +28,12 @@ def solve(
     free: Sequence[str] = (),
     *,
     reference: Solution | None = None,
-    rows: Float[np.ndarray, "rows unknowns"] | None = None,
-    levels: Float[np.ndarray, "rows"] | None = None,
+    row: Float[np.ndarray, "unknowns"] | None = None,
+    level: float = 0.0,
     tolerance: float = 1e-9,
     max_iterations: int = 12,
-) -> tuple[Solution, int]:
-    """Solution near `start`, and the number of iterations.
+) -> Converged:
+    """Solution near `start`.
 
     Parameters
     ----------
@@ -29,11 +41,11 @@ def solve(
         Parameters that are unknowns too.
     reference
         What fixes phases; by default `start`.
-    rows, levels
-        Further linear equations ``rows @ solution.vector(free) = levels``, as many as make the system square.
+    row, level
+        A further equation ``row @ solution.vector(free) = level``, for a problem with one unknown more than equations.
     tolerance
-        Bound on the last correction, relative to the largest unknown. As the method converges quadratically, the error is
-        about its square, or rounding.
+        Bound on the last correction, relative to the largest unknown. As the method converges quadratically, the error
+        is about its square, or rounding.
 
     Raises
     ------
@@ -45,41 +57,54 @@ def solve(
     for iteration in range(1, max_iterations + 1):
         value, jacobian = linearise(problem, solution, free, reference)
         vector = solution.vector(free)
-        if rows is not None:
-            assert levels is not None
-            value = np.concatenate([value, rows @ vector - levels])
-            jacobian = sparse.vstack([jacobian, sparse.coo_array(rows)], format="csr")
-        correction = -_solve(jacobian, value)
+        if row is None:
+            correction = -solve_linear(jacobian, value)
+        else:
+            correction = -solve_linear(_bordered(jacobian, row), np.append(value, row @ vector - level))
         size = np.abs(correction).max() / (1 + np.abs(vector).max())
-        if not np.isfinite(size) or vector[solution.values.size] + correction[solution.values.size] <= 0:
+        period = solution.values.size  # its position
+        if not np.isfinite(size) or vector[period] + correction[period] <= 0:
             break
         solution = solution.updated(vector + correction, free)
         if size <= tolerance:
-            return solution, iteration
+            return Converged(solution, iteration, jacobian)
     raise ContinuationError(
         f"Newton's method did not converge in {max_iterations} iterations (last correction {size:.1e}) near "
         f"{_where(start)}; start closer to a solution, take smaller steps or a finer mesh"
     )
 
 
-def null_vector(
-    problem: Problem, solution: Solution, free: Sequence[str], along: Float[np.ndarray, "unknowns"]
-) -> Float[np.ndarray, "unknowns"]:
-    """Tangent of a curve of solutions: the null vector of the Jacobian, not normalised, with a positive product with `along`."""
-    _, jacobian = linearise(problem, solution, free, solution)
-    square = sparse.vstack([jacobian, sparse.coo_array(along[None])], format="csr")
-    return _solve(square, np.append(np.zeros(jacobian.shape[0]), 1.0))
+def null_vector(jacobian: sparse.csc_array, along: Float[np.ndarray, "unknowns"]) -> Float[np.ndarray, "unknowns"]:
+    """Null vector of a Jacobian with one row less than columns; its product with `along` is 1."""
+    return solve_linear(_bordered(jacobian, along), np.append(np.zeros(size_of(jacobian)[0]), 1.0))
 
 
-def _solve(matrix: sparse.csr_array, right: np.ndarray) -> np.ndarray:
-    rows, columns = matrix.shape
+def solve_linear(
+    matrix: sparse.csc_array, right: Float[np.ndarray, "equations *columns"]
+) -> Float[np.ndarray, "equations *columns"]:
+    """Solution of a sparse linear system; NaN where it is singular."""
+    rows, columns = size_of(matrix)
     if rows != columns:
         raise ValueError(f"{rows} equations for {columns} unknowns: free as many parameters as the problem determines")
-    with np.errstate(all="ignore"):
-        try:
-            return Factorisation(matrix).solve(right)
-        except RuntimeError:  # exactly singular
-            return np.full(columns, np.nan)
+    try:
+        return splu(matrix).solve(right)
+    except RuntimeError:  # exactly singular
+        return np.full_like(right, np.nan)
+
+
+def size_of(matrix: sparse.csc_array) -> tuple[int, int]:
+    """Rows and columns."""
+    return cast(tuple[int, int], matrix.shape)
+
+
+def _bordered(jacobian: sparse.csc_array, row: np.ndarray) -> sparse.csc_array:
+    """The matrix with one row more, without scipy's slower general stacking."""
+    rows, columns = size_of(jacobian)
+    ends = jacobian.indptr[1:]
+    data = np.insert(jacobian.data, ends, row)
+    indices = np.insert(jacobian.indices, ends, rows)
+    pointers = jacobian.indptr + np.arange(columns + 1)
+    return sparse.csc_array((data, indices, pointers), shape=(rows + 1, columns))
 
 
 def _where(solution: Solution) -> str:

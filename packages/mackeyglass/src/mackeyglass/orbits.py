@@ -147,8 +147,8 @@ class PeriodicOrbit:
             )
         if not _varies(values):
             raise ConfigError(
-                f"the profile is constant to {CONSTANT:g}, an equilibrium: begin with one that oscillates, for instance "
-                "PeriodicOrbit.from_hopf"
+                f"the profile is constant to {CONSTANT:g}, an equilibrium: begin with one that oscillates, for "
+                "instance PeriodicOrbit.from_hopf"
             )
         return _solved(system, Solution(mesh, values, float(period), (), numbers(system)))
 
@@ -165,8 +165,8 @@ class PeriodicOrbit:
     ) -> "PeriodicOrbit":
         """The orbit along which a sampled trajectory runs in the end.
 
-        The period is the least lag at which the last `window` of the trajectory (by default twice the longest delay) agrees
-        with what was before, up to `tolerance` of the range.
+        The period is the least lag at which the last `window` of the trajectory (by default twice the longest delay)
+        agrees with what was before, up to `tolerance` of the range.
 
         Raises
         ------
@@ -243,7 +243,7 @@ def recurrence(samples: Float[np.ndarray, "times d"], dt: float, window: float, 
 
 
 def _solved(system: DDE, start: Solution) -> PeriodicOrbit:
-    solution, _ = solve(OrbitProblem(system), start)
+    solution = solve(OrbitProblem(system), start).solution
     return _checked(PeriodicOrbit(system.with_parameters(**solution.parameters), solution))
 
 
@@ -253,14 +253,8 @@ def _pinned(
     """The orbit with ⟨mode, x − base⟩ = amplitude ⟨mode, mode⟩, where a parameter adjusts itself."""
     weighted = start.mesh.measure[:, None] * mode
     row = np.append(weighted.ravel(), [0.0, 0.0])
-    level = (weighted * (base + amplitude * mode)).sum()
-    solution, _ = solve(
-        OrbitProblem(system),
-        start,
-        (parameter,),
-        rows=row[None],
-        levels=np.array([level]),
-    )
+    level = float((weighted * (base + amplitude * mode)).sum())
+    solution = solve(OrbitProblem(system), start, (parameter,), row=row, level=level).solution
     return _checked(PeriodicOrbit(system.with_parameters(**solution.parameters), solution))
 
 
