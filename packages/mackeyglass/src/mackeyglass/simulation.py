@@ -122,7 +122,7 @@ def _segments(
     panels = max(1, math.ceil(float(torch.as_tensor(system.gamma * system.tau).max()) / 4))
     segment_map = SegmentMap(system, intervals, panels, dtype=dtype, device=device)
     U, worst = segment_map.history(history), 0.0
-    bound = 1e-6 if dtype == torch.float64 else 1e-4
+    bound = 1e-5 if dtype == torch.float64 else 1e-4
 
     def advance(k: int) -> Callable[[Tensor], Tensor]:
         nonlocal U, worst
