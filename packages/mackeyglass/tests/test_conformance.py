@@ -1,0 +1,3 @@
+from sciml_testkit import conformance
+
+test_conformance = conformance("mackeyglass")
