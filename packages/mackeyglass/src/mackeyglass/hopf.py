@@ -130,7 +130,7 @@ def locate_hopf(
             solution, _ = newton(hopf_equations(system, (parameter,), q, goal), solution)
         except ContinuationError:
             goal = (growth + goal) / 2
-            if abs(goal - growth) < 0.05 * abs(root.real):
+            if abs(goal - growth) <= 0.05 * abs(root.real):
                 raise
             continue
         if goal == 0.0:
