@@ -100,8 +100,9 @@ def orbit_part(solution: Solution, dim: int) -> Solution:
 
 
 def solved_point(kind: str, system: DDE, start: Solution, parameter: str) -> BifurcationPoint:
-    """The bifurcation near an approximate solution of its defining system."""
-    solution = solve(problem_of(kind, system), start, (parameter,)).solution
+    """The bifurcation near an approximate solution of its defining system; its phases are fixed by itself."""
+    problem = problem_of(kind, system)
+    solution = solve(problem, solve(problem, start, (parameter,)).solution, (parameter,)).solution
     return BifurcationPoint(kind, system.with_parameters(**solution.parameters), solution, parameter)
 
 
@@ -207,7 +208,7 @@ def crossing_share(kind: str, multipliers: tuple[Multipliers, Multipliers], slop
     if kind in ("LP", "BP"):
         first, last = slopes
     elif kind == "PD":
-        first, last = (_closest_real(m, -1) + 1 for m in multipliers)
+        first, last = (_closest_real(m, -1.0) + 1 for m in multipliers)
     else:
         first, last = (_log_modulus_of_pair(m) for m in multipliers)
     if first * last >= 0 or not np.isfinite(first - last):

@@ -5,9 +5,9 @@ equation at one time, of functions with D components, of their derivatives, of b
 scalars. Automatic differentiation of that equation gives the exact Jacobian of the discretised problem.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ class Local:
     period: Float[Tensor, "K 1"]
     extras: Sequence[Float[Tensor, "K 1"]]
     parameters: Mapping[str, Float[Tensor, "K 1"]]
-    delays: Sequence[Float[Tensor, "K 1"]]
+    delays: Sequence[Tensor]  # (K, 1), or () for a fixed one
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,26 +81,27 @@ class Condition:
     by_scalars: tuple[float, ...]
 
 
-class Problem(Protocol):
-    """A periodic boundary-value problem for functions of D components."""
+@dataclass(frozen=True, eq=False)
+class Problem(ABC):
+    """A periodic boundary-value problem for functions of D components.
+
+    Of `system` only the form is used: values of its parameters are those of a solution.
+    """
+
+    system: DDE
 
     @property
-    def system(self) -> DDE:
-        """The delay equation, of which only the form is used: parameters are those of a solution."""
-        ...
-
-    @property
+    @abstractmethod
     def signs(self) -> Float[np.ndarray, "D"]:
         """By what each component is multiplied after one period: 1 or −1."""
-        ...
 
+    @abstractmethod
     def equation(self, at: Local) -> Float[Tensor, "D K Q"]:
         """What has to vanish at every time; time is scaled by the period."""
-        ...
 
+    @abstractmethod
     def conditions(self, solution: Solution, reference: Solution) -> list[Condition]:
         """Scalar equations, one for each number that the problem determines; `reference` fixes phases."""
-        ...
 
 
 def linearise(

@@ -5,22 +5,16 @@ With time scaled by the period T an orbit solves x'/T = F(x(t), x(t − τ/T)). 
     L(v, b) = v'/T − F₀v − ΣⱼFⱼv(t − τⱼ/T) + b ∂_T(…),    ∂_T(…) = −x'/T² − ΣⱼFⱼ x'(t − τⱼ/T) τⱼ/T².
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mackeyglass.collocation import Condition, Local, Solution
-from mackeyglass.equation import DDE
+from mackeyglass.collocation import Condition, Local, Problem, Solution
 
 
-@dataclass(frozen=True, eq=False)
-class OrbitProblem:
+class OrbitProblem(Problem):
     """A periodic orbit: x and T, with the phase fixed by ∫x_ref'ᵀ(x − x_ref)dt = 0."""
-
-    system: DDE
 
     @property
     def signs(self) -> Float[np.ndarray, "D"]:
@@ -33,14 +27,11 @@ class OrbitProblem:
         return [_phase(solution, reference, self.system.dim)]
 
 
-@dataclass(frozen=True, eq=False)
-class FoldProblem:
+class FoldProblem(Problem):
     """A fold of periodic orbits: an orbit and a vector (v, b) of its linearisation by profile and period, b the extra.
 
     The change of the period along the null vector is part of it. Scaling: ∫vᵀv dt + b² = 1.
     """
-
-    system: DDE
 
     @property
     def signs(self) -> Float[np.ndarray, "D"]:
@@ -66,11 +57,8 @@ class FoldProblem:
         ]
 
 
-@dataclass(frozen=True, eq=False)
-class FlipProblem:
+class FlipProblem(Problem):
     """A period doubling: an orbit and a vector v of its linearisation with v(t + 1) = −v(t), ∫vᵀv dt = 1."""
-
-    system: DDE
 
     @property
     def signs(self) -> Float[np.ndarray, "D"]:
@@ -89,15 +77,12 @@ class FlipProblem:
         return [_phase(solution, reference, d), _norm(solution, slice(d, 2 * d))]
 
 
-@dataclass(frozen=True, eq=False)
-class TorusProblem:
+class TorusProblem(Problem):
     """A torus (Neimark–Sacker) bifurcation: multipliers e^{±iπω}, with ω the extra.
 
     The mode (u + iv)e^{iπωt} has periodic u, v; ∫uᵀu + vᵀv dt = 1, and ∫u_refᵀv − v_refᵀu dt = 0 fixes its phase. At a
     period doubling ω = 1.
     """
-
-    system: DDE
 
     @property
     def signs(self) -> Float[np.ndarray, "D"]:

@@ -173,8 +173,8 @@ def _share(x: Tensor, n: Value, theta: Value) -> Tensor:
     whole = not isinstance(n, Tensor) and n == int(n)
     if whole:
         magnitude = scaled.abs()
-    # a shift of exact zeros, after which the power is still none, keeps derivatives of the logarithm finite
-    log_power = n * torch.log(magnitude + 1e-18 * (magnitude == 0))
+    # the shift is nothing to the power, and keeps derivatives finite at zero
+    log_power = n * torch.log(magnitude + 1e-18)
     share = torch.sigmoid(-log_power)
     if whole and int(n) % 2:
         share = torch.where(scaled < 0, 1 / (1 - torch.exp(log_power)), share)

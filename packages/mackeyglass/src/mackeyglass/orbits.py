@@ -14,10 +14,13 @@ from mackeyglass.defining_systems import OrbitProblem
 from mackeyglass.equation import DDE
 from mackeyglass.errors import ContinuationError
 from mackeyglass.floquet import Multipliers, floquet_multipliers
+from mackeyglass.history import History
 from mackeyglass.linearisation import numbers
+from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.mesh import Mesh
 from mackeyglass.newton import solve
 from mackeyglass.normal_form import HopfPoint
+from mackeyglass.simulation import simulate
 
 if TYPE_CHECKING:
     from mackeyglass.bifurcations import BifurcationPoint
@@ -29,7 +32,7 @@ CONSTANT = 1e-6  # range, relative to the state, below which a profile is an equ
 class PeriodicOrbit:
     """A periodic solution x(t) = x(t + T), found by collocation on a mesh of [0, 1] (arXiv 2203.00181).
 
-    Made by `from_profile`, `from_samples`, `from_hopf` or `from_period_doubling`.
+    Made by `from_simulation`, `from_hopf`, `from_period_doubling`, `from_profile` or `from_samples`.
     """
 
     system: DDE
@@ -181,6 +184,43 @@ class PeriodicOrbit:
             return np.stack([np.interp(start + t * lag, times, x) for x in samples.T], axis=-1)
 
         return cls.from_profile(system, profile, lag, mesh=mesh)
+
+    @classmethod
+    def from_simulation(
+        cls,
+        system: DDE,
+        history: History | None = None,
+        *,
+        transient: float | int = 100,
+        longest: float | int = 20,
+        mesh: Mesh | None = None,
+        tolerance: float = 0.02,
+    ) -> "PeriodicOrbit":
+        """The stable orbit that a trajectory approaches.
+
+        Parameters
+        ----------
+        history
+            As in `simulate`; by default nine tenths of the positive equilibrium of a Mackey–Glass equation.
+        transient, longest
+            How long to wait, and the longest period to look for, in units of the longest delay.
+        tolerance
+            As in `from_samples`.
+
+        Raises
+        ------
+        ContinuationError
+            If the trajectory is not periodic by then.
+        """
+        if history is None:
+            if not isinstance(system, MackeyGlass):
+                raise ConfigError("give a history: a number, a function of times in [−τ, 0], or values")
+            history = 0.9 * float(system.positive_equilibrium())
+        delay = max(map(float, system.delay_values))
+        times = delay * (transient + np.arange(round(200 * (longest + 2)) + 1) / 200)
+        u = simulate(system, history, (0.0, float(times[-1])), saveat=times, rtol=1e-6, atol=1e-8)["u"].values[0]
+        samples = u.T if u.ndim == 2 else u[:, None]
+        return cls.from_samples(system, samples, delay / 200, mesh=mesh, tolerance=tolerance)
 
     @classmethod
     def from_hopf(

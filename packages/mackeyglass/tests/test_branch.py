@@ -1,0 +1,211 @@
+import numpy as np
+import pytest
+import torch
+from mackeyglass import DDE, MackeyGlass
+from mackeyglass.bifurcations import problem_of
+from mackeyglass.branch import JOINED, VANISHED, continue_bifurcation, continue_branch, locate
+from mackeyglass.branch_files import load_branch, save_branch
+from mackeyglass.codimension_two import locate_codimension_two
+from mackeyglass.collocation import linearise
+from mackeyglass.flip_normal_form import flip_normal_form
+from mackeyglass.hopf import hopf_points
+from mackeyglass.mesh import Mesh
+from mackeyglass.orbits import PeriodicOrbit
+from sciml.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def principal():
+    point = hopf_points(MackeyGlass(tau=2.0))[0]
+    return continue_branch(PeriodicOrbit.from_hopf(point, "n", mesh=Mesh.uniform(40, 5)), "n", (5, 9), ds_max=0.4)
+
+
+@pytest.fixture(scope="module")
+def doubling(principal):
+    return locate(principal, principal.special[0])
+
+
+@pytest.fixture(scope="module")
+def fold():
+    orbit = PeriodicOrbit.from_simulation(MackeyGlass(n=12.0, tau=2.0)).refined()
+    branch = continue_branch(orbit, "n", (10, 13), direction=-1, max_steps=20, detect=["LP"])
+    return locate(branch, branch.special[0])
+
+
+def residual_of(point) -> float:
+    return np.abs(linearise(problem_of(point.kind, point.system), point.solution, (), point.solution)[0]).max()
+
+
+def test_principal_branch_and_its_first_period_doubling(principal, doubling):
+    assert principal.stop_reason == "n reached its bound 9"
+    assert principal["n"][-1] == 9
+    assert [special.kind for special in principal.special] == ["PD"]
+    assert principal.stable[principal["n"] < 7.39].all()
+    assert not principal.stable[principal["n"] > 7.4].any()
+    assert principal.defects.max() < 1e-6
+    assert doubling.parameters["n"] == pytest.approx(7.395926925, abs=1e-8)
+    assert doubling.period == pytest.approx(5.425485348, abs=1e-8)
+    assert residual_of(doubling) < 1e-9
+    assert np.abs(doubling.multipliers + 1).min() < 1e-6
+
+
+def test_orbits_of_twice_the_period_begin_with_the_square_of_the_amplitude(doubling):
+    amplitudes = np.array([0.005, 0.01, 0.02])
+    moved = [
+        PeriodicOrbit.from_period_doubling(doubling, amplitude=a).parameters["n"] - doubling.parameters["n"]
+        for a in amplitudes
+    ]
+    assert np.polyfit(np.log(amplitudes), np.log(moved), 1)[0] == pytest.approx(2, abs=0.02)
+
+
+def test_normal_form_predicts_multipliers_of_the_doubled_orbit(doubling):
+    form = flip_normal_form(doubling)
+    assert form.supercritical
+    doubled = PeriodicOrbit.from_period_doubling(doubling, amplitude=0.005)
+    assert np.log(doubled.multipliers(1)[0].real) / 0.005**2 == pytest.approx(-4 * form.coefficient, rel=0.01)
+
+
+def test_second_period_doubling(doubling):
+    branch = continue_branch(PeriodicOrbit.from_period_doubling(doubling), "n", (7, 9), ds_max=0.15)
+    point = locate(branch, next(special for special in branch.special if special.kind == "PD"))
+    assert point.parameters["n"] == pytest.approx(8.672829553818, abs=5e-9)
+    assert point.period == pytest.approx(11.8589340568, abs=1e-7)
+
+
+def test_branches_end_where_orbits_vanish_or_halve_their_period(principal, doubling):
+    back = continue_branch(principal.orbit(6), "n", (4, 9), direction=-1)
+    assert back.stop_reason == VANISHED
+    doubled = PeriodicOrbit.from_period_doubling(doubling)
+    joined = continue_branch(doubled, "n", (7, 9), direction=-1, ds=0.02)
+    assert joined.stop_reason == JOINED
+    assert len(joined) < 20
+
+
+def test_fold_with_the_change_of_the_period(fold):
+    assert fold.parameters["n"] == pytest.approx(11.21484654, abs=2e-8)
+    assert fold.period == pytest.approx(7.21371146, abs=2e-8)
+    assert abs(fold.solution.extras[0]) > 0.1
+    assert residual_of(fold) < 1e-9
+    assert np.abs(fold.multipliers - 1).min() < 1e-3
+    moved = fold.on(Mesh.uniform(80, 5))
+    assert moved.parameters["n"] == pytest.approx(fold.parameters["n"], abs=1e-6)
+
+
+def test_torus_bifurcation_of_the_doubled_orbit():
+    base = PeriodicOrbit.from_simulation(MackeyGlass(n=9.0, tau=1.35))
+    branch = continue_branch(base, "n", (8, 12), ds_max=0.5)
+    doubling = locate(branch, next(special for special in branch.special if special.kind == "PD"))
+    assert doubling.parameters["n"] == pytest.approx(9.737755, abs=1e-6)
+    doubled = continue_branch(PeriodicOrbit.from_period_doubling(doubling), "n", (9, 16), ds_max=0.5)
+    point = locate(doubled, next(special for special in doubled.special if special.kind == "NS"))
+    assert point.parameters["n"] == pytest.approx(15.096887, abs=1e-5)
+    assert point.period == pytest.approx(8.212591, abs=1e-5)
+    assert point.angle == pytest.approx(0.12169, abs=1e-5)
+    assert residual_of(point) < 1e-9
+    assert np.abs(np.abs(point.multipliers) - 1).min() < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["doubling", "fold"])
+def test_sensitivities_are_derivatives(kind, request):
+    point = request.getfixturevalue(kind)
+    sensitivity = point.sensitivity()
+    for name in ("tau", "beta", "gamma"):
+        ahead, behind = (point.at(**{name: point.parameters[name] + step}).parameters["n"] for step in (1e-4, -1e-4))
+        assert (ahead - behind) / 2e-4 == pytest.approx(sensitivity[name], rel=1e-5)
+    assert abs(sensitivity["theta"]) < 1e-9  # a unit
+    # units of time: n depends on γτ and β/γ only
+    assert 2 * sensitivity["beta"] + sensitivity["gamma"] - 2 * sensitivity["tau"] == pytest.approx(0, abs=1e-7)
+
+
+def test_cusp_and_fold_flip_are_found_on_the_fold_curve(fold):
+    bounds = {"n": (10, 16), "tau": (1.0, 2.5)}
+    curve = continue_bifurcation(fold, ("n", "tau"), bounds, direction=-1, ds_max=0.3)
+    found = {special.kind: locate_codimension_two(curve, special) for special in curve.special}
+    cusp, flip = found["cusp"], found["fold-flip"]
+    assert cusp.parameters["n"] == pytest.approx(15.162656, abs=2e-6)
+    assert cusp.parameters["tau"] == pytest.approx(1.0998704, abs=2e-7)
+    assert cusp.period == pytest.approx(3.829158, abs=1e-6)
+    assert flip.parameters["n"] == pytest.approx(15.054045, abs=2e-6)
+    assert flip.parameters["tau"] == pytest.approx(1.3397758, abs=2e-7)
+    assert flip.period == pytest.approx(4.071701, abs=2e-6)
+    assert np.abs(flip.bifurcation.multipliers + 1).min() < 1e-6
+    # both folds meet at the cusp with a distance like the 3/2 power
+    offsets, widths = np.array([0.002, 0.004, 0.008]), []
+    for offset in offsets:
+        tau = cusp.parameters["tau"] + offset
+        ends = []
+        for index in np.flatnonzero(np.diff(np.sign(curve["tau"] - tau)))[:2]:
+            ends.append(curve.point(int(index)).at(tau=tau).parameters["n"])
+        widths.append(abs(ends[1] - ends[0]))
+    assert np.polyfit(np.log(offsets), np.log(widths), 1)[0] == pytest.approx(1.5, abs=0.1)
+
+
+def test_curves_of_period_doublings(doubling):
+    curve = continue_bifurcation(doubling, ("n", "tau"), {"n": (6, 9), "tau": (1.5, 2.6)}, ds_max=0.3)
+    assert curve.stop_reason == "tau reached its bound 2.6"
+    assert curve["n"][-1] == pytest.approx(6.62915, abs=1e-5)
+    point = curve.point(len(curve) // 2)
+    assert np.abs(point.multipliers + 1).min() < 1e-6
+
+
+def test_branches_are_read_back_bit_by_bit_and_go_on_alike(principal, tmp_path):
+    orbit = principal.orbit(3)
+    short = continue_branch(orbit, "n", (5, 8), max_steps=6)
+    save_branch(short, tmp_path / "branch.nc")
+    loaded = load_branch(tmp_path / "branch.nc")
+    whole = continue_branch(orbit, "n", (5, 8), max_steps=14)
+    for other in (short.extended(8), loaded.extended(8)):
+        assert len(other) == len(whole)
+        for one, two in zip(other.states, whole.states, strict=True):
+            assert np.array_equal(one.solution.values, two.solution.values)
+            assert np.array_equal(one.solution.mesh.knots, two.solution.mesh.knots)
+            assert np.array_equal(one.tangent, two.tangent)
+            assert one.solution.parameters == two.solution.parameters
+            assert (one.ds, one.age, one.solution.period) == (two.ds, two.age, two.solution.period)
+        assert all(
+            np.array_equal(a.values, b.values) for a, b in zip(other.multipliers, whole.multipliers, strict=True)
+        )
+        assert other.special == whole.special
+    assert (loaded.kind, loaded.free, loaded.stop_reason) == (short.kind, short.free, short.stop_reason)
+    assert loaded.stepping == short.stepping
+
+
+@pytest.mark.unchecked
+def test_files_that_are_no_branches(principal, tmp_path):
+    path = tmp_path / "branch.nc"
+    with pytest.raises(DataError, match="no such file"):
+        load_branch(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(DataError, match="damaged"):
+        load_branch(path)
+    general = DDE(lambda x, x_tau, p: -p.a * x + p.b * torch.tanh(x_tau), ["tau"], {"a": 1.0, "b": -2.0, "tau": 3.0})
+    branch = continue_branch(PeriodicOrbit.from_simulation(general, 0.3), "b", (-3, -1), max_steps=2)
+    save_branch(branch, path)
+    with pytest.raises(DataError, match="general equation: give it"):
+        load_branch(path)
+    with pytest.raises(DataError, match="with delays"):
+        load_branch(path, MackeyGlass())
+    assert load_branch(path, general)["b"] == pytest.approx(branch["b"])
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match="damaged"):
+        load_branch(path, general)
+
+
+@pytest.mark.unchecked
+def test_errors(principal, doubling):
+    orbit = principal.orbit(3)
+    with pytest.raises(ConfigError, match="must lie within its bounds"):
+        continue_branch(orbit, "n", (8, 9))
+    with pytest.raises(ConfigError, match="detect must be of LP, PD, NS, BP, got HB"):
+        continue_branch(orbit, "n", (5, 9), detect=["HB"])
+    with pytest.raises(ConfigError, match="no parameter is called m"):
+        continue_branch(orbit, "m", (5, 9))
+    with pytest.raises(ConfigError, match="0 < ds <= ds_max"):
+        continue_branch(orbit, "n", (5, 9), ds=-1.0, ds_max=1.0)
+    with pytest.raises(ConfigError, match="bounds must be given for each of n, tau"):
+        continue_bifurcation(doubling, ("n", "tau"), {"n": (5, 9)})
+    with pytest.raises(ConfigError, match="only a period doubling"):
+        PeriodicOrbit.from_period_doubling(type(doubling)("LP", doubling.system, doubling.solution, "n"))
+    with pytest.raises(ConfigError, match="n is what the bifurcation determines"):
+        doubling.at(n=8.0)

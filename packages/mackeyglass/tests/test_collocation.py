@@ -1,0 +1,89 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from mackeyglass import DDE, MackeyGlass
+from mackeyglass.collocation import Solution, linearise
+from mackeyglass.defining_systems import FlipProblem, FoldProblem, OrbitProblem, TorusProblem
+from mackeyglass.mesh import Mesh
+from mackeyglass.newton import solve
+from mackeyglass.orbits import PeriodicOrbit
+
+MG = MackeyGlass(n=7.0, tau=2.0)
+
+
+def network(x, x_1, x_2, p):
+    return torch.stack([-x[0] + p.a * torch.tanh(x_1[1] + x_2[0]), -x[1] * x[0] + p.b * torch.tanh(x_2[0])])
+
+
+TWO = DDE(network, ["tau", 0.7], {"a": 2.0, "b": -2.0, "tau": 1.3}, dim=2)
+
+
+def smooth(mesh: Mesh, d: int, copies: int, turns: float) -> np.ndarray:
+    """Some positive profile and some vectors, the latter periodic or not."""
+    t = mesh.points[:, None]
+    profile = 1 + 0.3 * np.cos(2 * np.pi * t + np.arange(d))
+    vectors = [np.cos(turns * np.pi * t + 1 + np.arange(d) + k) for k in range(copies)]
+    return np.concatenate([profile, *vectors], axis=1)
+
+
+CASES = {
+    "orbit": (OrbitProblem, 0, (), 2),
+    "fold": (FoldProblem, 1, (0.3,), 2),
+    "flip": (FlipProblem, 1, (), 1),
+    "torus": (TorusProblem, 2, (0.4,), 2),
+}
+
+
+@pytest.mark.parametrize("period", [5.4, 0.9])  # of the latter the delays are longer
+@pytest.mark.parametrize("system", [MG, TWO], ids=["mackey-glass", "two-delays"])
+@pytest.mark.parametrize("case", list(CASES))
+def test_jacobian_is_the_derivative(case, system, period):
+    kind, copies, extras, turns = CASES[case]
+    problem, mesh = kind(system), Mesh(np.linspace(0, 1, 13) ** 1.2, 4)
+    parameters = {name: float(value) for name, value in system.parameters.items()}
+    free = list(parameters)
+    solution = Solution(mesh, smooth(mesh, system.dim, copies, turns), period, extras, parameters)
+    reference = replace(solution, values=solution.values + 0.1 * mesh.points[:, None])
+    _, jacobian = linearise(problem, solution, free, reference)
+    vector, rng = solution.vector(free), np.random.default_rng(0)
+    size = solution.values.size
+    directions = [np.append(rng.standard_normal(size), np.zeros(len(vector) - size))]
+    directions += list(np.eye(len(vector))[size:])
+    for direction in directions:
+        step = 1e-6 * direction
+        ahead, behind = (
+            linearise(problem, solution.updated(vector + sign * step, free), free, reference)[0] for sign in (1, -1)
+        )
+        difference = (ahead - behind) / 2e-6
+        assert np.abs(jacobian @ direction - difference).max() <= 1e-7 * max(1, np.abs(difference).max())
+
+
+@pytest.mark.parametrize("degree", [3, 4, 5])
+def test_order_of_the_period(degree):
+    reference = PeriodicOrbit.from_simulation(MG, mesh=Mesh.uniform(100, 7)).period
+    assert reference == pytest.approx(5.44799721383, abs=2e-11)
+    orbit = PeriodicOrbit.from_simulation(MG, mesh=Mesh.uniform(10, degree))
+    errors = [abs(orbit.on(Mesh.uniform(n, degree)).period - reference) for n in (12, 24, 48)]
+    orders = -np.diff(np.log2(errors))
+    assert orders.mean() >= degree + 0.5
+
+
+def test_solution_of_the_linear_equation_is_exact():
+    # x' = −(π/2) x(t − 1) has the solutions cos(πt/2) of period 4
+    system = DDE(lambda x, x_1, p: -p.a * x_1, [1.0], {"a": np.pi / 2})
+    mesh = Mesh.uniform(30, 6)
+    exact = np.cos(2 * np.pi * mesh.points)[:, None]
+    value, _ = linearise(
+        OrbitProblem(system), Solution(mesh, exact, 4.0, (), {"a": np.pi / 2}), (), Solution(mesh, exact, 4.0)
+    )
+    assert np.abs(value).max() < 1e-9
+
+
+def test_newton_converges_quadratically_and_says_where_it_fails():
+    orbit = PeriodicOrbit.from_simulation(MG).solution
+    start = replace(orbit, values=orbit.values + 1e-3 * np.sin(2 * np.pi * orbit.mesh.points)[:, None])
+    assert solve(OrbitProblem(MG), start).iterations <= 4
+    with pytest.raises(ArithmeticError, match=r"did not converge in 12 iterations .* near .*n=7"):
+        solve(OrbitProblem(MG), replace(orbit, values=orbit.values - 2))
