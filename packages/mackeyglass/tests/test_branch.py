@@ -4,7 +4,7 @@ import torch
 from mackeyglass import DDE, MackeyGlass
 from mackeyglass.bifurcations import problem_of
 from mackeyglass.branch import JOINED, VANISHED, continue_bifurcation, continue_branch, locate
-from mackeyglass.branch_files import load_branch, save_branch
+from mackeyglass.branch_files import load_branch
 from mackeyglass.codimension_two import locate_codimension_two
 from mackeyglass.collocation import linearise
 from mackeyglass.flip_normal_form import flip_normal_form
@@ -151,7 +151,7 @@ def test_curves_of_period_doublings(doubling):
 def test_branches_are_read_back_bit_by_bit_and_go_on_alike(principal, tmp_path):
     orbit = principal.orbit(3)
     short = continue_branch(orbit, "n", (5, 8), max_steps=6)
-    save_branch(short, tmp_path / "branch.nc")
+    short.save(tmp_path / "branch.nc")
     loaded = load_branch(tmp_path / "branch.nc")
     whole = continue_branch(orbit, "n", (5, 8), max_steps=14)
     for other in (short.extended(8), loaded.extended(8)):
@@ -180,7 +180,7 @@ def test_files_that_are_no_branches(principal, tmp_path):
         load_branch(path)
     general = DDE(lambda x, x_tau, p: -p.a * x + p.b * torch.tanh(x_tau), ["tau"], {"a": 1.0, "b": -2.0, "tau": 3.0})
     branch = continue_branch(PeriodicOrbit.from_simulation(general, 0.3), "b", (-3, -1), max_steps=2)
-    save_branch(branch, path)
+    branch.save(path)
     with pytest.raises(DataError, match="general equation: give it"):
         load_branch(path)
     with pytest.raises(DataError, match="with delays"):

@@ -6,8 +6,8 @@ from mackeyglass.errors import ContinuationError
 from mackeyglass.hopf import hopf_points
 from mackeyglass.mesh import Mesh
 from mackeyglass.orbits import PeriodicOrbit, recurrence
-from scipy.optimize import minimize_scalar
 from sciml.errors import ConfigError, ShapeError
+from scipy.optimize import minimize_scalar
 
 
 @pytest.fixture(scope="module")

@@ -1,42 +1,65 @@
 """Simulation, bifurcations and chaos of delay differential equations (arXiv 2203.00181)."""
 
+from mackeyglass.bifurcations import BifurcationPoint
+from mackeyglass.branch import Branch, Special, continue_bifurcation, continue_branch, locate
+from mackeyglass.branch_files import load_branch
 from mackeyglass.characteristic import characteristic_roots, lambert_roots, unstable_roots
+from mackeyglass.codimension_two import CodimensionTwoPoint, locate_codimension_two
 from mackeyglass.dormand_prince import DenseSolution, IntegrationError, solve_dde
 from mackeyglass.equation import DDE
 from mackeyglass.equilibria import EquilibriumBranch, follow_equilibrium
 from mackeyglass.errors import ContinuationError
+from mackeyglass.flip_normal_form import FlipNormalForm, flip_normal_form
+from mackeyglass.floquet import Multipliers, floquet_multipliers
 from mackeyglass.hopf import hopf_asymptote, hopf_curve, hopf_points, locate_hopf
 from mackeyglass.hopf_curves import HopfBranch, continue_hopf
 from mackeyglass.identities import averages
 from mackeyglass.linearisation import equilibrium
 from mackeyglass.mackey_glass import MackeyGlass
+from mackeyglass.mesh import Mesh
 from mackeyglass.normal_form import HopfNormalForm, HopfPoint, hopf_normal_form
+from mackeyglass.orbits import PeriodicOrbit
 from mackeyglass.runge_kutta import RungeKutta4
 from mackeyglass.segment_map import SegmentMap
 from mackeyglass.simulation import simulate
 
 __all__ = [
     "DDE",
+    "BifurcationPoint",
+    "Branch",
+    "CodimensionTwoPoint",
     "ContinuationError",
     "DenseSolution",
     "EquilibriumBranch",
+    "FlipNormalForm",
     "HopfBranch",
     "HopfNormalForm",
     "HopfPoint",
     "IntegrationError",
     "MackeyGlass",
+    "Mesh",
+    "Multipliers",
+    "PeriodicOrbit",
     "RungeKutta4",
     "SegmentMap",
+    "Special",
     "averages",
     "characteristic_roots",
+    "continue_bifurcation",
+    "continue_branch",
     "continue_hopf",
     "equilibrium",
+    "flip_normal_form",
+    "floquet_multipliers",
     "follow_equilibrium",
     "hopf_asymptote",
     "hopf_curve",
     "hopf_normal_form",
     "hopf_points",
     "lambert_roots",
+    "load_branch",
+    "locate",
+    "locate_codimension_two",
     "locate_hopf",
     "simulate",
     "solve_dde",

@@ -1,5 +1,6 @@
 """Branches of periodic orbits and curves of their bifurcations, with what was detected on them."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -7,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from sciml.errors import ConfigError
 from sciml.progress import Progress
+from sciml.store import to_netcdf
 
 from mackeyglass import codimension_two
 from mackeyglass.bifurcations import (
@@ -105,6 +107,12 @@ class Branch:
             raise ConfigError("this is a branch of orbits: use `orbit`, and `locate` for its bifurcations")
         solution = self.states[index].solution
         return BifurcationPoint(self.kind, self.system.with_parameters(**solution.parameters), solution, self.free[0])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the branch to a NetCDF file, whole or not at all; `load_branch` reads it."""
+        from mackeyglass.branch_files import branch_dataset
+
+        to_netcdf(branch_dataset(self), path)
 
     def extended(
         self,

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import xarray
 from sciml.errors import DataError
-from sciml.store import to_netcdf
 
 from mackeyglass.branch import Branch, Special
 from mackeyglass.collocation import Solution
@@ -64,11 +63,6 @@ def branch_dataset(branch: Branch) -> xarray.Dataset:
     return xarray.Dataset(variables, {"parameter": names}, attributes)
 
 
-def save_branch(branch: Branch, path: str | os.PathLike[str]) -> None:
-    """Write a branch to a NetCDF file."""
-    to_netcdf(branch_dataset(branch), path)
-
-
 def load_branch(path: str | os.PathLike[str], system: DDE | None = None) -> Branch:
     """Read a branch, for continuing it as if it had never ended.
 
@@ -84,7 +78,7 @@ def load_branch(path: str | os.PathLike[str], system: DDE | None = None) -> Bran
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file; branches are written by save_branch")
+        raise DataError(f"{path}: there is no such file; branches are written by Branch.save")
     try:
         with xarray.open_dataset(path, engine="h5netcdf") as stored:
             data = stored.load()
