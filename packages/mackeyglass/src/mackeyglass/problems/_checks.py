@@ -1,0 +1,37 @@
+"""Checks of the fields of problems."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sciml.data import Problem
+from sciml.errors import ConfigError
+
+
+def check_numbers(problem: Problem, **above: float) -> None:
+    """ConfigError where a field is no number above its bound."""
+    for name, bound in above.items():
+        value = getattr(problem, name)
+        if not _is_number(value) or not bound < value < math.inf:
+            raise ConfigError(f"{name}={value!r} must be a finite number greater than {bound:g}")
+
+
+def check_whole(problem: Problem, **least: int) -> None:
+    """ConfigError where a field is no whole number, or smaller than its least value."""
+    for name, smallest in least.items():
+        value = getattr(problem, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
+            raise ConfigError(f"{name}={value!r} must be a whole number, at least {smallest}")
+
+
+def check_ranges(problem: Problem, **above: float) -> None:
+    """ConfigError where a field is no pair (low, high) with bound < low ≤ high."""
+    for name, bound in above.items():
+        value = getattr(problem, name)
+        good = isinstance(value, Sequence) and len(value) == 2 and all(map(_is_number, value))
+        if not good or not bound < value[0] <= value[1] < math.inf:
+            raise ConfigError(f"{name}={value!r} must be a pair (low, high) with {bound:g} < low <= high")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
