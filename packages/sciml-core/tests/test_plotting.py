@@ -15,6 +15,20 @@ def test_curves_draw_every_line_and_leave_zeros_out_of_log_scales():
     assert left.get_yscale() == right.get_yscale() == "log"
 
 
+def test_repeated_trainings_share_a_colour_and_one_entry_of_the_legend():
+    records = [
+        {"training": f"{name}-{repeat}", "step": step, "loss": 1 / (1 + step)}
+        for name in ("adam", "sgd")
+        for repeat in range(3)
+        for step in (1, 2)
+    ]
+    figure = plotting.loss_curves([*records, {"training": "alone", "step": 1, "loss": 1.0}])
+    (axis,), (legend,) = figure.axes, figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["adam (3 repeats)", "sgd (3 repeats)", "alone"]
+    assert len({line.get_color() for line in axis.lines}) == 3
+    assert len(axis.lines) == 7
+
+
 def test_loss_curves_have_training_and_validation():
     records = [{"training": "t", "step": k, "loss": 1 / k} for k in (1, 2, 3)]
     records.append({"training": "t", "step": 3, "epoch_loss": 0.5, "validation_loss": 0.6})

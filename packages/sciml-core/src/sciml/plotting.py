@@ -2,11 +2,14 @@
 
 import io
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -40,19 +43,35 @@ def curves(
 
 
 def loss_curves(records: Iterable[Mapping[str, Any]]) -> Figure:
-    """Loss over steps from the records of `metrics.jsonl`, one colour a training; validation losses dashed."""
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    axis = figure.subplots()
+    """Loss over steps from the records of `metrics.jsonl`; validation losses dashed.
+
+    Each training has a colour; those whose names differ by a number at the end alone are repeats and share one.
+    """
     trainings: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         trainings.setdefault(record["training"], []).append(record)
-    for i, (name, lines) in enumerate(trainings.items()):
-        for key, style, label in (("loss", "-", name), ("validation_loss", "--", f"{name}, validation")):
+    groups = {name: re.sub(r"[-_ ]\d+$", "", name) for name in trainings}
+    members = Counter(groups.values())
+    rainbow = colormaps["turbo"].resampled(len(members))
+    colors = {group: f"C{i}" if len(members) <= 10 else rainbow(i) for i, group in enumerate(members)}
+    figure = Figure(figsize=(9, max(3.5, 0.3 * len(members))), layout="constrained")
+    axis = figure.subplots()
+    shown: set[str] = set()
+    for name, lines in trainings.items():
+        group = groups[name]
+        title = name if members[group] == 1 else f"{group} ({members[group]} repeats)"
+        for key, style, label in (("loss", "-", title), ("validation_loss", "--", f"{title}, validation")):
             points = [(line["step"], line[key]) for line in lines if key in line]
             if points:
                 axis.plot(
-                    *zip(*points), style, color=f"C{i}", label=label, linewidth=1, alpha=0.6 if key == "loss" else 1
+                    *zip(*points),
+                    style,
+                    color=colors[group],
+                    label=None if label in shown else label,
+                    linewidth=1,
+                    alpha=0.6 if key == "loss" else 1,
                 )
+                shown.add(label)
     axis.set(xlabel="step", ylabel="loss", yscale="log")
     figure.legend(loc="outside right upper", fontsize="x-small")
     return figure
