@@ -1,13 +1,22 @@
 """The compiled engine of `runge_kutta`: needs numba (extra ``fast``), which cannot read functions wrapped by checks."""
 
 import math
-from typing import no_type_check
+from collections.abc import Callable
+from typing import Any, no_type_check
 
-import numba
 import numpy as np
 
+try:
+    import numba
+except ImportError:  # `runge_kutta` does not call what is here then
+    numba = None
 
-@numba.njit(nogil=True)
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function if numba is None else numba.njit(nogil=True)(function)
+
+
+@_compiled
 @no_type_check
 def _hill(x: float, n: float, theta: float, whole: bool) -> float:
     """f(x) = x/(1 + (x/θ)ⁿ), as `mackeyglass.mackey_glass.hill`."""
@@ -21,7 +30,7 @@ def _hill(x: float, n: float, theta: float, whole: bool) -> float:
     return x / (1 + (power if n % 2 == 0 else -power))
 
 
-@numba.njit(nogil=True)
+@_compiled
 @no_type_check
 def integrate(
     states: np.ndarray, parameters: np.ndarray, k: int, whole: bool
