@@ -82,7 +82,7 @@ class Segments(Problem):
         )
 
     def _draw(self, random: np.random.Generator) -> tuple[float, float, float, np.ndarray]:
-        n, tau, start = (random.uniform(*ends) for ends in (self.n, self.tau, self.history))
+        n, tau, start = (random.uniform(low, high) for low, high in (self.n, self.tau, self.history))
         # windows of two delays, that fit into the run
         return n, tau, start, np.sort(random.uniform(1, self.delays - 1, self.windows))
 

@@ -79,7 +79,8 @@ class TimeSeries(Problem):
         return replace(self, nodes=2 * self.nodes)
 
     def simulate(self, seeds: Sequence[np.random.SeedSequence]) -> xarray.Dataset:
-        starts = np.array([np.random.default_rng(seed).uniform(*self.history) for seed in seeds])
+        low, high = self.history
+        starts = np.array([np.random.default_rng(seed).uniform(low, high) for seed in seeds])
         times = self.transient + self.time_step * np.arange(self.length)
         end = float(times[-1]) or self.tau
         found = simulate(
