@@ -67,14 +67,15 @@ def bravo(gradient, x0, family, *, rate, C, h, beta, steps):
         q = q + delta
         if G @ delta > 0:
             r = torch.zeros_like(r)
-        t = (max(1e-3, beta * t) if unstable else t) + h
+        t = t + h
+        t = max(1e-3, beta * t) if unstable else t
         points.append(q)
     return torch.stack(points)
 
 
 @pytest.mark.parametrize(
     ("family", "system", "rate", "C", "h"),
-    [("expo", Exponential(0.02, 0.5), 0.02, 0.5, 6.0), ("poly", Polynomial(6.0, 0.1), 6.0, 0.1, 0.15)],
+    [("expo", Exponential(0.02, 0.5), 0.02, 0.5, 6.0), ("poly", Polynomial(6.0, 0.1), 6.0, 0.1, 0.25)],
 )
 def test_order_of_the_stochastic_optimizers(family, system, rate, C, h):
     scale = torch.logspace(-2, 0, 12, dtype=F64)
@@ -95,6 +96,51 @@ def test_order_of_the_stochastic_optimizers(family, system, rate, C, h):
     assert state.restarts > 3
     assert state.loops > 3
     assert (torch.stack(points) - expected).abs().amax() <= 1e-12
+
+
+@pytest.mark.parametrize("order", ["canonical", "bravo"])
+@pytest.mark.parametrize("system", [Exponential(0.05), Polynomial(4.0, 0.1)])
+def test_without_force_the_clock_stands_and_friction_acts(system, order):
+    """As long as no force acts every step has the friction of the next one, and steps may change."""
+    descent = Descent(HeavyBall(system), restart=None, order=order)
+    state, _ = descent.first(0.5, 1e-6, 1.0)
+    state, _ = descent.next(state, 0.5, 0.0, 1e-6, 1.0, 1.0)
+    state, _ = descent.next(state, 0.5, 0.0, 0.0, 1.0, 1.0)
+    t = state.t
+    for h_before, h in ((0.5, 0.5), (0.5, 0.3), (0.3, 0.4), (0.4, 0.4)):
+        state, move = descent.next(state, h, 0.0, 0.0, 1.0, 1.0)
+        a, b = (system.drift(x) for x in (t + h_before / 2, t + h_before + h / 2))
+        if order == "bravo":
+            a, b = a**2 / system.drift(t + 1.5 * h_before), system.drift(t + h / 2)
+        assert move.mu == pytest.approx(b / a * h / h_before, rel=1e-13)
+        assert move.log_step == -math.inf
+        assert state.t == t
+    state, move = descent.next(state, 0.4, -1.0, 1e-9, 1.0, 1.0)
+    assert state.t == pytest.approx(t + 0.4)
+    assert move.log_step > -math.inf
+
+
+@pytest.mark.parametrize("order", ["canonical", "bravo"])
+def test_without_force_displacements_shrink_after_loops_too(order):
+    descent = Descent(HeavyBall(Exponential(0.02)), restart=None, loop_test="consistent", order=order)
+    state, _ = descent.first(1.0, 1e-9, 1.0)
+    before = state.loops
+    for _ in range(60):
+        state, _ = descent.next(state, 1.0, 0.0, 1e-9, 1.0, 1.0)
+    state, _ = descent.next(state, 1.0, 0.0, 1.0, 0.0, 1.0)
+    assert state.loops == before + 1
+    state, _ = descent.next(state, 1.0, 0.0, 0.0, 1.0, 1.0)
+    for _ in range(3):
+        state, move = descent.next(state, 1.0, 0.0, 0.0, 1.0, 1.0)
+        assert move.mu == pytest.approx(math.exp(-0.02), rel=1e-13)
+
+
+def test_without_looping_time_goes_on():
+    descent = Descent(HeavyBall(Exponential()), looping=False)
+    state, _ = descent.first(4.0, 0.0, 1.0)
+    for _ in range(10):
+        state, move = descent.next(state, 4.0, 0.0, 0.0, 1.0, 1.0)
+    assert (state.t, move.log_step) == (41.0, -math.inf)
 
 
 def test_tensors_decide_as_numbers():

@@ -39,10 +39,15 @@ def flat(parameters):
 def run(optimizer, parameters, function, steps, schedule=None):
     """Points after each step."""
     points = []
-    for _ in range(steps):
+
+    def closure():
         optimizer.zero_grad()
-        function(torch.cat([p.reshape(-1) for p in parameters])).backward()
-        optimizer.step()
+        loss = function(torch.cat([p.reshape(-1) for p in parameters]))
+        loss.backward()
+        return loss
+
+    for _ in range(steps):
+        optimizer.step(closure)
         if schedule is not None:
             schedule.step()
         points.append(flat(parameters))
@@ -262,11 +267,15 @@ def test_decoupled_decay_is_by_the_time_of_the_group():
 
 
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1, "decoupled": False}, {"weight_decay": 1e-3}])
-def test_maximising_is_minimising_the_negative(settings):
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("order", ["canonical", "bravo"])
+@pytest.mark.parametrize("restart", ["gradient", "function", "velocity", 7, None])
+def test_maximising_is_minimising_the_negative(restart, order, capturable, settings):
     A, start = quadratic()
+    settings = {"lr": 8.0, "restart": restart, "order": order, "capturable": capturable, **settings}
     one, two = pieces(start), pieces(start)
-    up = run(BregmanSLC(one, lr=8.0, maximize=True, **settings), one, lambda x: -(x @ A @ x / 2), 60)
-    down = run(BregmanSLC(two, lr=8.0, **settings), two, lambda x: x @ A @ x / 2, 60)
+    up = run(BregmanSLC(one, maximize=True, **settings), one, lambda x: -(x @ A @ x / 2), 30)
+    down = run(BregmanSLC(two, **settings), two, lambda x: x @ A @ x / 2, 30)
     if settings.get("decoupled", True):
         assert torch.equal(up, down)
     torch.testing.assert_close(up, down, rtol=1e-12, atol=1e-12)
@@ -292,6 +301,78 @@ def test_smoothed_restarts_follow_the_mean_of_the_slope():
         assert fired[-1][0] == expected
     assert fired[2] == (0, 1)  # one gradient against the trend
     assert fired[-1][0] > 0
+
+
+@pytest.mark.parametrize("order", ["canonical", "bravo"])
+def test_a_restart_forgets_the_mean_too(order):
+    x = nn.Parameter(torch.zeros(1, dtype=F64))
+    optimizer = BregmanSLC([x], lr=4.0, temporal_looping=False, restart_smoothing=0.5, order=order)
+    restarts = []
+    for g in [-1.0] * 30 + [5.0, 1e-3]:  # uphill for once, then hardly a force
+        x.grad = torch.full((1,), g, dtype=F64)
+        optimizer.step()
+        restarts.append(optimizer.diagnostics()["restarts"])
+    assert restarts == [0] * 30 + [1, 1]
+
+
+def kicks_first(A, q, *, rate, C, h, weights, steps, beta=0.8):
+    """The order "bravo" literally, in the exponential family: kick, drift, time, restart, loop."""
+    r, t, points, restarts, loops = torch.zeros_like(q), 1.0, [], 0, 0
+    system = Exponential(rate, C)
+    for _ in range(steps):
+        G = A @ q
+        r = r - h * system.kick(t) * weights * G
+        delta = h * system.drift(t + h / 2) * r
+        q = q + delta
+        unstable = C * h**2 * rate**2 * math.exp(rate * (t - h)) * (weights * G).norm() > delta.norm()
+        t = t + h
+        if G @ delta > 0:
+            r, restarts = torch.zeros_like(r), restarts + 1
+        if unstable:
+            t, loops = max(1e-3, beta * t), loops + 1
+        points.append(q)
+    return torch.stack(points), restarts, loops
+
+
+def test_groups_are_a_diagonal_metric_in_the_order_of_kicks_first():
+    A, start = quadratic()
+    a, b, c = pieces(start)
+    groups = [{"params": [b]}, {"params": [a], "C": 0.1}, {"params": [c], "lr": 4.0, "C": 0.4}]
+    optimizer = BregmanSLC(groups, lr=8.0, rate=0.02, order="bravo")
+    found = run(optimizer, [a, b, c], lambda x: x @ A @ x / 2, 150)
+    weights = torch.where(torch.arange(24) == 12, 1.0, torch.tensor(0.1, dtype=F64))
+    expected, restarts, loops = kicks_first(A, start, rate=0.02, C=1.0, h=8.0, weights=weights, steps=150)
+    assert (found - expected).norm(dim=1).div(expected.norm(dim=1)).max() < 1e-12
+    assert min(restarts, loops) > 0
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_forces_that_vanish_for_long_and_come_again_are_no_shock(family, capturable):
+    p = nn.Parameter(torch.ones(3, dtype=F64))
+    optimizer = BregmanSLC([p], family=family, capturable=capturable, **FAMILIES[family])
+    for k in range(2000):
+        p.grad = p.detach() * (k < 20 or k > 1500)
+        optimizer.step()
+    assert optimizer.diagnostics()["steps"] == 2000
+    assert p.abs().max() < 1
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_what_is_learned_exactly_stays(capturable):
+    """A hinge loss has no force where all is classified; what moves there comes to rest."""
+    x, y = torch.tensor([[1.0, 2.0], [-1.0, -2.0]]), torch.tensor([1.0, -1.0])
+    w = nn.Parameter(torch.zeros(2))
+    optimizer = BregmanSLC([w], lr=10.0, capturable=capturable)
+    for k in range(1500):
+        optimizer.zero_grad()
+        torch.relu(1 - y * (x @ w)).mean().backward()
+        optimizer.step()
+        if k == 1000:
+            then = w.detach().clone()
+    assert torch.equal(w.detach(), then)
+    assert (y * (x @ w) >= 1).all()
+    assert optimizer.diagnostics()["t"] < 100
 
 
 def test_diagnostics_are_those_of_the_system():

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from sciml.errors import ConfigError
+from symplectic_opt.clocks import PowerClock
 from symplectic_opt.optimizer import BregmanSLC
 from symplectic_opt.presets import ExpoSLC, PolySLC
 from torch import nn
@@ -40,7 +41,10 @@ pytestmark = pytest.mark.unchecked
         ({"restart_smoothing": 0.5, "restart": None}, "is for restart='gradient' only"),
         ({"lr": "0.1"}, "lr='0.1' must be a number"),
         ({"lr": torch.ones(2)}, "lr=tensor.* must be a number"),
-        ({"C": None}, "C=None must be a number"),
+        ({"C": "1"}, "C='1' must be a number"),
+        ({"C": torch.ones(())}, "C=tensor.* must be a number"),
+        ({"lr": torch.ones(1)}, "lr=tensor.* must be a number"),
+        ({"adaptive_to": PowerClock(2.0)}, r"adaptive_to=PowerClock\(exponent=2.0\) must be a number or None"),
         ({"rate": "x"}, "rate='x' must be a number"),
         ({"beta": None}, "beta=None must be a number"),
         ({"weight_decay": None}, "weight_decay=None must be a number"),
@@ -76,14 +80,32 @@ def test_settings_of_every_group_are_checked_at_every_step(name, value, capturab
 
 
 @pytest.mark.parametrize("capturable", [False, True])
-def test_a_first_group_at_rest_stops_the_clock(capturable):
+@pytest.mark.parametrize("lr", [-4.0, math.nan, math.inf])
+@pytest.mark.parametrize("index", [0, 1])
+def test_steps_in_tensors_are_checked(index, lr, capturable):
+    """On the device they are counted."""
     a, b = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    optimizer = BregmanSLC([{"params": [a]}, {"params": [b]}], lr=4.0, capturable=capturable)
-    optimizer.param_groups[0]["lr"] = 0.0
+    groups = [{"params": [p], "lr": torch.tensor(4.0)} for p in (a, b)]
+    optimizer = BregmanSLC(groups, capturable=capturable)
     a.grad, b.grad = torch.ones(3), torch.ones(3)
-    optimizer.step()
+    optimizer.param_groups[index]["lr"].fill_(lr)
+    if capturable:
+        optimizer.step()
+        with pytest.raises(ConfigError, match="lr was negative, NaN or infinite in 1 steps, which were left out"):
+            optimizer.diagnostics()
+    else:
+        with pytest.raises(ConfigError, match=r"lr=tensor.* of a group must be a finite number above zero"):
+            optimizer.step()
+    assert torch.equal(a, torch.ones(3))
     assert torch.equal(b, torch.ones(3))
     assert optimizer.diagnostics()["steps"] == 0
+
+
+def test_what_is_maximised_is_shared_where_values_are_compared():
+    a, b = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    BregmanSLC([{"params": [a]}, {"params": [b], "maximize": True}])
+    with pytest.raises(ConfigError, match="maximize=True of a group differs"):
+        BregmanSLC([{"params": [a]}, {"params": [b], "maximize": True}], restart="function")
 
 
 @pytest.mark.parametrize("loss", [lambda x: x.square().sum().item(), lambda x: x.square().sum().reshape(1)])
@@ -196,26 +218,40 @@ def test_large_and_small_gradients_are_finite():
         assert square == pytest.approx(float(expected), rel=1e-5)
 
 
-def coast(optimizer, steps):
-    """Steps without force."""
-    for _ in range(steps):
-        for p in optimizer.param_groups[0]["params"]:
-            p.grad = torch.zeros_like(p)
-        optimizer.step()
+def step_and_read(optimizer):
+    optimizer.step()
+    optimizer.diagnostics()
 
 
-def test_time_that_grows_beyond_all_numbers():
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("order", ["canonical", "bravo"])
+def test_time_that_grows_beyond_all_numbers(order, capturable):
+    """Without looping a vanishing gradient lets time grow; the next force overflows."""
     p = nn.Parameter(torch.ones(4))
-    settings = {"lr": 200.0, "temporal_looping": False, "restart": None}
-    optimizer = BregmanSLC([p], **settings)
-    with pytest.raises(OverflowError, match=r"time grew to \d+ and the step s\(t\) .* enable temporal looping"):
-        coast(optimizer, 200)
-    assert math.log(torch.finfo(torch.float32).max) / 0.01 - 400 < optimizer.diagnostics()["t"] < 9000
-    device = BregmanSLC([p], capturable=True, **settings)
-    coast(device, 200)
-    with pytest.raises(OverflowError, match=r"time grew to \d+ .* which were left out: reduce lr"):
-        device.diagnostics()
-    assert device.diagnostics() == optimizer.diagnostics()
+    optimizer = BregmanSLC(
+        [p], lr=200.0, temporal_looping=False, restart=None, order=order, capturable=capturable, foreach=False
+    )
+    for _ in range(60):
+        p.grad = torch.zeros_like(p)
+        optimizer.step()
+    before = optimizer.diagnostics()
+    p.grad = torch.ones_like(p)
+    message = (
+        r"time grew to 12001 and the step s\(t\) beyond the numbers of the buffers.*: reduce lr or enable temporal"
+    )
+    with pytest.raises(OverflowError, match=message):
+        step_and_read(optimizer)
+    assert optimizer.diagnostics() == before
+    assert p.tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_steps_that_overflow_though_time_loops(capturable):
+    p = nn.Parameter(torch.ones(4))
+    optimizer = BregmanSLC([p], lr=1e21, rate=1e-21, C=1e300, capturable=capturable)
+    p.grad = torch.ones_like(p)
+    with pytest.raises(OverflowError, match=r"though time loops: reduce lr or C$"):
+        step_and_read(optimizer)
     assert p.tolist() == [1.0] * 4
 
 

@@ -63,10 +63,10 @@ def move(
         trend = smoothing * trend + (1 - smoothing) * found.slope
         speed = where(before, motion.clockwork.speed, found.square**0.5)
         state, reset = descent.decide(state, state.h, trend, norm, speed, value)
-        state, mu, log_step = descent.kick(state, h)
+        state, mu, log_step = descent.kick(state, h, norm)
         mu, trend = where(reset, 0.0, mu), where(reset, 0.0, trend)
     else:
-        state, mu, log_step = descent.kick(state, h)
+        state, mu, log_step = descent.kick(state, h, norm)
         mu = where(before, 0.0, mu)
     s = exp(log_step)
     # |μΔ - s w G|², whose terms may cancel
@@ -78,4 +78,5 @@ def move(
         trend = smoothing * trend + (1 - smoothing) * (mu * found.slope - s * found.kicked_square)
         state, reset = descent.decide(state, h, trend, norm, square**0.5, value)
         trend = where(reset, 0.0, trend)
+    state = descent.hold(motion.clockwork, state, norm)
     return Motion(state, motion.steps + 1, mu, log_step, square, error, trend)

@@ -17,6 +17,7 @@ NOT_FINITE = (
     "data"
 )
 
+LARGE, TOGETHER = 2**12, 64  # entries of a tensor that is not worth a copy, and tensors that are copied together
 foreach: Any = torch
 
 
@@ -28,7 +29,7 @@ def products(bucket: Bucket, squares: bool, dtype: torch.dtype | None = None) ->
     gradients, buffers = bucket.gradients, bucket.buffers
     if dtype is not None:
         gradients, buffers = [g.to(dtype) for g in gradients], [r.to(dtype) for r in buffers]
-    sums = [_squares(gradients), _sum([_dot(g, r) for g, r in zip(gradients, buffers, strict=True)])]
+    sums = [_squares(gradients), _dot(gradients, buffers)]
     if squares:
         sums.append(_squares(buffers))
     found = torch.stack(sums)
@@ -48,12 +49,8 @@ def read(buckets: list[Bucket], squares: bool, loss: Any) -> tuple[list[list[flo
         If a gradient or the loss is not finite.
     """
     rows, value = _transfer([products(bucket, squares) for bucket in buckets], loss)
-    # products leave the range of float32 before gradients do; of gradients that vanish they are right
-    doubtful = [
-        i
-        for i, row in enumerate(rows)
-        if not all(map(math.isfinite, row)) or (row[0] <= 1e-30 and _largest(buckets[i].gradients) > 0)
-    ]
+    # products leave the range of float32 before gradients do; all processes must ask the same buckets again
+    doubtful = [i for i, row in enumerate(rows) if not all(map(math.isfinite, row)) or row[0] <= 1e-30]
     if doubtful:
         wide, _ = _transfer([products(buckets[i], squares, torch.float64) for i in doubtful], None)
         for i, row in zip(doubtful, wide, strict=True):
@@ -92,16 +89,17 @@ def _squares(tensors: list[Tensor]) -> Tensor:
     return wide(norms[0] if len(norms) == 1 else torch.stack(norms)).square().sum()
 
 
-def _largest(tensors: list[Tensor]) -> float:
-    """The largest entry, by magnitude."""
-    return float(torch.stack(foreach._foreach_norm(tensors, float("inf"))).max())
-
-
-def _sum(terms: list[Tensor]) -> Tensor:
+def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """Σ a·b; small tensors are copied into one, since a call for each would take longer."""
+    large = [x.numel() > LARGE or len(a) == 1 for x in a]
+    terms = [_dot_of_one(x, y) for x, y, alone in zip(a, b, large, strict=True) if alone]
+    small = [[x for x, alone in zip(tensors, large, strict=True) if not alone] for tensors in (a, b)]
+    for i in range(0, len(small[0]), TOGETHER):
+        terms.append(torch.dot(*(foreach._C._nn.flatten_dense_tensors(x[i : i + TOGETHER]) for x in small)))
     return wide(terms[0] if len(terms) == 1 else torch.stack(terms)).sum()
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def _dot_of_one(a: Tensor, b: Tensor) -> Tensor:
     if a.is_contiguous() and b.is_contiguous():
         return torch.dot(a.view(-1), b.view(-1))
     return (a * b).sum()

@@ -4,16 +4,17 @@ import functools
 import math
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from sciml.errors import ConfigError
 from torch import Tensor
 
-from symplectic_opt._buckets import wide
+from symplectic_opt._buckets import is_held, wide
 from symplectic_opt.descent import Descent
 from symplectic_opt.heavy_ball import HeavyBall
 from symplectic_opt.methods import bregman_system
 
-__all__ = ["SHARED", "Family", "check", "check_step", "decay_of", "descent_of"]
+__all__ = ["SHARED", "Family", "check", "check_step", "decay_of", "descent_of", "leading", "weight_of"]
 
 Family = Literal["exponential", "polynomial"]
 
@@ -25,12 +26,14 @@ SHARED = (
 
 
 def check(group: dict[str, Any]) -> None:
-    """Raise ConfigError unless the settings of a group are in their ranges."""
+    """Raise ConfigError unless the settings of a group are in their ranges; numpy's numbers become Python's."""
+    for name, value in group.items():
+        if isinstance(value, np.generic):
+            group[name] = value.item()
     for name in ("lr", "C", "rate", "beta", "t0", "t_min", "weight_decay", "restart_smoothing"):
         value = group[name]
-        if isinstance(value, bool) or not (
-            isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
-        ):
+        is_scalar = name == "lr" and isinstance(value, Tensor) and value.ndim == 0
+        if isinstance(value, bool) or not (isinstance(value, int | float) or is_scalar):
             raise ConfigError(f"{name}={value!r} must be a number")
     for name in ("lr", "C", "rate"):
         if not 0 < group[name] < math.inf:
@@ -42,16 +45,33 @@ def check(group: dict[str, Any]) -> None:
         raise ConfigError(f"restart_smoothing={smoothing!r} must lie in [0, 1), and is for restart='gradient' only")
     if not isinstance(group["restart"], str | int | None):
         raise ConfigError(f"restart={group['restart']!r} is unknown; choose a name, a number or None")
+    if not isinstance(group["adaptive_to"], int | float | None):
+        raise ConfigError(
+            f"adaptive_to={group['adaptive_to']!r} must be a number or None: other clocks, which no state dict holds, "
+            "are for minimize"
+        )
     descent_of(group)
 
 
 def check_step(groups: list[dict[str, Any]]) -> None:
-    """Raise ConfigError where a step, set after construction, is none; zero holds a group. Tensors are not read."""
+    """Raise ConfigError where a step, set after construction, is none; zero holds a group. No device is asked."""
     for group in groups:
         for name in ("lr", "C"):
             value = group[name]
-            if not isinstance(value, Tensor) and not (0 if name == "lr" else 5e-324) <= value < math.inf:
+            if isinstance(value, Tensor) and group["capturable"]:
+                continue
+            if not (0 if name == "lr" else 5e-324) <= value < math.inf:
                 raise ConfigError(f"{name}={value!r} of a group must be a finite number above zero, or lr zero")
+
+
+def leading(groups: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first group that moves, whose lr is the step h of the clock."""
+    return next((group for group in groups if not is_held(group)), None)
+
+
+def weight_of(group: dict[str, Any], lead: dict[str, Any], C: Any) -> Any:
+    """w = C_g/C (lr_g/h)² of a group's kick, where h is the lr of `lead`."""
+    return group["C"] / C * (1.0 if group is lead else (wide(group["lr"]) / wide(lead["lr"])) ** 2)
 
 
 def descent_of(group: dict[str, Any]) -> Descent:

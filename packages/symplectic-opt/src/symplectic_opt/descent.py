@@ -47,8 +47,10 @@ class Descent:
     "velocity" |Δ| became smaller, not before the second displacement since the start or a restart; a number N every N
     moves; None never. The clock is kept. With `looping`, t ← max(t_min, β t) where F |G| > |Δ| (see
     `HeavyBall.log_loop_factor`). `order`: "canonical" decides with the new gradient before the move, "bravo" with
-    the gradient of the move after it, as the authors' stochastic optimizers do; their loop sets back the time after the
-    move, to β(t + h), this one that of the move, to βt + h as in the canonical order.
+    the gradient of the move after it, as the authors' stochastic optimizers do, and sets back the time after the move,
+    to β(t + h) where the canonical order has βt + h.
+
+    Where a gradient vanishes no loop bounds the clock. With `looping` it then stands, while friction acts as ever.
 
     Raises
     ------
@@ -90,47 +92,42 @@ class Descent:
 
     def first(self, h: Any, norm: Any, value: Any) -> tuple[Clockwork, Move]:
         """The first move, from rest: half a kick, but for HTVI and the order "bravo"."""
-        t = self.t0 + 0 * h
-        log_amplitude = self.coefficients.log_amplitude(t, h)
-        log_step = self.coefficients.log_step(t, h, h if self.order == "bravo" else 0 * h, log_amplitude)
-        zero = 0 * t
-        state = Clockwork(t, h, log_amplitude, zero + 1, zero, value, zero, zero)
+        rest = self.rest(h)
         if self.order == "bravo":
-            speed = exp(log_step) * norm
-            state = self.decide(state._replace(moves=zero), h, -speed * norm, norm, speed, value)[0]
-        return state, Move(zero, log_step)
+            return self._next_bravo(rest, h, 0 * h, norm, 0 * h, value)
+        after, mu, log_step = self.kick(rest, h, norm)
+        return self.hold(rest, after._replace(moves=rest.moves + 1, value=value), norm), Move(mu, log_step)
 
     def next(self, state: Clockwork, h: Any, slope: Any, norm: Any, speed: Any, value: Any) -> tuple[Clockwork, Move]:
         """The next move of step h, from slope = GᵀΔ, norm = |G|, speed = |Δ| and the value f at the new point."""
         if self.order == "bravo":
             return self._next_bravo(state, h, slope, norm, speed, value)
-        state, reset = self.decide(state, state.h, slope, norm, speed, value)
-        state, mu, log_step = self.kick(state, h)
-        return state, Move(where(reset, 0.0, mu), log_step)
+        after, reset = self.decide(state, state.h, slope, norm, speed, value)
+        after, mu, log_step = self.kick(after, h, norm)
+        return self.hold(state, after, norm), Move(where(reset, 0.0, mu), log_step)
 
     def _next_bravo(
         self, state: Clockwork, h: Any, slope: Any, norm: Any, speed: Any, value: Any
     ) -> tuple[Clockwork, Move]:
-        reset, h_before, log_before = state.moves == 0, state.h, state.log_amplitude
-        log_amplitude = self.coefficients.log_amplitude(state.t, h)
-        log_step = self.coefficients.log_step(state.t, h, h_before, log_amplitude)
-        mu = exp(log_amplitude - log_before)
-        mu, s = where(reset, 0.0, mu), exp(log_step)
-        after = (mu * speed) ** 2 - 2 * mu * s * slope + (s * norm) ** 2
-        state = state._replace(log_amplitude=log_amplitude, h=h)
-        state = self.decide(state, h, mu * slope - s * norm**2, norm, maximum(after, 0.0) ** 0.5, value)[0]
-        return state, Move(mu, log_step)
+        after, mu, log_step = self.kick(state, h, norm)
+        mu, s = where(state.moves == 0, 0.0, mu), exp(log_step)
+        square = maximum((mu * speed) ** 2 - 2 * mu * s * slope + (s * norm) ** 2, 0.0)
+        after = self.decide(after, h, mu * slope - s * norm**2, norm, square**0.5, value)[0]
+        return self.hold(state, after, norm), Move(mu, log_step)
 
     def decide(self, state: Clockwork, h: Any, slope: Any, norm: Any, speed: Any, value: Any) -> tuple[Clockwork, Any]:
         """The state with its clock set on by h, and whether to restart, from what `next` takes."""
         moves = state.moves if self.order == "canonical" else state.moves + 1
         reset = self._restarts(moves, slope, speed, state.speed, value, state.value)
         t, loops = state.t, state.loops
+        if self.order == "bravo":
+            t = self.coefficients.advance(t, h)
         if self.looping:
-            factor = self.coefficients.log_loop_factor(self.loop_test, t, h)
+            factor = self.coefficients.log_loop_factor(self.loop_test, state.t, h)
             loop = factor + log(norm) > log(speed)
             t, loops = where(loop, maximum(self.beta * t, self.t_min), t), loops + loop
-        t = self.coefficients.advance(t, h)
+        if self.order == "canonical":
+            t = self.coefficients.advance(t, h)
         moves = where(reset, 0.0, moves)
         if self.order == "canonical":
             moves = moves + 1
@@ -138,12 +135,23 @@ class Descent:
             t=t, moves=moves, speed=speed, value=value, restarts=state.restarts + reset, loops=loops
         ), reset
 
-    def kick(self, state: Clockwork, h: Any) -> tuple[Clockwork, Any, Any]:
-        """The state after a move of step h at its time, with μ and log s of the move."""
+    def kick(self, state: Clockwork, h: Any, norm: Any) -> tuple[Clockwork, Any, Any]:
+        """The state after a move of step h at its time, with μ and log s of the move, s = 0 where norm = |G| is."""
         log_amplitude = self.coefficients.log_amplitude(state.t, h)
         mu = exp(log_amplitude - state.log_amplitude)
-        log_step = self.coefficients.log_step(state.t, h, state.h, log_amplitude)
+        log_step = where(norm > 0, self.coefficients.log_step(state.t, h, state.h, log_amplitude), -math.inf)
         return state._replace(h=h, log_amplitude=log_amplitude), mu, log_step
+
+    def hold(self, before: Clockwork, after: Clockwork, norm: Any) -> Clockwork:
+        """The state `after` a move; where the gradient vanished with its clock set back, and the same friction next."""
+        force = norm > 0
+        if force is True or not self.looping:
+            return after
+        t, h = before.t, after.h
+        amplitude = self.coefficients.log_amplitude(t, h)
+        if self.order == "bravo":  # where t is the time of the next kick
+            amplitude = 2 * amplitude - self.coefficients.log_amplitude(self.coefficients.advance(t, h), h)
+        return after._replace(t=where(force, after.t, t), log_amplitude=where(force, after.log_amplitude, amplitude))
 
     def _restarts(self, moves: Any, slope: Any, speed: Any, before: Any, value: Any, last: Any) -> Any:
         if self.restart == "gradient":

@@ -17,6 +17,10 @@ from symplectic_opt.steppers import BregmanStepper, MomentumStepper, NAGStepper,
 __all__ = ["METHODS", "Settings", "bregman_system"]
 
 FAMILIES = {"expo": "exponential", "poly": "polynomial"}
+DEFAULTS = {  # to begin with, before tuning
+    "exponential": {"lr": 4.0, "C": 1.0, "rate": 0.01},
+    "polynomial": {"lr": 0.01, "C": 0.1, "rate": 6.0},
+}
 METHODS = (
     *(f"{family}-{integrator}{suffix}" for family in FAMILIES for integrator in INTEGRATORS for suffix in ("-rtl", "")),
     *(f"{family}-rk4" for family in FAMILIES),
@@ -65,7 +69,7 @@ class Settings:
     @property
     def default_h(self) -> float:
         """The step to begin with, before tuning."""
-        return 4.0 if self.method.startswith("expo") else 0.01
+        return DEFAULTS[FAMILIES[self.method.partition("-")[0]]]["lr"]
 
     def _unread(self) -> tuple[str, ...]:
         """The options that the method has no use for."""
@@ -95,18 +99,17 @@ class Settings:
 
 
 def bregman_system(
-    family: str, C: Any = None, rate: Any = None, adaptive_to: float | Clock | None = None
+    family: str, C: Any = None, rate: Any = None, adaptive_to: float | int | Clock | None = None
 ) -> BregmanSystem:
     """The member of a family: C = 1 and η = 0.01, or C = 0.1 and p = 6 by default.
 
     `adaptive_to` is a clock, or the rate p̊ to which steps grow (polynomial) or which they match (exponential).
     """
-    if family == "exponential":
-        system: BregmanSystem = Exponential(0.01 if rate is None else rate, 1.0 if C is None else C)
-    elif family == "polynomial":
-        system = Polynomial(6.0 if rate is None else rate, 0.1 if C is None else C)
-    else:
+    if family not in DEFAULTS:
         raise ConfigError(f"family={family!r} is unknown; choose exponential or polynomial")
+    default = DEFAULTS[family]
+    make = Exponential if family == "exponential" else Polynomial
+    system = make(default["rate"] if rate is None else rate, default["C"] if C is None else C)
     if adaptive_to is None:
         return system
     if isinstance(adaptive_to, Clock):

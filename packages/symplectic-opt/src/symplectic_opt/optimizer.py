@@ -11,13 +11,14 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from symplectic_opt import _updates as updates
-from symplectic_opt._buckets import Bucket, buckets_of, buffer_dtype, local, resting, widest
+from symplectic_opt._buckets import Bucket, Buckets, buffer_dtype, local, widest
 from symplectic_opt._motion import Motion, move
 from symplectic_opt._products import NOT_FINITE, combine, products, read
-from symplectic_opt._settings import SHARED, Family, check, check_step, decay_of, descent_of
-from symplectic_opt.descent import Order, Restart
+from symplectic_opt._settings import SHARED, Family, check, check_step, decay_of, descent_of, leading, weight_of
+from symplectic_opt.descent import Clockwork, Descent, Order, Restart
 from symplectic_opt.heavy_ball import LoopTest
 from symplectic_opt.integrators import Integrator
+from symplectic_opt.methods import DEFAULTS
 
 __all__ = ["BregmanSLC", "Family"]
 
@@ -76,11 +77,13 @@ class BregmanSLC(Optimizer):
         If a gradient is sparse.
     """
 
+    _kept: Buckets | None = None
+
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float | int | Tensor = 1.0,
-        C: float | int = 1.0,
+        lr: float | int | Tensor | None = None,
+        C: float | int | None = None,
         family: Family = "exponential",
         rate: float | int | None = None,
         beta: float = 0.8,
@@ -100,8 +103,9 @@ class BregmanSLC(Optimizer):
         capturable: bool = False,
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "params", "__class__")}
-        if rate is None:
-            settings["rate"] = 0.01 if family == "exponential" else 6.0
+        for name, value in DEFAULTS.get(family, DEFAULTS["exponential"]).items():
+            if settings[name] is None:
+                settings[name] = value
         super().__init__(params, settings)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -111,7 +115,7 @@ class BregmanSLC(Optimizer):
             check(group)
             for parameter in group["params"]:
                 widest(parameter.device)
-            for name in SHARED:
+            for name in (*SHARED, "maximize") if lead["restart"] == "function" else SHARED:
                 if group[name] != lead[name]:
                     raise ConfigError(
                         f"{name}={group[name]!r} of a group differs from {lead[name]!r} of the first: an optimizer has "
@@ -135,12 +139,12 @@ class BregmanSLC(Optimizer):
                 "the loss, or choose restart='gradient'"
             )
         check_step(self.param_groups)
-        if not (lead["capturable"] and isinstance(lead["lr"], Tensor)) and lead["lr"] == 0:
-            return loss
-        buckets, complete = buckets_of(self.param_groups, self.state)
-        if buckets:
+        moving = self._moving()
+        if moving.buckets:
             value = loss if lead["restart"] == "function" else None
-            (self._step_on_device if lead["capturable"] else self._step_on_host)(buckets, complete, value)
+            if value is not None and lead["maximize"]:
+                value = -value
+            (self._step_on_device if lead["capturable"] else self._step_on_host)(moving, value)
         return loss
 
     def diagnostics(self) -> dict[str, float | int]:
@@ -200,25 +204,30 @@ class BregmanSLC(Optimizer):
             for parameter, index in zip(group["params"], old["params"], strict=True):
                 if index in state_dict["state"]:  # torch casts buffers to the dtype of their parameters
                     buffer = state_dict["state"][index]["momentum"]
-                    self.state[parameter]["momentum"] = buffer.to(parameter.device, buffer_dtype(parameter))
-        lead = self.param_groups[0]
-        if lead["capturable"] and "motion" in lead:
-            device = lead["params"][0].device
-            lead["motion"] = {
-                name: torch.as_tensor(value, dtype=widest(device), device=device)
-                for name, value in lead["motion"].items()
-            }
+                    self.state[parameter]["momentum"] = buffer.to(parameter.device, buffer_dtype(parameter.dtype))
+        self._kept = None
 
-    def _step_on_host(self, buckets: list[Bucket], complete: bool, loss: Any) -> None:
-        lead = self.param_groups[0]
-        descent, h = descent_of(lead), float(lead["lr"])
+    def _moving(self) -> Buckets:
+        compiling = torch.compiler.is_compiling()
+        if compiling or self._kept is None or not self._kept.lasts(self.param_groups, self.state):
+            moving = Buckets(self.param_groups, self.state)
+            if not compiling:
+                self._kept = moving.keep(self.param_groups, self.state)
+            return moving
+        return self._kept
+
+    def _step_on_host(self, moving: Buckets, loss: Any) -> None:
+        lead, first = self.param_groups[0], leading(self.param_groups)
+        assert first is not None
+        buckets, complete = [bucket.with_gradients() for bucket in moving.buckets], moving.complete
+        descent, h = descent_of(lead), float(first["lr"])
         motion = self._host_motion(lead) or Motion.at_rest(descent, h)
         scale, known = lead.get("scale", 1.0), complete and lead.get("complete", False)
         rounding = self._rounding()
         # |Δ|² is known by its recurrence until the terms of this have cancelled half of the digits
         squares = not known or motion.error > math.sqrt(rounding) * motion.square
         rows, value = read(buckets, squares, loss)
-        weights = [float(bucket.weight) for bucket in buckets]
+        weights = [float(weight_of(bucket.group, first, lead["C"])) for bucket in buckets]
         found = combine(rows, weights, scale, motion.square)
         if squares:
             motion = motion._replace(error=rounding * found.square)
@@ -229,10 +238,7 @@ class BregmanSLC(Optimizer):
             if s * max(weights) > limit or after.square**0.5 > limit:
                 raise OverflowError
         except OverflowError:
-            raise OverflowError(
-                f"time grew to {motion.clockwork.t:.6g} and the step s(t) beyond the numbers of "
-                f"{buckets[0].buffers[0].dtype}: reduce lr or enable temporal looping"
-            ) from None
+            raise OverflowError(_overflow(descent, motion.clockwork)) from None
         lead["scale"] = self._update(buckets, weights, after.mu, s, scale)
         lead["motion"], lead["complete"] = after.pack(), complete
 
@@ -257,22 +263,32 @@ class BregmanSLC(Optimizer):
             updates.add(bucket.parameters, bucket.buffers, after, together)
         return after
 
-    def _step_on_device(self, buckets: list[Bucket], complete: bool, loss: Any) -> None:
+    def _step_on_device(self, moving: Buckets, loss: Any) -> None:
         """As on the host, with 0-dim tensors, every branch by `where`; |Δ|² is computed anew in every step."""
-        lead = self.param_groups[0]
+        lead, first = self.param_groups[0], leading(self.param_groups)
+        assert first is not None
+        buckets = [bucket.with_gradients() for bucket in moving.buckets]
         device = buckets[0].parameters[0].device
         dtype = widest(device)
-        lr: Any = lead["lr"]
-        h = lr.to(device, dtype) if isinstance(lr, Tensor) else torch.full((), lr, dtype=dtype, device=device)
-        descent = descent_of(lead)
-        if "motion" not in lead:
-            at_rest = Motion.at_rest(descent, h).pack()
-            lead["motion"] = {name: x.clone() for name, x in at_rest.items()}
-            lead["motion"] |= {name: torch.zeros_like(h) for name in ("not_finite", "overflown")}
-        motion, scale = Motion.unpack(lead["motion"]), lead.get("scale", 1.0)
-        rows = [products(bucket, True).to(device, dtype) for bucket in buckets]
-        value = torch.as_tensor(0.0 if loss is None else loss, dtype=dtype, device=device).detach().reshape(())
-        weights = [bucket.weight for bucket in buckets]
+
+        def number(x: Any) -> Tensor:
+            if isinstance(x, Tensor):
+                return x.detach().to(device, dtype).reshape(())
+            return torch.full((), x, dtype=dtype, device=device)
+
+        h, descent = number(first["lr"]), descent_of(lead)
+        kept = lead.get("motion")
+        if kept is None:
+            at_rest = Motion.at_rest(descent, torch.where(h.isfinite(), h, 0.0))
+            kept = {name: x.clone() for name, x in at_rest.pack().items()}
+        if "improper" not in kept or kept["t"].device != device:  # not of this device, or of steps on the host
+            counters = dict.fromkeys(("not_finite", "overflown", "improper"), 0.0)
+            lead["motion"] = kept = {name: number(x) for name, x in (counters | kept).items()}
+        motion, scale = Motion.unpack(kept), lead.get("scale", 1.0)
+        rates = [number(bucket.group["lr"]) for bucket in buckets]
+        rows = [products(bucket, True).to(device, dtype) * (lr > 0) for bucket, lr in zip(buckets, rates, strict=True)]
+        value = number(0.0 if loss is None else loss)
+        weights = [number(weight_of(bucket.group, first, lead["C"])) for bucket in buckets]
         found = combine(rows, weights, scale, None)
         motion = motion._replace(error=self._rounding() * found.square)
         after = move(descent, motion, h, found, value, lead["restart_smoothing"], self._rounding())
@@ -281,22 +297,24 @@ class BregmanSLC(Optimizer):
         s = after.log_step.exp()
         steps = torch.stack([s * weight for weight in weights])
         overflown = (steps > limit).any() | ~(after.square.sqrt() < limit)
-        going = h > 0
-        valid = finite & ~overflown & going
-        for buffer in [] if complete else resting(self.param_groups, self.state):
+        proper = torch.stack([(lr >= 0) & (lr < math.inf) for lr in (h, *rates)]).all()
+        valid = finite & ~overflown & proper & (h > 0)
+        for buffer in moving.resting:
             buffer.mul_(torch.where(valid, after.mu, 1.0).to(buffer.device))
-        for bucket, step in zip(buckets, steps, strict=True):
+        for bucket, step, lr in zip(buckets, steps, rates, strict=True):
             decay = decay_of(bucket.group)
             decay = None if decay is None else (-decay * torch.ones_like(h)).exp()
-            updates.move_on_device(bucket, valid, after.mu, -step / scale, torch.full_like(h, scale), decay)
+            updates.move_on_device(bucket, valid, after.mu, -step / scale, scale * (lr > 0), decay)
         for name, x in after.pack().items():
-            lead["motion"][name].copy_(torch.where(valid, x, lead["motion"][name]))
-        lead["motion"]["not_finite"].add_(~finite)
-        lead["motion"]["overflown"].add_(finite & overflown & going)
+            kept[name].copy_(torch.where(valid, x, kept[name]))
+        kept["not_finite"].add_(~finite)
+        kept["improper"].add_(~proper)
+        kept["overflown"].add_(finite & overflown & proper & (h > 0))
 
     def _rounding(self) -> float:
         """The relative error of scalar products of buffers."""
-        return 4 * max(torch.finfo(buffer_dtype(p)).eps for group in self.param_groups for p in group["params"])
+        dtypes = {p.dtype for group in self.param_groups for p in group["params"]}
+        return 4 * max(torch.finfo(buffer_dtype(dtype)).eps for dtype in dtypes)
 
     def _square(self) -> float:
         """|Δ|² of the last move, measured."""
@@ -307,22 +325,35 @@ class BregmanSLC(Optimizer):
         return scale**2 * total
 
     def _raise_masked(self) -> None:
-        motion = self.param_groups[0].get("motion", {})
-        if "not_finite" not in motion:
+        lead = self.param_groups[0]
+        motion = lead.get("motion", {})
+        if "improper" not in motion:
             return
-        not_finite, overflown = (int(motion[name]) for name in ("not_finite", "overflown"))
-        if not_finite or overflown:
-            motion["not_finite"].zero_()
-            motion["overflown"].zero_()
+        counters = ("improper", "not_finite", "overflown")
+        improper, not_finite, overflown = (int(motion[name]) for name in counters)
+        for name in counters if improper or not_finite or overflown else ():
+            motion[name].zero_()
+        if improper:
+            raise ConfigError(f"lr was negative, NaN or infinite in {improper} steps, which were left out: check it")
         if not_finite:
             raise FloatingPointError(NOT_FINITE.format(f"in {not_finite} steps, which were left out"))
         if overflown:
-            raise OverflowError(
-                f"time grew to {float(motion['t']):.6g} and the step s(t) beyond the numbers of the buffers in "
-                f"{overflown} steps, which were left out: reduce lr or enable temporal looping"
-            )
+            clockwork = Motion.unpack({name: float(x) for name, x in motion.items()}).clockwork
+            where = f" in {overflown} steps, which were left out"
+            raise OverflowError(_overflow(descent_of(lead), clockwork, where))
 
     def _host_motion(self, lead: dict[str, Any]) -> Motion | None:
         if "motion" not in lead:
             return None
         return Motion.unpack({name: x if isinstance(x, float) else float(x) for name, x in lead["motion"].items()})
+
+
+def _overflow(descent: Descent, state: Clockwork, where: str = "") -> str:
+    """Why a step from this state overflows, and what to do."""
+    if descent.looping:
+        return f"the step s(t) is beyond the numbers of the buffers{where}, though time loops: reduce lr or C"
+    t = state.t if descent.order == "bravo" else descent.coefficients.advance(state.t, state.h)
+    return (
+        f"time grew to {t:.6g} and the step s(t) beyond the numbers of the buffers{where}: "
+        "reduce lr or enable temporal looping"
+    )

@@ -6,6 +6,7 @@ Their further `options` are those of `BregmanSLC`.
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from sciml.errors import ConfigError
 from torch import Tensor
 
 from symplectic_opt.optimizer import BregmanSLC
@@ -25,7 +26,7 @@ class ExpoSLC(BregmanSLC):
     def __init__(
         self, params: Parameters, lr: Rate = 4.0, C: Number = 1.0, eta: Number = 0.01, beta: float = 0.8, **options: Any
     ) -> None:
-        super().__init__(params, lr, C, "exponential", eta, beta, **options)
+        super().__init__(params, lr, C, "exponential", eta, beta, **_free(self, options))
 
     @staticmethod
     def example() -> dict[str, Any]:
@@ -40,7 +41,7 @@ class PolySLC(BregmanSLC):
     def __init__(
         self, params: Parameters, lr: Rate = 0.01, C: Number = 0.1, p: Number = 6.0, beta: float = 0.8, **options: Any
     ) -> None:
-        super().__init__(params, lr, C, "polynomial", p, beta, **options)
+        super().__init__(params, lr, C, "polynomial", p, beta, **_free(self, options))
 
     @staticmethod
     def example() -> dict[str, Any]:
@@ -50,8 +51,7 @@ class PolySLC(BregmanSLC):
 class EBravo(ExpoSLC):
     """eBrAVO: ExpoSLC for gradients of minibatches; `order="bravo"` decides with the gradient that made the move.
 
-    With minibatches that restarts less often: on images of digits pBrAVO became more accurate so (0.969 against 0.956),
-    eBrAVO less (0.907 against 0.961). With exact gradients the canonical order came nearer to the minimum.
+    That restarts less often with minibatches, whose next gradient is of other data.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class HTVI(BregmanSLC):
 
     fixed: ClassVar = ("integrator",)
 
-    def __init__(self, params: Parameters, lr: Rate = 4.0, **options: Any) -> None:
-        super().__init__(params, lr, integrator="htvi", **options)
+    def __init__(self, params: Parameters, lr: Rate | None = None, **options: Any) -> None:
+        super().__init__(params, lr, integrator="htvi", **_free(self, options))
 
     @staticmethod
     def example() -> dict[str, Any]:
@@ -82,9 +82,18 @@ class SV(BregmanSLC):
 
     fixed: ClassVar = ("integrator",)
 
-    def __init__(self, params: Parameters, lr: Rate = 4.0, **options: Any) -> None:
-        super().__init__(params, lr, integrator="sv", **options)
+    def __init__(self, params: Parameters, lr: Rate | None = None, **options: Any) -> None:
+        super().__init__(params, lr, integrator="sv", **_free(self, options))
 
     @staticmethod
     def example() -> dict[str, Any]:
         return {"lr": 10.0}
+
+
+def _free(optimizer: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The options. ConfigError if the optimizer has fixed one of them."""
+    if taken := [name for name in options if name in optimizer.fixed]:
+        raise ConfigError(
+            f"{type(optimizer).__name__} sets {' and '.join(taken)} itself: leave it out, or take BregmanSLC"
+        )
+    return options
