@@ -82,6 +82,16 @@ def test_targets_differ_by_cell():
         assert int(found.nit[k]) == alone.nit
 
 
+def test_starts_below_the_target_are_left_alone():
+    x0 = torch.stack([torch.zeros(10, dtype=F64), start()])
+    found = minimize_batch(quadratic, x0, h=10.0, target=1e-3)
+    assert found.nit[0] == 0 < found.nit[1]
+    assert found.success.all()
+    assert torch.equal(found.x[0], x0[0])
+    alone = minimize_batch(quadratic, x0[:1], target=1e-3)
+    assert (int(alone.nit[0]), alone.evaluations) == (0, 1)
+
+
 def test_other_cells_change_nothing():
     h = torch.logspace(-1, 2, 12, dtype=F64)
     together = minimize_batch(quadratic, start(), h=h, gtol=1e-6, ftol=1e-6, max_iter=500)
@@ -113,6 +123,7 @@ def test_functions_of_one_point_by_vmap():
         ({"x0": torch.tensor([[1.0], [-1.0]]), "f": lambda x: x.log().sum(-1)}, ValueError, "1 of 2 starts"),
         ({"method": "expo"}, ConfigError, "unknown"),
         ({"method": "nag"}, ConfigError, "learning rate"),
+        ({"grad": lambda x: x.sum(-1, keepdim=True)}, ShapeError, "grad must take points"),
     ],
 )
 def test_wrong_input(change, error, words):
@@ -135,7 +146,28 @@ def test_tuning_without_success_takes_the_least_value():
 
 
 @pytest.mark.unchecked
-@pytest.mark.parametrize("grid", [{"h": [1.0]}, {"h": [1.0], "C": []}, {"h": [1.0], "C": [-1.0]}, {"h": [1], "c": [1]}])
+@pytest.mark.parametrize(
+    "grid", [{}, {"h": [1.0]}, {"h": [1.0], "C": []}, {"h": [1.0], "C": [-1.0]}, {"h": [1], "c": [1]}]
+)
 def test_wrong_grids(grid):
     with pytest.raises(ConfigError, match="grid must have positive values of C and h"):
         tune(quadratic, start(), grid=grid)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("option", [{"ftol": 1e-3}, {"max_iter": 10}, {"C": 1.0}, {"h": 1.0}])
+def test_tuning_has_its_own_settings(option):
+    with pytest.raises(ConfigError, match=f"tune sets {next(iter(option))} itself"):
+        tune(quadratic, start(), **option)
+
+
+@pytest.mark.unchecked
+def test_tuning_is_from_one_start():
+    with pytest.raises(ShapeError, match=r"x0 must be \(d,\), one point; got \(3, 10\)"):
+        tune(quadratic, start(3))
+
+
+def test_tuning_knows_the_short_names():
+    grid = {"C": [1.0], "h": [4.0, 10.0]}
+    one, other = (tune(quadratic, start(), method=m, grid=grid, budget=100) for m in ("htvi", "expo-htvi-rtl"))
+    assert one.nit == other.nit

@@ -151,3 +151,10 @@ def test_changes_of_time_have_their_closed_forms():
 def test_parameters_must_be_positive(make, name, value):
     with pytest.raises(ConfigError, match=f"^{name}.*must be a finite number above zero"):
         make(value)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("k", [0.0, -1.0, np.array([1.0, 0.0])])
+def test_exact_solutions_are_of_convex_quadratics(k):
+    with pytest.raises(ConfigError, match="k="):
+        Exponential().exact_quadratic(k, 1.0, 1.0, 0.0, 2.0)

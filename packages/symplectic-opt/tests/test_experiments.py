@@ -12,7 +12,7 @@ from sciml.experiment import RunDirectory
 from sciml.runtime import Runtime
 from symplectic_opt import Exponential, Polynomial, growing_steps, minimize
 from symplectic_opt.experiments import _races, _references, ablation, integrators, parameter_study
-from symplectic_opt.experiments._races import Result, arrival, lbfgs, race
+from symplectic_opt.experiments._races import Result, arrival, race, scipy_run
 from symplectic_opt.problems import Log2d, Quadratic
 
 
@@ -118,13 +118,14 @@ def test_where_no_cell_arrives_the_one_with_the_least_value_is_kept():
     assert found.h[0] == AXES["h"][np.argmin(values)]
 
 
+@pytest.mark.parametrize("method", ablation.SCIPY.values())
 @pytest.mark.parametrize("problem", [Quadratic(dimension=20), Log2d()])
-def test_quasi_newton_iterations_and_evaluations_are_those_to_the_target(problem):
-    gaps, spent = lbfgs(problem, problem.start, 3000)
+def test_iterations_and_evaluations_of_scipy_are_those_to_the_target(problem, method):
+    gaps, spent = scipy_run(problem, problem.start, 3000, method)
     iterations, evaluations = arrival(gaps, spent, 1e-8)
     assert gaps[int(iterations)] <= 1e-8 < gaps[int(iterations) - 1]
     assert evaluations == spent[int(iterations)] > iterations
-    assert arrival(*lbfgs(problem, problem.start, 3), 1e-8)[0] == math.inf
+    assert arrival(*scipy_run(problem, problem.start, 3, method), 1e-8)[0] == math.inf
 
 
 def test_best_cells_at_the_end_of_a_grid_are_named():
@@ -174,7 +175,7 @@ def test_bars_count_the_whole_budget_of_what_did_not_arrive():
 def test_the_ablation_goes_on_from_its_steps(directory):
     config = ablation.EXPERIMENT.config("smoke")
     first = ablation.run(config, directory)
-    assert {m.subject for m in first.metrics} == {c.label for c in ablation.CONTESTANTS} | {ablation.LBFGS}
+    assert {m.subject for m in first.metrics} == {c.label for c in ablation.CONTESTANTS} | {*ablation.SCIPY}
     names = ["adaptive", "convergence", "looping", "restarts"]
     assert sorted(path.stem for path in (directory.path / "figures").iterdir()) == names
     assert all(path.stat().st_size <= 200_000 for path in (directory.path / "figures").iterdir())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sciml.errors import ConfigError, ShapeError
-from symplectic_opt import Exponential, PowerClock, minimize
+from symplectic_opt import Exponential, PowerClock, minimize, minimize_batch
 from symplectic_opt.methods import METHODS
 
 F64 = torch.float64
@@ -177,6 +177,17 @@ def test_scaling_the_function_is_scaling_C(c, method):
     assert (one.x - other.x).abs().amax() <= 1e-12
 
 
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("c", [1e25, 1e-25])
+def test_scaling_the_function_is_scaling_C_in_float32(c, batched):
+    """Squares of these gradients are not in float32."""
+    scale, run = torch.logspace(-2, 0, 6), minimize_batch if batched else minimize
+    settings = {"h": 10.0, "max_iter": 60, "gtol": 0, "ftol": 0}
+    one = run(lambda x: (scale * x * x).sum(-1) / 2, torch.ones(6), **settings)
+    other = run(lambda x: c * ((scale * x * x).sum(-1) / 2), torch.ones(6), C=1 / c, **settings)
+    assert (one.x - other.x).abs().amax() <= 1e-4
+
+
 @pytest.mark.parametrize("method", ["expo-slc-rtl", "poly-slc-rtl", "expo-htvi-rtl", "poly-sv-rtl", "nag"])
 def test_moving_and_turning_the_problem_moves_and_turns_the_iterates(method):
     f, x0, shift = quadratic(), start(), torch.linspace(-1, 1, 20, dtype=F64)
@@ -244,6 +255,7 @@ def test_stops():
     assert (stopped.status, stopped.nit) == (3, 3)
     found = minimize(f, start(), h=10.0, target=1e-3)
     assert found.fun <= 1e-3 < float(found.trace.f[-2])
+    assert found.message == "f is not above the target"
     left = minimize(
         lambda x: -x.log().sum(-1) * 0 + (x - 1).square().sum(-1) + x.log().sum(-1), [0.5], method="momentum", h=10.0
     )
@@ -280,6 +292,21 @@ def test_stops():
         ({"x0": [-1.0, 2.0, 3.0], "f": lambda x: x.log().sum(-1)}, ValueError, "inside the domain"),
         ({"f": lambda x: x}, ShapeError, "vmap"),
         ({"x0": torch.ones(3, dtype=torch.complex128)}, ConfigError, "view_as_real"),
+        (
+            {"grad": lambda x: x[None]},
+            ShapeError,
+            r"grad must take points \(3,\) to tensors of that shape; got \(1, 3\)",
+        ),
+        ({"grad": lambda x: x[0]}, ShapeError, r"got \(\)"),
+        ({"grad": lambda x: x.numpy()}, ShapeError, "got ndarray"),
+        ({"f": lambda x: np.sum(x.numpy() ** 2)}, ConfigError, "f calls numpy, which has no gradients"),
+        ({"f": lambda x: torch.zeros(())}, ConfigError, "f has no gradient at x"),
+        ({"f": lambda x: x.sum().round().long()}, ConfigError, "torch.int64 values"),
+        ({"gtol": None}, ConfigError, "gtol=None"),
+        ({"t0": "a"}, ConfigError, "t0='a'"),
+        ({"t_min": None}, ConfigError, "t_min=None"),
+        ({"callback": lambda state: state.x}, ConfigError, "callback returned many numbers"),
+        ({"callback": lambda state: torch.as_tensor(state.x)}, ConfigError, "callback returned many numbers"),
     ],
 )
 def test_wrong_input(change, error, words):
@@ -307,9 +334,32 @@ def test_whatever_is_true_stops():
     assert minimize(quadratic(), start().numpy(), callback=lambda state: state.x[0] < 10).nit == 1
 
 
+def test_a_callback_stops_as_those_of_scipy():
+    def callback(state):
+        if state.nit == 3:
+            raise StopIteration
+
+    found = minimize(quadratic(), start(), callback=callback)
+    assert (found.status, found.nit) == (3, 3)
+
+
+@pytest.mark.unchecked
+def test_numbers_of_numpy_are_numbers():
+    one = minimize(quadratic(), start(), restart=5, max_iter=50)
+    other = minimize(quadratic(), start(), restart=np.int64(5), max_iter=np.int64(50))
+    assert torch.equal(one.x, other.x)
+
+
+@pytest.mark.parametrize("name", ["slc", "htvi", "sv"])
+def test_integrators_alone_are_methods(name):
+    one, other = (minimize(quadratic(), start(), method=m, max_iter=50) for m in (name, f"expo-{name}-rtl"))
+    assert torch.equal(one.x, other.x)
+
+
 def test_a_start_below_the_target_is_left_alone():
     found = minimize(quadratic(), start(), target=1e9)
     assert (found.success, found.nit) == (True, 0)
+    assert found.message == "f is not above the target"
 
 
 def test_runge_kutta_has_order_four():

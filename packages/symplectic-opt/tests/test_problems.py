@@ -217,6 +217,14 @@ def test_fields_out_of_range(make, message):
 
 
 @pytest.mark.unchecked
+@pytest.mark.parametrize("problem", [Quadratic(dimension=3), Rosenbrock(dimension=3)])
+def test_points_of_another_type(problem):
+    with pytest.raises(ConfigError, match=r"a function of torch.float64, and x of torch.float32: make it by function"):
+        problem.function()(torch.ones(3))
+    assert problem.function(torch.float32)(torch.ones(3)).dtype == torch.float32
+
+
+@pytest.mark.unchecked
 def test_wrong_number_of_components():
     with pytest.raises(ShapeError, match=r"2 components.*\(4, 3\)"):
         Log2d().function()(torch.ones(4, 3))

@@ -14,7 +14,16 @@ from symplectic_opt.clocks import Clock
 from symplectic_opt.descent import Restart
 from symplectic_opt.heavy_ball import LoopTest
 from symplectic_opt.methods import Settings
-from symplectic_opt.minimize import CONVERGED, DIVERGED, EXHAUSTED, Evaluator, Objective, as_points, check_limits
+from symplectic_opt.minimize import (
+    CONVERGED,
+    DIVERGED,
+    EXHAUSTED,
+    Evaluator,
+    Objective,
+    as_points,
+    check_limits,
+    number,
+)
 
 __all__ = ["BatchResult", "minimize_batch"]
 
@@ -85,6 +94,7 @@ def minimize_batch(
         If f or its gradient is not finite at a start.
     """
     check_limits(gtol, ftol, max_iter)
+    t0, t_min = number("t0", t0), number("t_min", t_min)
     points = as_points(x0)
     if points.ndim < 1 or not points.shape[-1]:
         raise ShapeError(f"x0 must be (..., d); got {tuple(points.shape)}")
@@ -124,11 +134,14 @@ def minimize_batch(
             f"f or its gradient is not finite at {int(bad.sum())} of {len(x)} starts: choose them inside its domain"
         )
     index, moving = torch.arange(len(x), device=x.device), torch.ones(len(x), dtype=torch.bool, device=x.device)
-    for nit in range(1, max_iter + 1):
+    if goal is not None:
+        moving = value > goal
+        found.keep(index, ~moving, x, value, gradient, 0, CONVERGED)
+    for nit in range(1, max_iter + 1 if bool(moving.any()) else 1):
         point = (stepper.next if nit > 1 else stepper.start)(x, value, gradient, evaluate)
         new, slope = evaluate(point)
         lost = moving & ~(new.isfinite() & slope.isfinite().all(-1))
-        norm = slope.norm(dim=-1).double()
+        norm = slope.double().norm(dim=-1)
         done = ((new - value).abs() <= ftol) & (norm <= gtol)
         if goal is not None:
             done |= new <= goal
@@ -175,7 +188,7 @@ class _Cells:
             return
         where = index[chosen]
         self.x[where], self.fun[where] = x[chosen], value[chosen]
-        self.gradient_norm[where] = gradient[chosen].norm(dim=-1).double()
+        self.gradient_norm[where] = gradient[chosen].double().norm(dim=-1)
         self.nit[where], self.status[where] = nit, status
 
     def result(self, shape: torch.Size, evaluations: int) -> BatchResult:

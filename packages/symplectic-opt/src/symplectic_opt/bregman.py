@@ -102,10 +102,11 @@ class BregmanSystem:
         return (away * away).sum(-1) / 2 + exp(self.beta(t)) * (f(x) - f(x_star))
 
     def exact_quadratic(self, k: Any, t0: float | int, x0: Any, v0: Any, t: Any) -> np.ndarray | float:
-        """x(t) for f = ½ k x², x(t₀) = x₀ and ẋ(t₀) = v₀, by Bessel functions; arguments broadcast.
+        """x(t) for f = ½ k x², k > 0, x(t₀) = x₀ and ẋ(t₀) = v₀, by Bessel functions; arguments broadcast.
 
         With σ = e^(½(β - log C)): x = σ⁻¹[A J₁(2√(Ck) σ) + B Y₁(2√(Ck) σ)].
         """
+        _check(k=k if isinstance(k, float | int) else np.asarray(k))
         omega = 2 * np.sqrt(np.multiply(self.C, k))
 
         def z(time: Any) -> Any:

@@ -4,6 +4,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from sciml.errors import ConfigError
 
 from symplectic_opt._elementary import is_positive
@@ -34,8 +35,9 @@ class Settings:
     """A method and its parameters; where they are None, its defaults.
 
     "expo-slc-rtl" is the exponential family by SLC with gradient restarts and temporal looping, "expo-slc" without;
-    likewise with "poly" and "htvi" or "sv". "expo-rk4" and "poly-rk4" solve the differential equation, "nag" and
-    "momentum" are the classical methods, for which h is the learning rate.
+    likewise with "poly" and "htvi" or "sv". "slc", "htvi" and "sv" alone are "expo-slc-rtl" and so on. "expo-rk4" and
+    "poly-rk4" solve the differential equation, "nag" and "momentum" are the classical methods, for which h is the
+    learning rate.
     """
 
     method: str = "expo-slc-rtl"
@@ -51,6 +53,10 @@ class Settings:
     adaptive_to: float | Clock | None = None
 
     def __post_init__(self) -> None:
+        if self.method in INTEGRATORS:
+            object.__setattr__(self, "method", f"expo-{self.method}-rtl")
+        if isinstance(self.restart, np.integer):
+            object.__setattr__(self, "restart", int(self.restart))
         if self.method not in METHODS:
             near = difflib.get_close_matches(str(self.method), METHODS, n=3, cutoff=0.4)
             raise ConfigError(f"method={self.method!r} is unknown; choose e.g. {', '.join(near or METHODS[:4])}")

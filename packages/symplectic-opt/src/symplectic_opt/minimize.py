@@ -20,6 +20,7 @@ __all__ = ["minimize"]
 
 Objective = Callable[[Tensor], Tensor]
 CONVERGED, EXHAUSTED, DIVERGED = 0, 1, 2
+REACHED = "f is not above the target"
 OVERFLOW = "the step overflows after {} iterations: reduce h or C, or enable temporal looping"
 MESSAGES = (
     "the change of f and the gradient are within their tolerances",
@@ -53,7 +54,8 @@ def minimize(
 ) -> OptimizeResult:
     """Minimise f from x0 by a symplectic integrator of Bregman dynamics, or a classical method to compare with.
 
-    Stops where |f_k - f_(k-1)| ≤ ftol and |∇f| ≤ gtol, or where f ≤ `target`. Takes one gradient an iteration.
+    Stops where |f_k - f_(k-1)| ≤ ftol and |∇f| ≤ gtol, or where f ≤ `target`. Takes one gradient an iteration; the
+    Runge-Kutta methods, "expo-rk4" and "poly-rk4", take four.
 
     Parameters
     ----------
@@ -66,7 +68,7 @@ def minimize(
     grad
         ∇f, points (..., d) to (..., d); by default automatic differentiation.
     callback
-        Called with x, fun, nit after every iteration; what is true stops.
+        Called with x, fun, nit after every iteration; stops by returning True, or by StopIteration as SciPy's.
     trace
         Whether the result has `trace`, the history as an xarray.Dataset over `iteration`.
 
@@ -81,7 +83,7 @@ def minimize(
     ConfigError
         If an option is unknown or out of its range.
     ShapeError
-        If x0 is not (d,) or f(x0) no scalar.
+        If x0 is not (d,), f(x0) no scalar or grad(x0) not of the shape of x0.
     ValueError
         If f or its gradient is not finite at x0.
     """
@@ -90,6 +92,7 @@ def minimize(
         None if value is None else number(name, value)
         for name, value in (("C", C), ("h", h), ("rate", rate), ("beta", beta), ("target", target))
     )
+    t0, t_min = number("t0", t0), number("t_min", t_min)
     settings = Settings(method, C, h, rate, restart, temporal_looping, loop_test, beta, t0, t_min, adaptive_to)
     stepper, evaluate = settings.stepper(), Evaluator(f, grad)
     x = as_points(x0)
@@ -101,7 +104,7 @@ def minimize(
     rows: list[dict[str, float]] = []
     status, message, nit = EXHAUSTED, None, 0
     if target is not None and value <= target:
-        status, max_iter = CONVERGED, 0
+        status, message, max_iter = CONVERGED, REACHED, 0
     while nit < max_iter:
         try:
             point = (stepper.next if nit else stepper.start)(x, value, gradient, evaluate)
@@ -114,13 +117,16 @@ def minimize(
             status = DIVERGED
             break
         change, x, value, gradient = abs(found - value), point, found, slope
-        norm = float(torch.linalg.vector_norm(gradient))
+        norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
         if trace:
             rows.append({"f": value, "gradient_norm": norm, **stepper.record()})
-        if callback is not None and bool(callback(OptimizeResult(x=_like(x0, x), fun=value, nit=nit))):
+        if callback is not None and stops(callback, OptimizeResult(x=_like(x0, x), fun=value, nit=nit)):
             status, message = 3, "stopped by the callback"
             break
-        if (change <= ftol and norm <= gtol) or (target is not None and value <= target):
+        if target is not None and value <= target:
+            status, message = CONVERGED, REACHED
+            break
+        if change <= ftol and norm <= gtol:
             status = CONVERGED
             break
     result = OptimizeResult(
@@ -150,21 +156,34 @@ class Evaluator:
         if self.grad is not None:
             with torch.no_grad():
                 value, gradient = self._values(x), self.grad(x)
+            if not isinstance(gradient, Tensor) or gradient.shape != x.shape:
+                raise ShapeError(
+                    f"grad must take points {tuple(x.shape)} to tensors of that shape; got {_shape(gradient)}"
+                )
         else:
             with torch.enable_grad():
                 x = x.detach().requires_grad_()
                 value = self._values(x)
+                if not value.requires_grad:
+                    raise ConfigError(
+                        f"f has no gradient at x by automatic differentiation: its {value.dtype} values do not come "
+                        "from x by operations of torch. Write f in torch, or pass grad"
+                    )
                 (gradient,) = torch.autograd.grad(value.sum(), x)
             value, gradient = value.detach(), gradient.detach()
         return (float(value) if x.ndim == 1 else value.double()), gradient
 
     def _values(self, x: Tensor) -> Tensor:
-        value = self.f(x)
+        try:
+            value = self.f(x)
+        except RuntimeError as error:
+            if "Can't call numpy() on Tensor" not in str(error):
+                raise
+            raise ConfigError("f calls numpy, which has no gradients: write f in torch, or pass grad") from error
         if not isinstance(value, Tensor) or value.shape != x.shape[:-1]:
-            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ShapeError(
-                f"f must take points {tuple(x.shape)} to values {tuple(x.shape[:-1])}; got {found}: sum over the last "
-                "axis only, or pass torch.func.vmap(f) for an f of one point"
+                f"f must take points {tuple(x.shape)} to values {tuple(x.shape[:-1])}; got {_shape(value)}: sum over "
+                "the last axis only, or pass torch.func.vmap(f) for an f of one point"
             )
         return value
 
@@ -188,12 +207,29 @@ def number(name: str, value: Any) -> float:
     return found
 
 
-def check_limits(gtol: float | int, ftol: float | int, max_iter: Any) -> None:
+def stops(callback: Callable[[OptimizeResult], object], state: OptimizeResult) -> bool:
+    """Whether the callback wants to stop."""
+    try:
+        return bool(callback(state))
+    except StopIteration:
+        return True
+    except (ValueError, RuntimeError) as error:
+        if "ambiguous" not in str(error).lower():
+            raise
+        raise ConfigError("callback returned many numbers: return True to stop, or nothing") from error
+
+
+def check_limits(gtol: Any, ftol: Any, max_iter: Any) -> None:
     """ConfigError where a tolerance is negative or no whole number of iterations is allowed."""
-    if not (gtol >= 0 and ftol >= 0 and isinstance(max_iter, int) and max_iter >= 1):
+    tolerances = number("gtol", gtol) >= 0 and number("ftol", ftol) >= 0
+    if not (tolerances and isinstance(max_iter, int | np.integer) and max_iter >= 1):
         raise ConfigError(
             f"gtol={gtol}, ftol={ftol} must not be negative, max_iter={max_iter} a whole number, at least 1"
         )
+
+
+def _shape(found: Any) -> Any:
+    return tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
 
 
 def _like(given: Any, x: Tensor) -> Any:

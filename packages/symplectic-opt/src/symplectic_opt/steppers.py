@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from symplectic_opt._elementary import exp, maximum, where
+from symplectic_opt._elementary import exp, where
 from symplectic_opt.baselines import step_momentum, step_nag
 from symplectic_opt.bregman import BregmanSystem
 from symplectic_opt.clocks import Adaptive
@@ -157,11 +157,12 @@ class MomentumStepper(Stepper):
 
 def _dot(a: Tensor, b: Tensor) -> Any:
     """Scalar products in float64: of one point a number, of cells a tensor."""
-    return float(torch.dot(a, b)) if a.ndim == 1 else (a * b).sum(-1, dtype=torch.float64)
+    products = (a.double() * b.double()).sum(-1)
+    return float(products) if a.ndim == 1 else products
 
 
 def _norm(a: Tensor) -> Any:
-    return maximum(_dot(a, a), 0.0) ** 0.5 if a.ndim > 1 else float(torch.linalg.vector_norm(a))
+    return _dot(a, a) ** 0.5
 
 
 def _column(factor: Any, x: Tensor) -> Any:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from sciml.errors import ConfigError
+from sciml.errors import ConfigError, ShapeError
 
 from symplectic_opt.batch import minimize_batch
 from symplectic_opt.methods import Settings
-from symplectic_opt.minimize import Objective
+from symplectic_opt.minimize import Objective, as_points
 
 __all__ = ["GRIDS", "TuneResult", "tune"]
 
@@ -59,16 +59,24 @@ def tune(
     budget
         Iterations of each cell.
     options
-        Further arguments of `minimize_batch`, the same for all cells.
+        Further arguments of `minimize_batch`, the same for all cells, but not C, h, ftol and max_iter.
 
     Raises
     ------
     ConfigError
-        If the grid is empty, has other names or values that are not positive.
+        If the grid is empty, has other names or values that are not positive, or an option is one that `tune` sets.
+    ShapeError
+        If x0 is not (d,).
     """
-    Settings(method, h=1.0)
-    family = method.partition("-")[0]
-    axes = {name: np.asarray(values, float).reshape(-1) for name, values in (grid or GRIDS[family]).items()}
+    family = Settings(method, h=1.0).method.partition("-")[0]
+    if taken := [name for name in ("C", "h", "ftol", "max_iter") if name in options]:
+        raise ConfigError(
+            f"tune sets {' and '.join(taken)} itself: C and h by grid, gtol or target, max_iter by budget"
+        )
+    if len(shape := as_points(x0).shape) != 1:
+        raise ShapeError(f"x0 must be (d,), one point; got {tuple(shape)}: minimize_batch takes many")
+    grid = GRIDS[family] if grid is None else grid
+    axes = {name: np.asarray(values, float).reshape(-1) for name, values in grid.items()}
     expected = list(GRIDS[family])
     if sorted(axes) != expected or not all(len(axis) and bool((axis > 0).all()) for axis in axes.values()):
         raise ConfigError(f"grid must have positive values of {' and '.join(expected)}; got {dict(axes)}")

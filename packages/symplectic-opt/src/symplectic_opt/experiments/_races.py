@@ -15,7 +15,7 @@ from symplectic_opt.batch import BatchResult, minimize_batch
 from symplectic_opt.minimize import minimize
 from symplectic_opt.problems import Log2d, Objective
 
-__all__ = ["Contestant", "Result", "arrival", "best_run", "lbfgs", "race"]
+__all__ = ["Contestant", "Result", "arrival", "best_run", "race", "scipy_run"]
 
 ROUNDS = (0.1, 1 / 3, 1.0)  # parts of the budget, after each of which a race may be over
 
@@ -106,10 +106,12 @@ def best_run(
     return torch.from_numpy(np.r_[first, found.trace.f.values] - problem.minimum)
 
 
-def lbfgs(problem: Objective, start: Float[Tensor, " d"], budget: int) -> tuple[np.ndarray, np.ndarray]:
-    """f - f* of the iterates of SciPy's L-BFGS, the start first, and the evaluations of f and ∇f spent until each.
+def scipy_run(
+    problem: Objective, start: Float[Tensor, " d"], budget: int, method: str = "L-BFGS-B"
+) -> tuple[np.ndarray, np.ndarray]:
+    """f - f* of the iterates of a method of SciPy, the start first, and the evaluations of f and ∇f spent until each.
 
-    `log2d` has the bounds of its domain, which other steps leave.
+    L-BFGS has the bounds of the domain of `log2d`, which other steps leave; CG, which has none, infinite values there.
     """
     f, evaluations = problem.function(), 0
 
@@ -117,6 +119,8 @@ def lbfgs(problem: Objective, start: Float[Tensor, " d"], budget: int) -> tuple[
         nonlocal evaluations
         evaluations += 1
         point = torch.from_numpy(x).requires_grad_()
+        if not bool(problem.domain(point)):
+            return math.inf, np.zeros_like(x)
         value = f(point)
         (gradient,) = torch.autograd.grad(value, point)
         return value.item(), gradient.numpy()
@@ -126,13 +130,14 @@ def lbfgs(problem: Objective, start: Float[Tensor, " d"], budget: int) -> tuple[
     def after(intermediate_result: optimize.OptimizeResult) -> None:
         gaps.append(float(intermediate_result.fun) - problem.minimum)
         spent.append(evaluations)
-        if gaps[-1] <= LEAST:
+        if gaps[-1] <= LEAST or evaluations >= budget:
             raise StopIteration
 
+    quasi_newton = method == "L-BFGS-B"
     optimize.minimize(
-        with_gradient, start.numpy(), jac=True, method="L-BFGS-B", callback=after,
-        bounds=[(1e-9, None)] * problem.dim if isinstance(problem, Log2d) else None,
-        options={"ftol": 0.0, "gtol": 0.0, "maxiter": budget, "maxfun": budget},
+        with_gradient, start.numpy(), jac=True, method=method, callback=after,
+        bounds=[(1e-9, None)] * problem.dim if quasi_newton and isinstance(problem, Log2d) else None,
+        options={"gtol": 0.0, "maxiter": budget, **({"ftol": 0.0, "maxfun": budget} if quasi_newton else {})},
     )  # fmt: skip
     return np.array(gaps), np.array(spent)
 

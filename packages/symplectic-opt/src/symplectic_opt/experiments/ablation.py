@@ -13,14 +13,15 @@ from torch import Tensor
 
 from symplectic_opt.experiments import PAPER
 from symplectic_opt.experiments import _ablation_figures as figures
-from symplectic_opt.experiments._races import ROUNDS, Contestant, Result, arrival, best_run, lbfgs, race
+from symplectic_opt.experiments._races import ROUNDS, Contestant, Result, arrival, best_run, race, scipy_run
 from symplectic_opt.experiments._references import REFERENCES, reference
 from symplectic_opt.problems import Log2d, LogisticRegression, Objective, Quadratic, Quartic
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Literal["log2d", "quadratic", "quartic", "logreg"]
 
-LBFGS = "L-BFGS (SciPy)"
+LBFGS, CG = "L-BFGS (SciPy)", "CG (SciPy)"
+SCIPY = {LBFGS: "L-BFGS-B", CG: "CG"}
 NAG_RESTART, COARSE = "NAG, gradient restart", "NAG, gradient restart, 31 rates"
 BEST, NO_RESTART = "expo SLC, gradient restart, loop", "expo SLC, loop"
 
@@ -118,21 +119,23 @@ def starts(problem: Objective, config: Config, seed: int) -> Tensor:
 def run(config: Config, run: RunDirectory) -> Report:
     """Race all variants on every function; draw the runs of the best cells."""
     found: dict[str, dict[str, Result]] = {}
-    quasi: dict[str, np.ndarray] = {}
+    peers: dict[str, dict[str, np.ndarray]] = {}
     traces: dict[str, dict[str, Tensor]] = {}
     for name, problem in config.objectives().items():
         x0 = starts(problem, config, run.seed("starts"))
         found[name] = {c.label: _raced(run, name, problem, x0, c, config) for c in CONTESTANTS}
-        single = [lbfgs(problem, point, config.budget) for point in x0]
-        quasi[name] = np.array([arrival(*entry, config.tolerance) for entry in single])
         traces[name] = _traced(run, name, problem, x0[0], found[name], config)
-        traces[name][LBFGS] = torch.from_numpy(single[0][0])
+        peers[name] = {}
+        for label, method in SCIPY.items():
+            single = [scipy_run(problem, point, config.budget, method) for point in x0]
+            peers[name][label] = np.array([arrival(*entry, config.tolerance) for entry in single])
+            traces[name][label] = torch.from_numpy(single[0][0])
     after = run.step("after-convergence", lambda: figures.after_convergence(config.after))
-    run.figure("convergence", figures.convergence(traces, [*DRAWN, LBFGS], config.tolerance))
+    run.figure("convergence", figures.convergence(traces, [*DRAWN, *SCIPY], config.tolerance))
     run.figure("adaptive", figures.convergence(traces, [*ADAPTED], config.tolerance))
     run.figure("restarts", figures.restarts())
     run.figure("looping", figures.looping(after))
-    rows = metrics(found, quasi)
+    rows = metrics(found, peers)
     rows += [Metric(AFTER, label, figures.latest(gaps)) for label, gaps in after.items()]
     kept = Bar(f"log2d: largest f - f* of {BEST} long after convergence", figures.latest(after[BEST]), 1e-12)
     return Report(rows, notes(found, config), [*bars(found, config), kept])
@@ -181,7 +184,7 @@ def _list(values: Iterable[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def metrics(found: dict[str, dict[str, Result]], quasi: dict[str, np.ndarray]) -> list[Metric]:
+def metrics(found: dict[str, dict[str, Result]], peers: dict[str, dict[str, np.ndarray]]) -> list[Metric]:
     """Means over the starts, beside the reference measurements."""
     rows = []
     for name, results in found.items():
@@ -193,9 +196,10 @@ def metrics(found: dict[str, dict[str, Result]], quasi: dict[str, np.ndarray]) -
             if len(result.nit) > 1:
                 rows.append(Metric(f"fewest, {name}", c.label, float(result.nit.min())))
                 rows.append(Metric(f"most, {name}", c.label, float(result.nit.max())))
-        iterations, evaluations = quasi[name].mean(0)
-        rows.append(Metric(f"iterations, {name}", LBFGS, float(iterations)))
-        rows.append(Metric(f"gradients, {name}", LBFGS, float(evaluations)))
+        for label, counts in peers[name].items():
+            iterations, evaluations = counts.mean(0)
+            rows.append(Metric(f"iterations, {name}", label, float(iterations)))
+            rows.append(Metric(f"gradients, {name}", label, float(evaluations)))
     return rows
 
 
@@ -239,8 +243,8 @@ def notes(found: dict[str, dict[str, Result]], config: Config) -> list[str]:
         if ends:
             lines.append(f"On {name} at an end of its grid, beyond which it may be faster: {'; '.join(ends)}.")
     lines += [
-        "L-BFGS is not tuned; its gradients include those of its line search. Where it needs fewer, it is the better "
-        "choice for such smooth problems without noise.",
+        "L-BFGS and CG are not tuned; their gradients include those of their line searches. Where they need fewer, "
+        "they are the better choice for such smooth problems without noise.",
         f'"Late" is the second half of {config.after} iterations with C = 1, h = 4; inf: the run was lost.',
         "Adaptive is p = 6 to 4 with growing steps. RK4 solves the differential equation and takes four gradients an "
         "iteration.",

@@ -9,7 +9,7 @@ import torch
 import xarray
 from jaxtyping import Bool, Float
 from sciml.data import Problem
-from sciml.errors import ShapeError
+from sciml.errors import ConfigError, ShapeError
 from torch import Tensor
 
 from symplectic_opt.problems._common import check_whole
@@ -66,6 +66,8 @@ class Objective(Problem):
         ------
         ShapeError
             When called on points of another number of components.
+        ConfigError
+            When called on points of another type.
         """
         f, dim = self.formula(dtype, torch.device(device)), self.dim
 
@@ -75,6 +77,8 @@ class Objective(Problem):
                     f"{type(self).__name__} is a function of {dim} components, the last dimension of x; "
                     f"its shape is {tuple(x.shape)}"
                 )
+            if x.dtype != dtype:
+                raise ConfigError(f"this is a function of {dtype}, and x of {x.dtype}: make it by function({x.dtype})")
             return f(x)
 
         return value

@@ -16,7 +16,7 @@ from symplectic_opt.problems._common import ml
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Cell = tuple[float, ...]
 OURS = ("eBrAVO", "pBrAVO")
-CANONICAL = ("eBrAVO, canonical order", "pBrAVO, canonical order")
+KICKS_FIRST = ("eBrAVO, bravo order", "pBrAVO, bravo order")
 
 
 @config
@@ -75,10 +75,10 @@ def stochastic(rates: Rates) -> list[Method]:
     Momentum 0.9 sums ten gradients, so that a tenth of the rate of plain gradient descent is the like of it.
     """
     return [
-        Method("eBrAVO", lambda p, cell: EBravo(p, cell[0], cell[1], order="bravo"), rates.expo),
-        Method("pBrAVO", lambda p, cell: PBravo(p, cell[0], cell[1], order="bravo"), rates.poly),
-        Method(CANONICAL[0], lambda p, cell: EBravo(p, cell[0], cell[1]), rates.expo),
-        Method(CANONICAL[1], lambda p, cell: PBravo(p, cell[0], cell[1]), rates.poly),
+        Method(OURS[0], lambda p, cell: EBravo(p, cell[0], cell[1]), rates.expo),
+        Method(OURS[1], lambda p, cell: PBravo(p, cell[0], cell[1]), rates.poly),
+        Method(KICKS_FIRST[0], lambda p, cell: EBravo(p, cell[0], cell[1], order="bravo"), rates.expo),
+        Method(KICKS_FIRST[1], lambda p, cell: PBravo(p, cell[0], cell[1], order="bravo"), rates.poly),
         Method("Adam", lambda p, cell: torch.optim.Adam(p, cell[0]), (rates.adam,)),
         Method("AdamW", lambda p, cell: torch.optim.AdamW(p, cell[0]), (rates.adam,)),
         Method("schedule-free AdamW", lambda p, cell: schedule_free(p, cell[0]), (rates.adam,)),

@@ -235,6 +235,6 @@ def note(config: Training) -> str:
         f"method was tuned over {cells} settings by {config.tuning_epochs} epochs each (other seeds, "
         f"{config.tuning_seeds} of them), by the least loss of {aside}; then trained {final}. Test data "
         "choose nothing. Rates are constant; rate is h or the learning rate. Methods at published rates are not "
-        "tuned. eBrAVO and pBrAVO decide on restarts with the gradient that has just moved the weights, as their "
-        "authors do; in the canonical order with the next one, of another minibatch."
+        "tuned. eBrAVO and pBrAVO decide on restarts with the next gradient, of another minibatch; in the bravo "
+        "order, as their authors do, with the gradient that has just moved the weights."
     )
