@@ -74,7 +74,8 @@ def test_exponents_of_the_segment_map():
     start = segment_map.history(0.8)[None]
     found, _ = map_exponents(segment_map, start, 2, 400, transient=300)
     expected = torch.tensor([[0.0, math.log(0.77523516) / 5.44799721]]).double()
-    torch.testing.assert_close(found / 2, expected, rtol=0, atol=2e-4)
+    # the growth within a period is not even: an average over 800 units of time misses it by at most 1/800
+    torch.testing.assert_close(found / 2, expected, rtol=0, atol=1 / 800)
 
 
 def test_exponents_of_a_run_that_diverges_are_not_numbers():

@@ -1,10 +1,17 @@
 """The learned models: each does what it says, on cases whose answers are known."""
 
+import itertools
+import math
+
 import pytest
 import torch
-from mackeyglass.models import ESN
+from mackeyglass import MackeyGlass, SegmentMap, simulate
+from mackeyglass.chebyshev import lobatto_nodes
+from mackeyglass.learned_equation import LearnedDDE
+from mackeyglass.models import ESN, NeuralDDE, SegmentOperator
 from mackeyglass.problems import TimeSeries
 from sciml.errors import ConfigError, DataError, ShapeError
+from torch import nn
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +80,193 @@ class TestESN:
             model.fit(series[:1, :100])
         with pytest.raises(DataError, match="finite"):
             model.fit(series[:1] / 0)
+
+
+class Feedback(nn.Module):
+    """The exact production of values (…, 1), or (…, 2) with n, as a network would be called."""
+
+    def forward(self, x):
+        n = x[..., 1:] if x.shape[-1] == 2 else 9.65
+        return 2 * x[..., :1] / (1 + x[..., :1] ** n)
+
+
+@pytest.fixture
+def histories():
+    s = torch.from_numpy(lobatto_nodes(32))
+    return torch.stack([1 + 0.2 * torch.sin(2 * s), 0.9 + 0.2 * s, 1.1 - 0.3 * s**2])
+
+
+class TestLearnedDDE:
+    """With the exact production in the place of the network, all is as for the equation itself."""
+
+    def test_segment_map(self, histories):
+        exact, learned = (SegmentMap(e) for e in (MackeyGlass(), LearnedDDE(Feedback(), 1.0, 2.0)))
+        torch.testing.assert_close(learned(histories), exact(histories), rtol=1e-13, atol=0)
+        V = histories.flip(0) - 1
+        torch.testing.assert_close(learned.tangent(histories, V), exact.tangent(histories, V), rtol=1e-11, atol=1e-13)
+
+    def test_conditions_are_parameters_of_a_batch(self, histories):
+        n = torch.tensor([8.0, 9.0, 10.0], dtype=torch.float64)
+        tau = torch.tensor([1.0, 1.5, 2.0], dtype=torch.float64)
+        exact = SegmentMap(MackeyGlass(n=n, tau=tau))
+        learned = SegmentMap(LearnedDDE(Feedback(), 1.0, tau, {"n": n}))
+        torch.testing.assert_close(learned(histories), exact(histories), rtol=1e-13, atol=0)
+
+    def test_right_hand_side_and_solvers_of_general_equations(self):
+        learned = LearnedDDE(Feedback(), 1.0, 2.0, {"n": 9.0})
+        u = simulate(learned, 0.8, (0, 6), saveat=[1.0, 3.0, 6.0], rtol=1e-10, atol=1e-12)["u"]
+        exact = simulate(MackeyGlass(n=9.0), 0.8, (0, 6), saveat=[1.0, 3.0, 6.0])["u"]
+        assert abs(u - exact).max() < 1e-8
+        moved = learned.with_parameters(n=7.0, gamma=0.5)
+        assert moved.parameters == {"gamma": 0.5, "tau": 2.0, "n": 7.0}
+
+    @pytest.mark.unchecked
+    def test_wrong_parameters(self):
+        with pytest.raises(ConfigError, match="tau"):
+            LearnedDDE(Feedback(), 1.0, -2.0)
+        with pytest.raises(ConfigError, match="no parameter is called m"):
+            LearnedDDE(Feedback(), 1.0, 2.0).with_parameters(m=3.0)
+
+
+class TestNeuralDDE:
+    def test_both_ways_to_compute_a_segment_agree(self, histories):
+        """N(u, u_τ) that does not depend on u, by Runge–Kutta steps: the segment map, to order 4."""
+        spectral = NeuralDDE(hidden=[8])
+        errors = []
+        for steps in (10, 20, 40):
+            stepped = NeuralDDE(hidden=[8], sees="both", steps=steps)
+            first, other = spectral.network[1], stepped.network[1]
+            with torch.no_grad():
+                other.weight.zero_()
+                other.weight[:, 1:] = first.weight
+                other.bias.copy_(first.bias)
+            stepped.network[3].load_state_dict(spectral.network[3].state_dict())
+            errors.append((stepped(histories, segments=2) - spectral(histories, segments=2)).abs().max().item())
+        orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
+        assert errors[-1] < 1e-7
+        assert orders == pytest.approx([4, 4], abs=0.3)
+
+    def test_gradients_by_delay_and_decay(self, histories):
+        for sees in ("delayed", "both"):
+            model = NeuralDDE(hidden=[6], sees=sees, steps=20, learn_gamma=True, learn_tau=True)
+            names = ["log_gamma", "log_tau"]
+
+            def end(log_gamma, log_tau, model=model):
+                values = {"log_gamma": log_gamma, "log_tau": log_tau}
+                return torch.func.functional_call(model, values, (histories[:1],))[0, 0, -1:]
+
+            start = tuple(getattr(model, name).detach().clone().requires_grad_() for name in names)
+            assert torch.autograd.gradcheck(end, start, eps=1e-6, atol=1e-7)
+
+    def test_learns_production_and_delay(self):
+        """From windows in time of one series, with the delay unknown: both come out."""
+        torch.manual_seed(0)
+        exact = SegmentMap(MackeyGlass(n=6.0, tau=2.0))
+        U = exact.history(torch.linspace(0.6, 1.2, 4, dtype=torch.float64)[:, None])
+        segments = exact.trajectory(U, 12)
+        model = NeuralDDE(tau=1.8, hidden=[12], learn_tau=True)
+        model.set_normalization(segments)
+        s = torch.from_numpy(lobatto_nodes(32))
+
+        def window(first):
+            """Values on [first, first + 1] delays of the model, in time."""
+            times = (first + s) * model.tau
+            return exact.evaluate(segments, times).reshape(-1, 33)
+
+        def loss():
+            pairs = [(window(a), window(a + 1)) for a in (1.0, 3.3, 5.6, 7.9)]
+            return 1e4 * torch.stack([(model(x)[:, 0] - y).square().mean() for x, y in pairs]).mean()
+
+        optimizer = torch.optim.LBFGS(
+            model.parameters(), max_iter=150, line_search_fn="strong_wolfe", tolerance_change=0, tolerance_grad=0
+        )
+
+        def closure():
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+        assert model.tau.item() == pytest.approx(2.0, rel=5e-3)
+        u = torch.linspace(segments[1:].min().item(), segments[1:].max().item(), 50, dtype=torch.float64)
+        error = model.detached().production(u) - exact.system.production(u)
+        assert error.abs().max() < 5e-3
+
+    def test_detached_shares_nothing(self):
+        model = NeuralDDE(hidden=[4], conditions=["n"], learn_tau=True)
+        equation = model.detached(n=8.0)
+        before = equation.production(torch.ones(1, dtype=torch.float64)).clone()
+        with torch.no_grad():
+            model.network[1].weight.mul_(3)
+        assert torch.equal(equation.production(torch.ones(1, dtype=torch.float64)), before)
+        assert all(p.requires_grad for p in model.parameters())
+        assert equation.tau == pytest.approx(2.0, rel=1e-15)
+
+    @pytest.mark.unchecked
+    def test_wrong_arguments(self, histories):
+        for change in ({"tau": 0.0}, {"sees": "u"}, {"hidden": [0]}, {"dtype": "half"}, {"nodes": 1}):
+            with pytest.raises(ConfigError, match=next(iter(change))):
+                NeuralDDE(**change)
+        model = NeuralDDE(hidden=[4], conditions=["n"])
+        with pytest.raises(ShapeError, match="conditions"):
+            model(histories)
+        with pytest.raises(ConfigError, match="conditions"):
+            model.equation()
+        with pytest.raises(ConfigError, match="conditions"):
+            model.set_normalization(histories)
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "deeponet", "fno"])
+class TestSegmentOperator:
+    def test_segments_meet(self, architecture, histories):
+        """Whatever the weights, u is continuous."""
+        model = SegmentOperator(architecture=architecture, width=16, depth=2, dtype="float64")
+        for scale in (1.0, 30.0):
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.mul_(scale)
+            run = torch.cat([histories[None], model.free_run(histories, 3)])
+            torch.testing.assert_close(run[:-1, :, -1], run[1:, :, 0], rtol=0, atol=0)
+            assert (run[1:, :, 5] - run[1:, :, 0]).abs().max() > 1e-4
+
+    def test_learns_a_map(self, architecture):
+        torch.manual_seed(0)
+        random = torch.Generator().manual_seed(1)
+        s = torch.from_numpy(lobatto_nodes(12)).float()
+        c = torch.rand(128, 1, generator=random)
+        a = torch.rand(128, 1, generator=random)
+        X, Y = 1 + a * s, 1 + a + c * torch.sin(s)  # following segments of functions with two parameters
+        model = SegmentOperator(12, architecture, width=24, depth=2, modes=6, conditions=1)
+        model.set_normalization(X, c)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        for step in range(200):
+            optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / 200)
+            optimizer.zero_grad()
+            (model(X, c) - Y).square().mean().backward()
+            optimizer.step()
+        assert ((model(X, c) - Y).norm() / Y.norm()).item() < 5e-3
+        # without the condition it could not
+        assert ((model(X, c.flip(0)) - Y).norm() / Y.norm()).item() > 5e-2
+
+    def test_float32_and_float64_and_conditions(self, architecture, histories):
+        c = torch.tensor([[9.0, 1.0], [9.5, 1.5], [10.0, 2.0]])
+        model = SegmentOperator(32, architecture, width=8, depth=1, conditions=2, modes=8)
+        out = model(histories.float(), c)
+        assert out.dtype == torch.float32
+        # each row sees its own condition
+        torch.testing.assert_close(model(histories[1:2].float(), c[1:2])[0], out[1], rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.unchecked
+    def test_wrong_arguments(self, architecture, histories):
+        with pytest.raises(ConfigError, match="architecture"):
+            SegmentOperator(architecture=architecture + "s")
+        with pytest.raises(ConfigError, match="modes"):
+            SegmentOperator(nodes=4, architecture=architecture, modes=8)
+        model = SegmentOperator(architecture=architecture, width=4, conditions=2, dtype="float64")
+        with pytest.raises(ShapeError, match="conditions"):
+            model(histories)
+        with pytest.raises(ShapeError, match="history"):
+            model(histories[:, :-1], torch.zeros(3, 2).double())
+        with pytest.raises(TypeError, match="float64"):
+            model(histories.float(), torch.zeros(3, 2))

@@ -1,5 +1,7 @@
 """Models that learn the dynamics from data."""
 
 from mackeyglass.models.esn import ESN
+from mackeyglass.models.neural_dde import NeuralDDE
+from mackeyglass.models.segment_operator import SegmentOperator
 
-__all__ = ["ESN"]
+__all__ = ["ESN", "NeuralDDE", "SegmentOperator"]
