@@ -5,16 +5,20 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from sciml.data import BatchLoader
+from sciml.errors import ConfigError
 from sciml.runtime import Runtime
 from sciml.state import load_state, save_state, tensors_equal
 from sciml.training import Trainer, TrainerOptions
 from symplectic_opt import optimizer as module
+from symplectic_opt._buckets import Buckets
 from symplectic_opt.optimizer import BregmanSLC
 from symplectic_opt.presets import HTVI, SV, EBravo, ExpoSLC, PBravo, PolySLC
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 F64 = torch.float64
@@ -257,15 +261,136 @@ def test_optimizers_are_copied_with_their_clock():
     assert optimizer.diagnostics() == other.diagnostics()
 
 
+@pytest.mark.parametrize("capturable", [False, True])
+def test_parameters_without_entries_change_nothing(capturable):
+    found = []
+    for more in ([], [nn.Parameter(torch.zeros(0, 3))]):
+        p = nn.Parameter(torch.ones(3))
+        optimizer = ExpoSLC([*more, p], lr=4.0, capturable=capturable)
+        for g in (1.0, 0.0, 1e-25, 0.0, 1.0):
+            for q in (*more, p):
+                q.grad = torch.full_like(q, g)
+            optimizer.step()
+        found.append(p.tolist())
+    assert found[0] == found[1]
+    empty = nn.Parameter(torch.zeros(0))
+    empty.grad = torch.zeros(0)
+    ExpoSLC([empty], capturable=capturable).step()
+
+
+CHANGES = {
+    "a gradient is missing": lambda o, ps: setattr(ps[0], "grad", None),
+    "a gradient is another one": lambda o, ps: setattr(ps[0], "grad", 3 * ps[0].grad),
+    "parameters are of float64": lambda o, ps: [setattr(p, "data", p.data.double()) for p in ps],
+    "one is of bfloat16": lambda o, ps: setattr(ps[2], "data", ps[2].data.bfloat16()),
+    "a group is held": lambda o, ps: o.param_groups[1].update(lr=0.0),
+    "a group has more": lambda o, ps: o.param_groups[0]["params"].append(ps[3]),
+    "a group is new": lambda o, ps: o.add_param_group({"params": [ps[3]]}),
+    "the state is replaced": lambda o, ps: o.load_state_dict(copy.deepcopy(o.state_dict())),
+    "a buffer is replaced": lambda o, ps: o.state[ps[1]].update(momentum=torch.zeros(4)),
+    "the decay is": lambda o, ps: o.param_groups[0].update(weight_decay=0.1, decoupled=False),
+    "C is": lambda o, ps: o.param_groups[1].update(C=3.0),
+    "what is maximised is": lambda o, ps: o.param_groups[1].update(maximize=True),
+}
+
+
+@pytest.mark.parametrize("when", [1, 2])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_is_kept_from_step_to_step_is_never_stale(monkeypatch, change, when):
+    found = []
+    for kept in (True, False):
+        if not kept:
+            monkeypatch.setattr(Buckets, "keep", lambda self, *_: None)
+        torch.manual_seed(0)
+        ps = [nn.Parameter(torch.randn(4)) for _ in range(4)]
+        optimizer = BregmanSLC([{"params": ps[:2]}, {"params": ps[2:3], "lr": 2.0}], lr=4.0)
+        for k in range(6):
+            for p in ps:
+                p.grad = None
+                p.grad = (1 + k) * p.detach()
+            before = optimizer._kept
+            if k == when:
+                change(optimizer, ps)
+                for p in ps:
+                    p.grad = None if p.grad is None else p.grad.to(p.dtype)
+            optimizer.step()
+            if kept:
+                # without gradients, which would take memory
+                assert not any(bucket.gradients for bucket in optimizer._kept.buckets)
+                assert optimizer._kept is before or k in (0, when, when + 1)
+        found.append([p.tolist() for p in ps])
+    assert found[0] == found[1]
+
+
+def test_gradients_are_clipped_before_a_step():
+    one, two = (nn.Parameter(torch.tensor([3.0, -4.0])) for _ in range(2))
+    a, b = ExpoSLC([one], lr=8.0), ExpoSLC([two], lr=8.0)
+    for _ in range(20):
+        one.grad, two.grad = one.detach().clone(), two.detach() / max(1.0, float(two.detach().norm()))
+        nn.utils.clip_grad_norm_([one], 1.0)
+        a.step()
+        b.step()
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+    assert one.detach().norm() < 5
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_an_optimizer_may_move_to_the_device_and_back(first):
+    """Set `capturable` on the way, and the steps stay the same."""
+    one, two = network(F64), network(F64)
+    plain, changed = ExpoSLC(one.parameters(), lr=4.0), ExpoSLC(two.parameters(), lr=4.0, capturable=first)
+    train(one, plain, 9)
+    for start, stop, capturable in ((0, 3, first), (3, 6, not first), (6, 9, first)):
+        changed.param_groups[0]["capturable"] = capturable
+        train(two, changed, stop, start)
+    torch.testing.assert_close(points(one), points(two), rtol=1e-10, atol=1e-12)
+    assert changed.diagnostics()["steps"] == 9
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_group_of_steps_in_a_tensor_that_is_zero_stays(capturable):
+    a, b = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    groups = [{"params": [a], "lr": torch.tensor(8.0)}, {"params": [b], "lr": torch.tensor(8.0)}]
+    optimizer = BregmanSLC(groups, capturable=capturable)
+    for k in range(6):
+        if k == 3:
+            optimizer.param_groups[1]["lr"].zero_()
+            before = b.detach().clone()
+        a.grad, b.grad = a.detach().clone(), b.detach().clone()
+        optimizer.step()
+    assert torch.equal(b, before)
+    assert (a < b).all()
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_the_clock_goes_by_the_first_group_that_moves(capturable):
+    """A backbone that is listed first may be frozen."""
+    a, b, c = (nn.Parameter(torch.ones(3)) for _ in range(3))
+    both = BregmanSLC([{"params": [a], "C": 2.0}, {"params": [b], "lr": 8.0}], lr=4.0, capturable=capturable)
+    both.param_groups[0]["lr"] = 0.0
+    alone = BregmanSLC([c], lr=8.0, capturable=capturable)
+    for _ in range(10):
+        a.grad, b.grad, c.grad = (p.detach().clone() for p in (a, b, c))
+        both.step()
+        alone.step()
+    assert torch.equal(a, torch.ones(3))
+    torch.testing.assert_close(b, c, rtol=1e-5, atol=1e-6)
+    assert both.diagnostics()["t"] == alone.diagnostics()["t"]
+
+
 class NoHost(TorchDispatchMode):
-    """Fails where the host would wait for a device."""
+    """Fails where the host would wait for a device, or a device for what lies on the host."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default):
             raise AssertionError(f"{func} waits for the device")
         if func is torch.ops.aten.nonzero.default or func is torch.ops.aten.equal.default:
             raise AssertionError(f"{func} waits for the device")
-        return func(*args, **kwargs or {})
+        found = func(*args, **kwargs or {})
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            sources = [x for x in args if isinstance(x, torch.Tensor)]
+            assert {x.device for x in sources} == {found.device}, f"{func} from {sources[-1].device} to {found.device}"
+        return found
 
 
 def refuse(self, *args):
@@ -296,6 +421,24 @@ def test_a_capturable_step_never_waits_for_the_device(monkeypatch, restart, orde
                 patch.setattr(torch.Tensor, name, refuse)
             optimizer.step(lambda loss=loss: loss)
     assert optimizer.diagnostics()["steps"] == 4
+
+
+@pytest.mark.parametrize("order", ["canonical", "bravo"])
+@pytest.mark.parametrize("restart", ["gradient", "function"])
+def test_a_capturable_step_copies_nothing_to_the_device(restart, order):
+    """Of a GPU, which need not exist for that."""
+    with FakeTensorMode():
+        ps = [nn.Parameter(torch.empty(4, device="cuda")) for _ in range(2)]
+        optimizer = BregmanSLC(
+            [{"params": [p], "weight_decay": 0.1} for p in ps], lr=4.0, restart=restart, order=order, capturable=True
+        )
+        for _ in range(3):
+            for p in ps:
+                p.grad = torch.empty(4, device="cuda")
+            loss = torch.empty((), device="cuda")
+            with NoHost():
+                optimizer.step(lambda loss=loss: loss)
+                optimizer.step(lambda: 1.0)
 
 
 def test_a_step_reads_from_the_device_once(monkeypatch):
@@ -362,6 +505,38 @@ def test_grad_scaler_skips_steps_with_infinite_gradients():
         scaler.update()
     assert optimizer.diagnostics()["steps"] == 5
     assert points(model).isfinite().all()
+
+
+@pytest.mark.parametrize("cls", [BregmanSLC, HTVI, SV])
+def test_each_family_has_its_own_defaults(cls):
+    x = torch.logspace(-2, 0, 4, dtype=F64)
+    for family, settings in (("exponential", (4.0, 1.0, 0.01)), ("polynomial", (0.01, 0.1, 6.0))):
+        p = nn.Parameter(torch.ones(4, dtype=F64))
+        optimizer = cls([p], family=family)
+        assert tuple(optimizer.param_groups[0][name] for name in ("lr", "C", "rate")) == settings
+        for _ in range(1000):
+            p.grad = x * p.detach()
+            optimizer.step()
+        assert float((x * p * p).sum().detach()) < 0.5 * float(x.sum())
+
+
+@pytest.mark.unchecked
+def test_numbers_of_numpy_are_kept_as_numbers():
+    p = nn.Parameter(torch.ones(3))
+    optimizer = BregmanSLC([p], lr=np.float32(2.0), C=np.float64(3.0), restart=np.int64(5), maximize=np.bool_(False))
+    group = optimizer.param_groups[0]
+    assert [type(group[name]) for name in ("lr", "C", "restart", "maximize")] == [float, float, int, bool]
+
+
+@pytest.mark.unchecked
+def test_presets_refuse_what_they_set():
+    p = [nn.Parameter(torch.ones(3))]
+    with pytest.raises(ConfigError, match="EBravo sets rate itself: leave it out, or take BregmanSLC"):
+        EBravo(p, rate=0.1)
+    with pytest.raises(ConfigError, match="PolySLC sets family and rate itself"):
+        PolySLC(p, family="exponential", rate=0.1)
+    with pytest.raises(ConfigError, match="HTVI sets integrator itself"):
+        HTVI(p, integrator="slc")
 
 
 @pytest.mark.parametrize("cls", PRESETS)

@@ -304,7 +304,7 @@ class BregmanSLC(Optimizer):
         for bucket, step, lr in zip(buckets, steps, rates, strict=True):
             decay = decay_of(bucket.group)
             decay = None if decay is None else (-decay * torch.ones_like(h)).exp()
-            updates.move_on_device(bucket, valid, after.mu, -step / scale, scale * (lr > 0), decay)
+            updates.move_on_device(bucket, valid, after.mu, -step / scale, number(scale) * (lr > 0), decay)
         for name, x in after.pack().items():
             kept[name].copy_(torch.where(valid, x, kept[name]))
         kept["not_finite"].add_(~finite)
