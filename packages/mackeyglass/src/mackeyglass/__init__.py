@@ -15,6 +15,7 @@ from mackeyglass.hopf import hopf_asymptote, hopf_curve, hopf_points, locate_hop
 from mackeyglass.hopf_curves import HopfBranch, continue_hopf
 from mackeyglass.identities import averages
 from mackeyglass.linearisation import equilibrium
+from mackeyglass.lyapunov import LyapunovSpectrum, kaplan_yorke_dimension, lyapunov_spectrum
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.mesh import Mesh
 from mackeyglass.normal_form import HopfNormalForm, HopfPoint, hopf_normal_form
@@ -36,6 +37,7 @@ __all__ = [
     "HopfNormalForm",
     "HopfPoint",
     "IntegrationError",
+    "LyapunovSpectrum",
     "MackeyGlass",
     "Mesh",
     "Multipliers",
@@ -56,11 +58,13 @@ __all__ = [
     "hopf_curve",
     "hopf_normal_form",
     "hopf_points",
+    "kaplan_yorke_dimension",
     "lambert_roots",
     "load_branch",
     "locate",
     "locate_codimension_two",
     "locate_hopf",
+    "lyapunov_spectrum",
     "simulate",
     "solve_dde",
     "unstable_roots",
