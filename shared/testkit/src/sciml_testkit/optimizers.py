@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sciml.create import arguments
 from sciml.errors import SciMLError
 from sciml.registry import Entry
 from sciml.state import load_state, save_state, tensors_equal
@@ -55,8 +56,8 @@ def convex_problem(entry: Entry, dtype: torch.dtype = torch.float64) -> nn.Modul
     return (LinearLayer if getattr(entry.load(), "takes_module", False) else Quadratic)(dtype)
 
 
-def make(entry: Entry, module: nn.Module, groups: Any = None) -> torch.optim.Optimizer:
-    """The optimizer with its example's settings, on the module or on `groups` of its parameters."""
+def make(entry: Entry, module: nn.Module, groups: Any = None, **changes: Any) -> torch.optim.Optimizer:
+    """The optimizer with its example's settings and `changes`, on the module or on `groups` of its parameters."""
     cls = entry.load()
     require(
         isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer),
@@ -69,7 +70,7 @@ def make(entry: Entry, module: nn.Module, groups: Any = None) -> torch.optim.Opt
         raise ConformanceError(f"{entry.name}: the settings of example() are not JSON: {error}") from error
     takes_module = getattr(cls, "takes_module", False)
     target: Any = module if takes_module else module.parameters() if groups is None else groups
-    return cls(target, **settings)
+    return cls(target, **settings, **changes)
 
 
 def closure_of(module: nn.Module, optimizer: torch.optim.Optimizer, calls: list[bool] | None = None) -> Closure:
@@ -284,3 +285,131 @@ def check_missing_and_sparse_gradients(entry: Entry, tmp_path: Path) -> None:
         return
     changed = (table.weight != before.weight).any(-1)
     require(bool(changed[1]), f"{entry.name}: a sparse gradient is ignored; apply it, or raise an error that names it")
+
+
+def check_vanishing_gradients(entry: Entry, tmp_path: Path) -> None:
+    """Gradients that are zero for long, as where a hinge loss is met, and parameters without entries do no harm."""
+    module = convex_problem(entry)
+    if not getattr(entry.load(), "takes_module", False):
+        module.empty = nn.Parameter(torch.zeros(0, 3, dtype=torch.float64))
+    optimizer = make(entry, module)
+    force = 1.0
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = force * module()
+        for p in module.parameters():
+            loss = loss + 0 * p.sum()
+        loss.backward()
+        return loss
+
+    for k in range(220):
+        force = float(k < 5 or k >= 210)
+        optimizer.step(closure)  # type: ignore[arg-type]
+    largest = max(float(p.detach().abs().max()) for p in module.parameters() if p.numel())
+    require(
+        largest <= 100,
+        f"{entry.name}: after 205 steps with gradients of zero, five more with their true ones end at {largest:.1e}; "
+        "the minimum is at 1. What grows from step to step must not do so where no gradient bounds it",
+    )
+
+
+def check_maximize(entry: Entry, tmp_path: Path) -> None:
+    """`maximize=True`, if there is one, takes the steps that the negative of the function is minimised by."""
+    if "maximize" not in arguments(entry.load(), 1):
+        return
+    found = []
+    for sign in (1, -1):
+        module = convex_problem(entry)
+        optimizer = make(entry, module, maximize=sign < 0)
+
+        def closure(sign: int = sign, module: nn.Module = module, optimizer: Any = optimizer) -> Tensor:
+            optimizer.zero_grad()
+            loss = sign * module()
+            loss.backward()
+            return loss
+
+        for _ in range(20):
+            optimizer.step(closure)  # type: ignore[arg-type]
+        found.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
+    require(
+        torch.allclose(*found, rtol=1e-9, atol=1e-12),
+        f"{entry.name}: with maximize=True, -f is not maximised by the steps by which f is minimised",
+    )
+
+
+def check_gradient_scaler(entry: Entry, tmp_path: Path) -> None:
+    """Under a gradient scaler it takes the same steps, and none where a gradient is infinite."""
+    cls = entry.load()
+    if inspect.signature(cls.step).parameters["closure"].default is inspect.Parameter.empty:
+        return
+    plain_module, module = convex_problem(entry), convex_problem(entry)
+    alone, optimizer = make(entry, plain_module), make(entry, module)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for k in range(8):
+        before = copy.deepcopy(module.state_dict())
+        optimizer.zero_grad()
+        scaler.scale(module() * (float("inf") if k == 4 else 1.0)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if k == 4:
+            same = tensors_equal(before, dict(module.state_dict()))
+            require(same, f"{entry.name}: under a gradient scaler it takes a step where gradients are infinite")
+            continue
+        closure_of(plain_module, alone)()
+        alone.step()
+    require(
+        all(torch.allclose(p, q, rtol=1e-9) for p, q in zip(plain_module.parameters(), module.parameters())),
+        f"{entry.name}: under a gradient scaler its steps are others",
+    )
+
+
+def check_complex_parameters(entry: Entry, tmp_path: Path) -> None:
+    """Complex parameters are moved as pairs of real ones, or refused by a clear error."""
+    if getattr(entry.load(), "takes_module", False):
+        return
+    weights = torch.tensor([1.0, 0.3, 0.1], dtype=torch.float64)
+    z = nn.Parameter(torch.tensor([1 + 2j, -0.5j, 3.0], dtype=torch.complex128))
+    pair = nn.Parameter(torch.view_as_real(z.detach()).clone())
+    for parameter in (z, pair):
+        module = nn.ParameterList([parameter])
+
+        def closure(p: nn.Parameter = parameter) -> Tensor:
+            p.grad = None
+            squares = p.abs().square() if p.is_complex() else p.square().sum(-1)
+            loss = (weights * squares).sum() / 2
+            loss.backward()
+            return loss
+
+        try:
+            optimizer = make(entry, module)
+            for _ in range(10):
+                optimizer.step(closure)  # type: ignore[arg-type]
+        except (RuntimeError, ValueError, TypeError, SciMLError) as error:
+            require("complex" in str(error).lower(), f"{entry.name}: complex parameters end in {error!r}; name them")
+            return
+    require(
+        torch.allclose(torch.view_as_real(z.detach()), pair.detach(), rtol=1e-9, atol=1e-12),
+        f"{entry.name}: complex parameters do not move as pairs of real ones; update torch.view_as_real of them",
+    )
+
+
+def check_capturable(entry: Entry, tmp_path: Path) -> None:
+    """`capturable=True`, if there is one, takes the same steps, or is refused on this device by name."""
+    if "capturable" not in arguments(entry.load(), 1):
+        return
+    found = []
+    for capturable in (False, True):
+        module = convex_problem(entry)
+        optimizer = make(entry, module, capturable=capturable)
+        try:
+            for _ in range(20):
+                optimizer.step(closure_of(module, optimizer))  # type: ignore[arg-type]
+        except (AssertionError, RuntimeError, ValueError, SciMLError) as error:
+            require("capturable" in str(error), f"{entry.name}: capturable=True ends in {error!r}; name it")
+            return
+        found.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
+    require(
+        torch.allclose(*found, rtol=1e-9, atol=1e-12),
+        f"{entry.name}: with capturable=True it takes other steps",
+    )

@@ -216,7 +216,7 @@ class Momentum(torch.optim.Optimizer):
 
     def update(self, p, group):
         state = self.state[p]
-        if not state:
+        if "velocity" not in state:
             state["velocity"] = torch.zeros_like(p)
         state["velocity"].mul_(group["momentum"]).add_(p.grad)
         p.add_(state["velocity"], alpha=-group["lr"])
@@ -273,6 +273,52 @@ class ClosureWithoutGradients(Momentum):
         loss = closure()
         super().step()
         return loss
+
+
+class GrowsInTheDark(Momentum):
+    """Its steps grow from step to step, where nothing holds them."""
+
+    def update(self, p, group):
+        state = self.state[p]
+        state["quiet"] = state.get("quiet", 0) + (not p.grad.any().item())
+        super().update(p, {**group, "lr": group["lr"] * 1.1 ** state["quiet"]})
+
+
+class CannotBeEmpty(Momentum):
+    """Asks for the largest gradient of every parameter."""
+
+    def update(self, p, group):
+        p.grad.abs().max()
+        super().update(p, group)
+
+
+class MinimisesAlways(Momentum):
+    """Has an argument that it does not read."""
+
+    def __init__(self, params: Any, lr: float = 0.1, momentum: float = 0.9, maximize: bool = False) -> None:
+        super().__init__(params, lr, momentum)
+
+
+class ScalesItself(Momentum):
+    """Says that it looks for infinite gradients, and does not."""
+
+    _step_supports_amp_scaling = True
+
+
+class MovesRealParts(Momentum):
+    """Forgets the imaginary parts."""
+
+    def update(self, p, group):
+        if p.is_complex():
+            p.grad = p.grad.real.to(p.dtype)
+        super().update(p, group)
+
+
+class CapturesOthers(Momentum):
+    """Takes shorter steps on a device."""
+
+    def __init__(self, params: Any, lr: float = 0.1, momentum: float = 0.9, capturable: bool = False) -> None:
+        super().__init__(params, lr / 2 if capturable else lr, momentum)
 
 
 @dataclass(frozen=True)
