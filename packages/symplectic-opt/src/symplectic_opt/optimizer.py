@@ -32,38 +32,42 @@ class BregmanSLC(Optimizer):
 
     where μ and s(t) are those of `HeavyBall`, a restart sets Δ to zero before, and a loop sets t back; see `Descent`
     for both tests. `lr` is the step h in units of time, 1 to 200 in the exponential family: the length of a step is
-    s(t). One buffer a parameter is kept, in float32 for parameters of lower precision.
+    s(t). One buffer a parameter is kept, in float32 for parameters of lower precision, whose gradients are copied to
+    float32 in every step.
 
     Parameters
     ----------
     lr
-        The step h, that of the first group. A scheduler may change it; a step with lr = 0 changes nothing.
+        The step h, that of the first group that moves; by default 4, or 0.01 in the polynomial family. A scheduler may
+        change it; lr = 0 holds a group.
     C
-        Scale of the objective: f and C give the iterates of c f and C/c.
+        Scale of the objective: f and C give the iterates of c f and C/c. By default 1, or 0.1 in the polynomial family.
     family, rate
         "exponential" with η = `rate`, by default 0.01, or "polynomial" with p = `rate`, by default 6.
     beta, temporal_looping, loop_test, t0, t_min
         Time starts at t0; where the test says unstable, t ← max(t_min, β t).
     integrator, order, adaptive_to
-        As in `HeavyBall`, `Descent` and `bregman_system`.
+        As in `HeavyBall`, `Descent` and `bregman_system`, but no `Clock`, which a state dict does not hold.
     restart
         "gradient", "function", "velocity", a number of steps, or None. "function" compares the values that closures
         return for successive points, so these must be of one function: of the same minibatch, of all processes.
     restart_smoothing
         Weight of the past in an exponential mean of G·Δ, which is then what "gradient" tests: for noisy gradients.
     weight_decay, decoupled
-        Coupled: G + λ q is the gradient. Decoupled: q ← e^(-λ lr) q, the decay at rate λ per unit of the group's own
-        time; it depends neither on the scale of f nor on s(t), and vanishes with lr.
+        Coupled: G + λ q is the gradient, as of `torch.optim.SGD`. Decoupled: q ← e^(-λ lr) q, the decay at rate λ per
+        unit of the group's own time; it depends neither on the scale of f nor on s(t), and vanishes with lr. AdamW's
+        decay λ at its rate r is that of λ r/lr here: with lr = 3 it takes 1e-4 for what is 0.01 at a rate of 0.03.
     capturable
         Clock, counters and decisions are tensors on the device, which the host never waits for; a step compiles into
-        one graph. |G| beyond 1e19 counts as infinite there in float32. Otherwise a step reads from the device once.
+        one graph. In float32 |G| beyond 1e19 counts as infinite there, below 1e-23 as zero. Otherwise a step reads from
+        the device once, and once more where |G| is below 1e-15 or its square is no number of the buffers.
 
     Notes
     -----
     A group with an `lr` or `C` of its own has the effective C_g (lr_g/h)²: one clock, in a diagonal metric.
     Parameters without gradient stay, and keep their momentum r, which a restart forgets with all others. A gradient
     that is not finite raises `FloatingPointError` and changes nothing; with `capturable` the step is left out, and
-    `diagnostics` or `state_dict` raise it.
+    `diagnostics` or `state_dict` raise it. To clip gradients, call `torch.nn.utils.clip_grad_norm_` before `step`.
 
     Raises
     ------
