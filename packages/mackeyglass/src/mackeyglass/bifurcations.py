@@ -1,5 +1,6 @@
 """Folds, period doublings and torus bifurcations of periodic orbits: detection, location, sensitivities."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -184,13 +185,17 @@ def mode_block(jacobian: np.ndarray, d: int, copies: int, points: int) -> np.nda
 
 def singular_vectors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Left and right singular vector of the smallest singular value, by inverse iteration."""
-    factors = linalg.lu_factor(matrix, check_finite=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", linalg.LinAlgWarning)  # a pivot of exactly zero is replaced
+        factors, pivots = linalg.lu_factor(matrix, check_finite=False)
+    diagonal = np.abs(np.diag(factors))
+    np.fill_diagonal(factors, np.where(diagonal > 0, np.diag(factors), np.finfo(float).eps * diagonal.max()))
     right = np.random.default_rng(0).standard_normal(len(matrix))
     left = right
     for _ in range(4):
-        left = linalg.lu_solve(factors, right, trans=1)
+        left = linalg.lu_solve((factors, pivots), right, trans=1)
         left /= np.linalg.norm(left)
-        right = linalg.lu_solve(factors, left)
+        right = linalg.lu_solve((factors, pivots), left)
         right /= np.linalg.norm(right)
     return left, right
 

@@ -1,7 +1,7 @@
 """Branches of periodic orbits and curves of their bifurcations, with what was detected on them."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from mackeyglass.bifurcations import (
     orbit_part,
     problem_of,
 )
-from mackeyglass.collocation import Solution
+from mackeyglass.collocation import Problem, Solution
 from mackeyglass.continuation import State, Stepping, first_state, outside, trace
 from mackeyglass.equation import DDE
 from mackeyglass.errors import ContinuationError
@@ -28,6 +28,7 @@ from mackeyglass.orbits import PeriodicOrbit
 
 ON_ORBITS = ("LP", "PD", "NS", "BP")
 VANISHED = "the orbits shrank to an equilibrium (a Hopf point)"
+RESONANT = "ω reached {0}: beyond, the curve is the same one with the complex conjugate mode"
 JOINED = "the orbits joined the branch of half their period (a period doubling)"
 
 
@@ -261,12 +262,19 @@ def _grow(branch: Branch, max_steps: int, progress: bool) -> None:
         title = f"orbits in {parameter}"
     else:
         title = f"{branch.kind} in {' and '.join(branch.free)}"
-    branch.stop_reason = f"{max_steps} steps were done"
-    steps = trace(problem, branch.states[-1], branch.free, branch.bounds, branch.stepping)
+    branch.stop_reason = _resonant(branch) or f"{max_steps} steps were done"
+    steps = _trace_from(branch, problem, branch.states[-1])
     with Progress(title, max_steps, active=progress) as bar:
         for _ in range(max_steps):
+            if _resonant(branch):
+                return
             try:
-                state = next(steps, None)
+                state, last = next(steps, None), branch.states[-1]
+                while state is not None and _degenerate(branch, state) and last.ds > branch.stepping.ds:
+                    # something may happen just before the end: come closer to it
+                    last = replace(last, ds=last.ds / 4)
+                    steps = _trace_from(branch, problem, last)
+                    state = next(steps, None)
             except ContinuationError as error:
                 branch.stop_reason = str(error)
                 return
@@ -279,7 +287,12 @@ def _grow(branch: Branch, max_steps: int, progress: bool) -> None:
                 branch.stop_reason = ended
                 return
             _append(branch, state)
+            branch.stop_reason = _resonant(branch) or branch.stop_reason
             bar.advance(**{name: state.solution.parameters[name] for name in branch.free})
+
+
+def _trace_from(branch: Branch, problem: Problem, state: State) -> Iterator[State]:
+    return trace(problem, state, branch.free, branch.bounds, branch.stepping)
 
 
 def _append(branch: Branch, state: State) -> None:
@@ -298,6 +311,14 @@ def _append(branch: Branch, state: State) -> None:
 
 def _multipliers(branch: Branch, state: State) -> Multipliers:
     return floquet_multipliers(branch.system, orbit_part(state.solution, branch.system.dim), 24)
+
+
+def _resonant(branch: Branch) -> str | None:
+    """Why a curve of torus bifurcations ended with its last point: ω passed 0 or 1."""
+    if branch.kind != "NS" or len(branch) < 2:
+        return None
+    before, last = (state.solution.extras[0] for state in branch.states[-2:])
+    return next((RESONANT.format(end) for end in (0, 1) if (before - end) * (last - end) < 0), None)
 
 
 def _degenerate(branch: Branch, state: State) -> str | None:

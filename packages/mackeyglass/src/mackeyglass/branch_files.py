@@ -24,12 +24,14 @@ def branch_dataset(branch: Branch) -> xarray.Dataset:
     """Everything that a branch is, in arrays over its points.
 
     Profiles are ``values`` (point, node, component) at the points ``mesh`` of scaled time; null vectors are their later
-    components. ``multipliers`` (point, multiplier, part) are real and imaginary parts.
+    components. ``multipliers`` (point, multiplier, part) are real and imaginary parts, NaN where there are fewer.
     """
     states = branch.states
     solutions = [state.solution for state in states]
     names = list(solutions[0].parameters)
-    multipliers = np.stack([np.stack([np.real(m.values), np.imag(m.values)], axis=-1) for m in branch.multipliers])
+    multipliers = np.full((len(states), max(len(m.values) for m in branch.multipliers), 2), np.nan)
+    for row, m in zip(multipliers, branch.multipliers, strict=True):  # coarse meshes resolve fewer at some points
+        row[: len(m.values)] = np.stack([np.real(m.values), np.imag(m.values)], axis=-1)
     trivial = np.array([[m.trivial.real, m.trivial.imag] for m in branch.multipliers])
     variables = {
         "knots": (("point", "knot"), np.stack([s.mesh.knots for s in solutions])),
@@ -82,18 +84,31 @@ def load_branch(path: str | os.PathLike[str], system: DDE | None = None) -> Bran
     try:
         with xarray.open_dataset(path, engine="h5netcdf") as stored:
             data = stored.load()
-        found = data.attrs.get("format"), data.attrs.get("version")
-        if found != (FORMAT, VERSION):
-            raise DataError(
-                f"{path}: format and version are {found}, this program reads {(FORMAT, VERSION)}; "
-                "compute the branch anew"
-            )
+    except Exception as error:  # whatever a damaged file makes h5netcdf raise
+        raise DataError(f"{path}: not a branch, or damaged ({error}); compute it anew") from error
+    return branch_from_dataset(data, system, name=str(path))
+
+
+def branch_from_dataset(data: xarray.Dataset, system: DDE | None = None, *, name: str = "this dataset") -> Branch:
+    """The branch of which `branch_dataset` made a dataset; `system` as in `load_branch`.
+
+    Raises
+    ------
+    DataError
+        If there is something else in it, or a branch of another version or equation; `name` is how it is called then.
+    """
+    found = data.attrs.get("format"), data.attrs.get("version")
+    if found != (FORMAT, VERSION):
+        raise DataError(
+            f"{name}: format and version are {found}, this program reads {(FORMAT, VERSION)}; compute the branch anew"
+        )
+    try:
         header = json.loads(data.attrs["branch"])
-        return _branch(data, header, _system(path, header, data, system))
+        return _branch(data, header, _system(name, header, data, system))
     except DataError:
         raise
-    except Exception as error:  # whatever a damaged file makes h5netcdf, json or the constructors raise
-        raise DataError(f"{path}: not a branch, or damaged ({error}); compute it anew") from error
+    except Exception as error:  # whatever wrong contents make json or the constructors raise
+        raise DataError(f"{name}: not a branch, or damaged ({error}); compute it anew") from error
 
 
 def _branch(data: xarray.Dataset, header: dict[str, Any], system: DDE) -> Branch:
@@ -113,6 +128,7 @@ def _branch(data: xarray.Dataset, header: dict[str, Any], system: DDE) -> Branch
         )
         states.append(State(solution, arrays["tangent"][index], float(arrays["ds"][index]), int(arrays["age"][index])))
         parts = arrays["multipliers"][index]
+        parts = parts[~np.isnan(parts[:, 0])]
         multipliers.append(Multipliers(parts[:, 0] + 1j * parts[:, 1], complex(*arrays["trivial"][index])))
     return Branch(
         header["kind"],
@@ -128,16 +144,16 @@ def _branch(data: xarray.Dataset, header: dict[str, Any], system: DDE) -> Branch
     )
 
 
-def _system(path: Path, header: dict[str, Any], data: xarray.Dataset, system: DDE | None) -> DDE:
+def _system(source: str, header: dict[str, Any], data: xarray.Dataset, system: DDE | None) -> DDE:
     names = [str(name) for name in data["parameter"].values]
     if system is None:
         if header["equation"] != MackeyGlass.__name__:
-            raise DataError(f"{path} is a branch of a general equation: give it as system=DDE(…)")
+            raise DataError(f"{source} is a branch of a general equation: give it as system=DDE(…)")
         system = MackeyGlass()
     form = [list(system.delays), system.dim, list(system.parameters)]
     if form != [header["delays"], header["dim"], names]:
         raise DataError(
-            f"{path} is a branch of an equation with delays {header['delays']}, {header['dim']} components and the "
+            f"{source} is a branch of an equation with delays {header['delays']}, {header['dim']} components and the "
             f"parameters {names}; the given one has {form[0]}, {form[1]} and {form[2]}"
         )
     return system.with_parameters(**dict(zip(names, data["parameters"].values[0].tolist(), strict=True)))

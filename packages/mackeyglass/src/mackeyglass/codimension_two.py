@@ -71,14 +71,15 @@ def crossed(
         parts = [without_closest(m, 1.0) for m in multipliers]
         kinds += ["fold-flip"] if _beyond(parts[0], -1) != _beyond(parts[1], -1) else []
         return kinds + (["R1"] if _beyond(parts[0], 1) != _beyond(parts[1], 1) else [])
-    kinds = ["fold-flip"] if _beyond(multipliers[0].values, 1) != _beyond(multipliers[1].values, 1) else []
+    flip = _beyond(multipliers[0].values, 1) != _beyond(multipliers[1].values, 1)
     forms = [normal_form_of(system, state.solution) for state in states]
     # left null vectors have a sign of their own, of which the coefficient does not depend
     parts = [without_closest(m, -1.0) for m in multipliers]
     resonance = _beyond(parts[0], -1) != _beyond(parts[1], -1)
+    # it has a zero at a GPD, and poles at an R2 and at a fold-flip
     changed = forms[0].coefficient * forms[1].coefficient < 0
-    kinds += ["R2"] if resonance else []
-    return kinds + (["GPD"] if changed != resonance else [])
+    kinds = {"fold-flip": flip, "R2": resonance, "GPD": changed != (resonance != flip)}
+    return [name for name, passed in kinds.items() if passed]
 
 
 def locate_codimension_two(branch: "Branch", special: "Special") -> CodimensionTwoPoint:
@@ -91,13 +92,26 @@ def locate_codimension_two(branch: "Branch", special: "Special") -> CodimensionT
     """
     if branch.kind == "orbit":
         raise ConfigError("bifurcations of a branch of orbits are located by mackeyglass.locate")
-    before, after = branch.states[special.index - 1], branch.states[special.index]
+    test = _test(special.kind, branch.kind, branch.system, branch.states[special.index - 1])
+    solution = zero_along(branch, special.index, test, f"the test function of a {special.kind}")
+    system = branch.system.with_parameters(**solution.parameters)
+    return CodimensionTwoPoint(special.kind, BifurcationPoint(branch.kind, system, solution, branch.free[0]))
+
+
+def zero_along(branch: "Branch", index: int, test: Test, name: str) -> Solution:
+    """Where a function changes sign between the points `index` − 1 and `index` of a branch or curve.
+
+    Raises
+    ------
+    ContinuationError
+        If it does not; `name` is how the function is called then.
+    """
+    before, after = branch.states[index - 1], branch.states[index]
     problem, free = problem_of(branch.kind, branch.system), branch.free
     row = weights(before.solution, free) * before.tangent
     start = before.solution.vector(free)
     target = after.solution.remeshed(before.solution.mesh).vector(free)
     length = float(row @ (target - start))
-    test = _test(special.kind, branch.kind, branch.system, before)
     found: dict[float, State] = {}
 
     def value(share: float) -> float:
@@ -111,13 +125,11 @@ def locate_codimension_two(branch: "Branch", special: "Special") -> CodimensionT
         result = optimize.root_scalar(value, bracket=(0.0, 1.0), method="brentq", xtol=1e-13)
     except ValueError as error:
         raise ContinuationError(
-            f"the test function of a {special.kind} does not change sign between the points {special.index - 1} and "
-            f"{special.index}: follow the curve with a smaller ds_max"
+            f"{name} does not change sign between the points {index - 1} and {index}: "
+            "follow the curve with a smaller ds_max"
         ) from error
     value(result.root)
-    solution = found[result.root].solution
-    system = branch.system.with_parameters(**solution.parameters)
-    return CodimensionTwoPoint(special.kind, BifurcationPoint(branch.kind, system, solution, free[0]))
+    return found[result.root].solution
 
 
 def _test(kind: str, curve: str, system: DDE, before: State) -> Test:
@@ -128,7 +140,7 @@ def _test(kind: str, curve: str, system: DDE, before: State) -> Test:
     if curve == "NS":
         return lambda state: state.solution.extras[0] - ANGLES[kind]
     if kind == "fold-flip":
-        matrix = _antiperiodic if curve == "LP" else _periodic
+        matrix = antiperiodic_linearisation if curve == "LP" else periodic_linearisation
         left, right = singular_vectors(matrix(system, before.solution))
         return lambda state: bordered(matrix(system, state.solution), left, right)
     if kind == "R1":
@@ -137,7 +149,7 @@ def _test(kind: str, curve: str, system: DDE, before: State) -> Test:
             - 2.0
             * _beyond(without_closest(floquet_multipliers(system, orbit_part(state.solution, system.dim)), 1.0), 1)
         )
-    reference = _antiperiodic(system, before.solution)
+    reference = antiperiodic_linearisation(system, before.solution)
     direction, _ = singular_vectors(reference)
 
     def form(state: State) -> float:
@@ -161,7 +173,7 @@ def without_closest(multipliers: Multipliers, target: float) -> np.ndarray:
     return np.delete(values, np.argmin(np.abs(values - target)))
 
 
-def _antiperiodic(system: DDE, solution: Solution) -> np.ndarray:
+def antiperiodic_linearisation(system: DDE, solution: Solution) -> np.ndarray:
     """Linearisation on functions that change sign after a period."""
     orbit = orbit_part(solution, system.dim).values
     probe = Solution(solution.mesh, np.concatenate([orbit, orbit], axis=1), solution.period, (), solution.parameters)
@@ -169,7 +181,7 @@ def _antiperiodic(system: DDE, solution: Solution) -> np.ndarray:
     return mode_block(jacobian.toarray(), system.dim, 1, len(solution.mesh.points))
 
 
-def _periodic(system: DDE, solution: Solution) -> np.ndarray:
+def periodic_linearisation(system: DDE, solution: Solution) -> np.ndarray:
     """Linearisation by profile and period."""
     orbit = orbit_part(solution, system.dim)
     return linearise(OrbitProblem(system), orbit, (), orbit)[1].toarray()

@@ -13,7 +13,8 @@ from mackeyglass.newton import null_vector, solve
 
 PERIOD_WEIGHT = 0.02  # of the period and of extras beside functions and parameters in the length of a curve
 SMALLEST_COSINE = 0.9  # of the angle between successive tangents
-SMALLEST_STEP = 1e-3  # of the first step's length
+FARTHEST = 0.5  # from the predicted point, in steps: twice as far as where a curve turns by the angle of that cosine
+SMALLEST_STEP = 1e-5  # of the first step's length; folds can be very sharp
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,11 @@ def _step(problem: Problem, state: State, free: Sequence[str], stepping: Steppin
             solution = found.solution
             turned = _normalised(null_vector(found.jacobian, row), solution, free)
             cosine = float((weights(solution, free) * turned) @ tangent)
-            if cosine >= SMALLEST_COSINE:
+            change = solution.vector(free) - predicted
+            distance = float(np.sqrt((weights(before, free) * change) @ change))
+            if cosine >= SMALLEST_COSINE and distance <= FARTHEST * ds:
                 break
-            reason = "the curve turns too sharply"
+            reason = "the curve turns too sharply"  # or this is another part of it
         except ContinuationError as error:
             reason = str(error)
         ds /= 2
