@@ -1,5 +1,6 @@
 """Simulation, bifurcations and chaos of delay differential equations (arXiv 2203.00181)."""
 
+from mackeyglass.attractors import Attractor, basin, hysteresis, orbit_diagram
 from mackeyglass.bifurcations import BifurcationPoint
 from mackeyglass.branch import Branch, Special, continue_bifurcation, continue_branch, locate
 from mackeyglass.branch_files import load_branch
@@ -9,11 +10,21 @@ from mackeyglass.dormand_prince import DenseSolution, IntegrationError, solve_dd
 from mackeyglass.equation import DDE
 from mackeyglass.equilibria import EquilibriumBranch, follow_equilibrium
 from mackeyglass.errors import ContinuationError
+from mackeyglass.extrema import Maxima, local_maxima
 from mackeyglass.flip_normal_form import FlipNormalForm, flip_normal_form
 from mackeyglass.floquet import Multipliers, floquet_multipliers
 from mackeyglass.hopf import hopf_asymptote, hopf_curve, hopf_points, locate_hopf
 from mackeyglass.hopf_curves import HopfBranch, continue_hopf
 from mackeyglass.identities import averages
+from mackeyglass.lifetimes import (
+    Lifetimes,
+    PowerLaw,
+    attractor_distance,
+    fit_crisis,
+    fit_intermittency,
+    laminar_phases,
+    transient_lifetime,
+)
 from mackeyglass.linearisation import equilibrium
 from mackeyglass.lyapunov import LyapunovSpectrum, kaplan_yorke_dimension, lyapunov_spectrum
 from mackeyglass.mackey_glass import MackeyGlass
@@ -26,6 +37,7 @@ from mackeyglass.simulation import simulate
 
 __all__ = [
     "DDE",
+    "Attractor",
     "BifurcationPoint",
     "Branch",
     "CodimensionTwoPoint",
@@ -37,20 +49,27 @@ __all__ = [
     "HopfNormalForm",
     "HopfPoint",
     "IntegrationError",
+    "Lifetimes",
     "LyapunovSpectrum",
     "MackeyGlass",
+    "Maxima",
     "Mesh",
     "Multipliers",
     "PeriodicOrbit",
+    "PowerLaw",
     "RungeKutta4",
     "SegmentMap",
     "Special",
+    "attractor_distance",
     "averages",
+    "basin",
     "characteristic_roots",
     "continue_bifurcation",
     "continue_branch",
     "continue_hopf",
     "equilibrium",
+    "fit_crisis",
+    "fit_intermittency",
     "flip_normal_form",
     "floquet_multipliers",
     "follow_equilibrium",
@@ -58,14 +77,19 @@ __all__ = [
     "hopf_curve",
     "hopf_normal_form",
     "hopf_points",
+    "hysteresis",
     "kaplan_yorke_dimension",
     "lambert_roots",
+    "laminar_phases",
     "load_branch",
+    "local_maxima",
     "locate",
     "locate_codimension_two",
     "locate_hopf",
     "lyapunov_spectrum",
+    "orbit_diagram",
     "simulate",
     "solve_dde",
+    "transient_lifetime",
     "unstable_roots",
 ]

@@ -1,0 +1,130 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from mackeyglass import MackeyGlass, PeriodicOrbit, SegmentMap, continue_branch
+from mackeyglass.attractors import orbit_diagram
+from mackeyglass.lifetimes import (
+    attractor_distance,
+    fit_crisis,
+    fit_intermittency,
+    laminar_phases,
+    transient_lifetime,
+)
+from sciml.errors import ConfigError
+
+PAST_CRISIS = MackeyGlass(n=13.3, tau=1.5)
+MAXIMA = np.array([1.37789, 0.88102])  # of the long cycle there
+
+
+@pytest.fixture(scope="module")
+def long_cycle() -> PeriodicOrbit:
+    return PeriodicOrbit.from_simulation(PAST_CRISIS.with_parameters(n=13.8)).at(n=13.3)
+
+
+@pytest.mark.slow
+@pytest.mark.unchecked
+def test_lifetime_past_the_crisis(long_cycle: PeriodicOrbit):
+    result = transient_lifetime(PAST_CRISIS, long_cycle, 150, n_delays=3000)
+    assert 700 < result.mean < 2800  # 1400
+    assert result.stderr < 0.3 * result.mean
+    assert result.jumped.mean() > 0.8
+    assert len(result.times) + result.excluded == 150
+    shorter = transient_lifetime(PAST_CRISIS, long_cycle, 150, n_delays=600)  # half of the jumps are not seen
+    assert 0.2 < shorter.jumped.mean() < 0.8
+    assert abs(shorter.mean - result.mean) < 3 * math.hypot(shorter.stderr, result.stderr)
+    assert shorter.times.max() <= 600 * 1.5
+
+
+def test_chaos_before_the_crisis_does_not_end():
+    result = transient_lifetime(PAST_CRISIS.with_parameters(n=13.2), MAXIMA, 40, n_delays=400)
+    assert not result.jumped.any()
+    assert math.isinf(result.mean)
+    assert (result.times == 600).all()
+
+
+@pytest.mark.slow
+@pytest.mark.unchecked
+def test_distance_from_the_saddle_vanishes_at_the_crisis(long_cycle: PeriodicOrbit):
+    branch = continue_branch(long_cycle, "n", (12.0, 13.4), direction=-1, detect=(), max_steps=60)
+    n = branch["n"]
+    distances, plane = [], []
+    for value in (12.8, 13.0, 13.2):
+        other_side = np.where(np.arange(len(n)) > n.argmin(), np.abs(n - value), np.inf).argmin()
+        saddle = branch.orbit(int(other_side)).at(n=value)
+        assert not saddle.stable
+        system = PAST_CRISIS.with_parameters(n=value)
+        diagram = orbit_diagram(system, "n", [12.6, value], n_transient=300)
+        segment = torch.from_numpy(diagram["segment"].sel(direction="up").values[-1])
+        segment_map = SegmentMap(system)
+        segments = segment_map.trajectory(segment, 400)
+        distances.append(attractor_distance(segments, segment_map, saddle))
+        plane.append(attractor_distance(segments, segment_map, saddle, points=2))
+    assert distances[0] > 1.4 * distances[1] > 2 * distances[2] > 0
+    assert distances[0] > 0.01
+    assert max(plane) < 1e-3  # curves cross in the plane
+
+
+def test_distance_of_a_cycle_from_itself_and_from_a_shifted_one():
+    system = MackeyGlass(n=7.0, tau=2.0)
+    orbit = PeriodicOrbit.from_simulation(system)
+    segment_map = SegmentMap(system)
+    segments = segment_map.trajectory(segment_map.history(0.9), 220)[200:]
+    assert attractor_distance(segments, segment_map, orbit) < 1e-4
+    # no window of an equilibrium is closer than the least range of windows of the cycle
+    still = torch.ones(4, segment_map.size, dtype=torch.float64)
+    lags = np.linspace(0, 2, 16)
+    windows = orbit.profile((np.linspace(0, orbit.period, 500)[:, None] - lags).ravel()).reshape(500, 16)
+    expected = np.sqrt(((windows - 1) ** 2).mean(1)).min()
+    assert attractor_distance(still, segment_map, orbit) == pytest.approx(expected, rel=1e-3)
+
+
+def test_crisis_fit_recovers_a_power_law():
+    n = np.array([13.28, 13.29, 13.31, 13.34, 13.4, 13.5])
+    mean = 20 * (n - 13.27) ** -1.2
+    law = fit_crisis(n, mean, 0.1 * mean)
+    assert law.critical == pytest.approx(13.27, abs=1e-5)
+    assert law.exponent == pytest.approx(-1.2, abs=1e-3)
+    assert law.factor == pytest.approx(20, rel=1e-2)
+    random = np.random.default_rng(0)
+    fits = [fit_crisis(n, mean * (1 + 0.05 * random.standard_normal(6)), 0.05 * mean) for _ in range(40)]
+    scatter = np.std([fit.exponent for fit in fits])
+    assert 0.5 < scatter / np.mean([fit.exponent_stderr for fit in fits]) < 2
+    with pytest.raises(ConfigError, match="at least 4"):
+        fit_crisis(n[:3], mean[:3], mean[:3])
+    with pytest.raises(ConfigError, match="finite"):
+        fit_crisis(n, np.where(n < 13.3, np.inf, mean), mean)
+
+
+def test_intermittency_fit_recovers_the_fold():
+    n = np.array([11.10, 11.15, 11.18, 11.20])
+    law = fit_intermittency(n, 3 * (11.2148 - n) ** -0.5)
+    assert law.critical == pytest.approx(11.2148, abs=1e-8)
+    assert law.factor == pytest.approx(3, rel=1e-6)
+    random = np.random.default_rng(0)
+    fits = [fit_intermittency(n, 3 * (11.2148 - n) ** -0.5 * (1 + 0.01 * random.standard_normal(4))) for _ in range(40)]
+    assert np.std([fit.critical for fit in fits]) < 3 * np.mean([fit.critical_stderr for fit in fits])
+    with pytest.raises(ConfigError, match="at least 3"):
+        fit_intermittency(n[:2], n[:2])
+
+
+def test_laminar_phases_are_whole_runs():
+    near = np.array([1, 1, 0, 1, 1, 1, 0, 0, 1, 0, 1], bool)
+    assert laminar_phases(near).tolist() == [3, 1]
+    assert laminar_phases(~near).tolist() == [1, 2, 1]
+    assert laminar_phases(np.ones(5, bool)).size == 0
+
+
+@pytest.mark.unchecked
+def test_wrong_arguments():
+    with pytest.raises(ConfigError, match="single system"):
+        transient_lifetime(MackeyGlass(n=torch.tensor([13.3], dtype=torch.float64)), MAXIMA)
+    with pytest.raises(ConfigError, match="list of its maxima"):
+        transient_lifetime(PAST_CRISIS, np.array([]))
+    with pytest.raises(ConfigError, match="n_delays 40"):
+        transient_lifetime(PAST_CRISIS, MAXIMA, n_delays=10)
+    with pytest.raises(ConfigError, match="each of 5 members"):
+        transient_lifetime(PAST_CRISIS, MAXIMA, 5, history=torch.ones(3, 1, dtype=torch.float64))
+    with pytest.raises(ConfigError, match="on the cycle from the beginning"):
+        transient_lifetime(MackeyGlass(n=7.0, tau=2.0), np.array([1.228329]), 5, n_delays=100)
