@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-from mackeyglass import MackeyGlass, SegmentMap, simulate
+from mackeyglass import MackeyGlass, SegmentMap, hopf_points, simulate
 from mackeyglass.chebyshev import lobatto_nodes
 from mackeyglass.learned_equation import LearnedDDE
-from mackeyglass.models import ESN, NeuralDDE, SegmentOperator
+from mackeyglass.models import ESN, AttractorMap, NeuralDDE, SegmentOperator
 from mackeyglass.problems import TimeSeries
 from sciml.errors import ConfigError, DataError, ShapeError
 from torch import nn
@@ -270,3 +270,33 @@ class TestSegmentOperator:
             model(histories[:, :-1], torch.zeros(3, 2).double())
         with pytest.raises(TypeError, match="float64"):
             model(histories.float(), torch.zeros(3, 2))
+
+
+class TestAttractorMap:
+    def test_sees_the_distance_to_the_hopf_curve(self):
+        point = hopf_points(MackeyGlass(tau=1.6), "n")[0]
+        x = torch.tensor([[point.parameters["n"], 1.6], [9.0, 1.6], [3.0, 0.2]], dtype=torch.float64)
+        distance = AttractorMap()._features(x)[:, 2]
+        assert abs(distance[0].item()) < 1e-9
+        assert distance[1].item() == pytest.approx(9.0 - point.parameters["n"], rel=1e-9)
+        assert distance[2] == -5
+
+    def test_learns_a_step_at_the_curve(self):
+        torch.manual_seed(0)
+        x = torch.tensor([4.5, 1.0]) + torch.rand(300, 2, dtype=torch.float64) * torch.tensor([3.0, 1.5])
+        model = AttractorMap(hidden=(8,))
+        model.set_normalization(x)
+        kind = (model._features(x)[:, 2] > 0).long()
+        assert 50 < kind.sum() < 250
+        optimizer = torch.optim.Adam(model.parameters(), 3e-2)
+        for _ in range(150):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x)[:, :3], kind).backward()
+            optimizer.step()
+        assert (model(x)[:, :3].argmax(-1) == kind).double().mean() > 0.97
+
+    @pytest.mark.unchecked
+    def test_wrong_arguments(self):
+        for change in ({"gain": 1.0}, {"hidden": [0]}, {"dtype": "float16"}):
+            with pytest.raises(ConfigError, match=next(iter(change))):
+                AttractorMap(**change)

@@ -199,5 +199,6 @@ def _ridge(features: Float[Tensor, "time size"], target: Float[Tensor, "time"], 
     """argmin ‖Fw − y‖²/T + ridge ‖w‖², as least squares of stacked rows: the square of F would lose half the digits."""
     samples, size = features.shape
     damping = math.sqrt(ridge * samples) * torch.eye(size, dtype=features.dtype, device=features.device)
-    rows = torch.cat([features, damping])
-    return torch.linalg.lstsq(rows, torch.cat([target, target.new_zeros(size)])[:, None]).solution[:, 0]
+    rows, values = torch.cat([features, damping]), torch.cat([target, target.new_zeros(size)])[:, None]
+    driver = "gels" if ridge > 0 else None  # QR without pivoting: damped rows have full rank
+    return torch.linalg.lstsq(rows, values, driver=driver).solution[:, 0]

@@ -1,0 +1,308 @@
+"""A neural delay equation learns the production from data, and is then analysed like any equation."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from pydantic import Field, NonNegativeInt, PositiveInt
+from sciml.config import config
+from sciml.data import BatchLoader
+from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
+from sciml.training import TrainerOptions
+from torch import Tensor, nn
+
+from mackeyglass.branch import continue_branch, locate
+from mackeyglass.chebyshev import lobatto_nodes
+from mackeyglass.equation import DDE
+from mackeyglass.errors import ContinuationError
+from mackeyglass.experiments import PAPER
+from mackeyglass.lyapunov import lyapunov_spectrum
+from mackeyglass.mackey_glass import MackeyGlass
+from mackeyglass.models import NeuralDDE
+from mackeyglass.orbits import PeriodicOrbit
+from mackeyglass.segment_map import SegmentMap
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+N, TAU = 9.65, 2.0
+UNIT = 0.01  # of the standard deviation, in which the loss measures errors
+# where branches begin, on stable cycles, and the interval in which they double first
+DOUBLINGS = {"tau": ({"n": N, "tau": 1.25}, (1.2, 1.6)), "n": ({"n": 7.0, "tau": TAU}, (6.8, 8.0))}
+
+
+@config
+class Training:
+    """L-BFGS on all segments at once: `epochs` of `iterations` each."""
+
+    epochs: PositiveInt = 25
+    iterations: PositiveInt = 20
+
+
+@config
+class Config:
+    """Everything that determines the result.
+
+    `series` of `delays` delays from random constant histories, every fifth for testing, after `transient` delays that
+    are dropped. For each `noise` (in standard deviations, added to all values) a model learns series at n = 9.65. One
+    more sees n and learns series spread over the range `n`, and one begins with a delay that is wrong by the share
+    `unknown_delay` (0: none). Exponents are averages over `exponent_delays` delays; without `doublings` no branch is
+    followed.
+    """
+
+    seed: NonNegativeInt = 0
+    series: Annotated[int, Field(ge=5)] = 8
+    delays: PositiveInt = 200
+    transient: NonNegativeInt = 100
+    noise: tuple[NonNegative, ...] = (0.0,)
+    n: tuple[Positive, Positive] = (6.5, 10.0)
+    unknown_delay: NonNegative = 0.05
+    hidden: tuple[PositiveInt, ...] = (32, 32)
+    nodes: PositiveInt = 32
+    training: Training = Training()
+    exponent_delays: PositiveInt = 1000
+    doublings: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 < self.n[0] < self.n[1]:
+            raise ValueError(f"n={self.n} must increase, from above 1")
+
+
+class SegmentLoss(nn.Module):
+    """Mean square error of the next segment, in hundredths of the standard deviation."""
+
+    def __init__(self, std: float, weights: Float[Tensor, "nodes"]) -> None:
+        super().__init__()
+        self.std, self.weights = std, weights / weights.sum()
+
+    def forward(self, model: NeuralDDE, batch: dict[str, Tensor]) -> Tensor:
+        error = model(batch["history"], batch.get("conditions"))[:, 0] - batch["following"]
+        return (error.square() * self.weights.to(error)).sum(-1).mean() / (UNIT * self.std) ** 2
+
+
+class WindowLoss(SegmentLoss):
+    """The same for windows of series in time, as long as the model's delay says: for models that learn it."""
+
+    def __init__(self, std: float, segment_map: SegmentMap, segments: Float[Tensor, "k series nodes"]) -> None:
+        super().__init__(std, segment_map.weights)
+        self.segment_map, self.segments = segment_map, segments
+
+    def forward(self, model: NeuralDDE, batch: dict[str, Tensor]) -> Tensor:
+        s = torch.from_numpy(lobatto_nodes(model.nodes))
+        times = batch["time"][:, None] + torch.cat([s - 1, s]) * model.tau
+        values = self.segment_map.evaluate(self.segments, times.flatten()).reshape(-1, 2, len(s))
+        return super().forward(model, {"history": values[:, 0], "following": values[:, 1]})
+
+
+def run(config: Config, run: RunDirectory) -> Report:
+    """Learn, compare functions and exponents, and follow the cycles of the learned equations to their doubling."""
+    truth = run.step("equation", lambda: _equation(config))
+    metrics = [Metric(name, "equation", value) for name, value in truth.items()]
+    bars: list[Bar] = []
+    curves: dict[str, Any] = {}
+    for noise in config.noise:
+        subject = f"noise {noise:.3g}"
+        data = run.step(f"data-{noise:g}", lambda x=noise: _data(config, run.seed("data"), [N] * config.series, x))
+        model = _train(config, run, f"fixed-{noise:g}", data, ())
+        found = run.step(f"analysis-{noise:g}", lambda m=model, d=data: _analysis(config, m, d, run.seed("analysis")))
+        curves[subject] = found
+        if noise == 0:
+            bars += [
+                Bar("relative L2 error of the production on the visited range", found["error of f"], 1e-3),
+                Bar("relative error of λ1", abs(found["λ1"] / truth["λ1"] - 1), 0.05),
+            ]
+        metrics += [Metric(name, subject, value) for name, value in found.items() if isinstance(value, float)]
+        bars += _doubling_bars(found, truth, subject) if noise == 0 else []
+    spread = np.linspace(*config.n, config.series).tolist()
+    data = run.step("data-n", lambda: _data(config, run.seed("data"), spread, 0.0))
+    model = _train(config, run, "conditioned", data, ("n",))
+    found = run.step(
+        "analysis-n", lambda: {"PD1 in n": _doubling(model.detached(n=7.0), "n") if config.doublings else None}
+    )
+    metrics += [Metric(name, "model that sees n", value) for name, value in found.items() if value is not None]
+    bars += _doubling_bars(found, truth, "model that sees n")
+    if config.unknown_delay:
+        tau = _train_delay(config, run)
+        metrics.append(Metric("relative error of τ", f"first {config.unknown_delay:.0%} wrong", abs(tau / TAU - 1)))
+    run.figure("production", _figure(curves))
+    notes = [
+        f"{config.series} series of {config.delays} delays, every fifth for testing; the loss is the error of whole "
+        "segments, each predicted from the one before. The error of f is over equally spaced values of the range that "
+        "the test series visit, the weighted one over the values as they are visited.",
+        "PD1 in tau: the first period doubling of the cycle of the learned equation at n = 9.65, by continuation in τ "
+        "of a model that saw series at τ = 2 only. PD1 in n: at τ = 2, of the model that sees n and learnt series with "
+        f"n = {', '.join(f'{n:.3g}' for n in _of(spread, test=False))}.",
+    ]
+    return Report(metrics, notes, bars)
+
+
+def _of(series: Sequence[Any], *, test: bool) -> list[Any]:
+    """Every fifth series is for testing, from the third on."""
+    return [one for i, one in enumerate(series) if (i % 5 == 2) == test]
+
+
+def _equation(config: Config) -> dict[str, float]:
+    exact = lyapunov_spectrum(MackeyGlass(n=N, tau=TAU), 4, n_delays=max(config.exponent_delays, 20), n_transient=500)
+    values = {"λ1": exact.exponents[0, 0].item(), "D_KY": exact.dimension.item()}
+    if config.doublings:
+        values |= {f"PD1 in {name}": _doubling(MackeyGlass(n=N, tau=TAU), name) for name in DOUBLINGS}
+    return values
+
+
+def _data(config: Config, seed: int, n: list[float], noise: float) -> dict[str, Tensor]:
+    """Segments (time, series, nodes) of series with these n."""
+    random = torch.Generator().manual_seed(seed)
+    values = torch.tensor(n, dtype=torch.float64)
+    segment_map = SegmentMap(MackeyGlass(n=values, tau=TAU), config.nodes)
+    U = segment_map.history(0.5 + 0.8 * torch.rand(len(n), 1, generator=random, dtype=torch.float64))
+    for _ in range(config.transient):
+        U = segment_map(U)
+    segments = torch.cat([U[None], segment_map.trajectory(U, config.delays)])
+    std = segments.std()
+    if noise:
+        segments = segments + noise * std * torch.randn(segments.shape, generator=random, dtype=torch.float64)
+    return {"segments": segments, "n": values, "std": std}
+
+
+def _train(
+    config: Config, run: RunDirectory, name: str, data: dict[str, Tensor], conditions: tuple[str, ...]
+) -> NeuralDDE:
+    torch.manual_seed(run.seed(f"weights-{name}"))
+    chosen = _of(range(config.series), test=False)
+    segments, n = data["segments"][:, chosen], data["n"][chosen]
+    model = NeuralDDE(1.0, TAU, config.hidden, conditions=conditions, nodes=config.nodes)
+    pairs = {"history": segments[:-1].flatten(0, 1), "following": segments[1:].flatten(0, 1)}
+    if conditions:
+        pairs["conditions"] = n.repeat(len(segments) - 1)[:, None]
+    model.set_normalization(segments, **({"n": n} if conditions else {}))
+    weights = SegmentMap(MackeyGlass(n=N, tau=TAU), config.nodes).weights
+    loss = SegmentLoss(data["std"].item(), weights)
+    loader = BatchLoader(pairs, len(pairs["history"]), shuffle=False)
+    run.train(name, model, loss, loader, _options(config), lambda m: _lbfgs(config, m))
+    return model.cpu()
+
+
+def _train_delay(config: Config, run: RunDirectory) -> float:
+    """The delay that a model finds which begins with a wrong one."""
+    data = run.step("data-delay", lambda: _data(config, run.seed("data"), [N] * config.series, 0.0))
+    torch.manual_seed(run.seed("weights-delay"))
+    segments = data["segments"][:, _of(range(config.series), test=False)]
+    start = TAU * (1 - config.unknown_delay)
+    model = NeuralDDE(1.0, start, config.hidden, learn_tau=True, nodes=config.nodes)
+    model.set_normalization(segments)
+    segment_map = SegmentMap(MackeyGlass(n=N, tau=TAU), config.nodes)
+    # ends of histories, so that windows of two delays up to a tenth longer fit
+    ends = torch.arange(1.2, len(segments) - 1.2, 5.0, dtype=torch.float64) * TAU
+    loader = BatchLoader({"time": ends}, len(ends), shuffle=False)
+    loss = WindowLoss(data["std"].item(), segment_map, segments)
+    run.train("delay", model, loss, loader, _options(config), lambda m: _lbfgs(config, m))
+    return model.tau.item()
+
+
+def _options(config: Config) -> TrainerOptions:
+    return TrainerOptions(epochs=config.training.epochs)
+
+
+def _lbfgs(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+    # the loss is far below one in the end, where the default tolerances would stop
+    settings: dict[str, Any] = {"history_size": 100, "line_search_fn": "strong_wolfe"}
+    iterations = config.training.iterations
+    return torch.optim.LBFGS(model.parameters(), max_iter=iterations, tolerance_grad=0, tolerance_change=0, **settings)
+
+
+def _analysis(config: Config, model: NeuralDDE, data: dict[str, Tensor], seed: int) -> dict[str, Any]:
+    """Error of the production, exponents and period doubling of a model at n = 9.65."""
+    exact, learned = MackeyGlass(n=N, tau=TAU), model.detached()
+    test = data["segments"][:, _of(range(config.series), test=True)].flatten()
+    u = torch.linspace(test.min().item(), test.max().item(), 1000, dtype=torch.float64)
+    lyapunov = lyapunov_spectrum(
+        learned, 4, n_delays=max(config.exponent_delays, 20), n_transient=500, history=0.9, seed=seed % 2**31
+    )
+    found: dict[str, Any] = {
+        "error of f": _relative(learned.production(u), exact.production(u)),
+        "error of f, weighted": _relative(learned.production(test), exact.production(test)),
+        "λ1": lyapunov.exponents[0, 0].item(),
+        "D_KY": lyapunov.dimension.item(),
+        "u": u,
+        "production": learned.production(u),
+        "exact": exact.production(u),
+        "visited": torch.histc(test, 60),
+    }
+    if config.doublings:
+        found["PD1 in tau"] = _doubling(learned, "tau")
+    return found
+
+
+def _doubling(system: DDE, parameter: str) -> float:
+    """The parameter at the first period doubling of the principal cycle; NaN if there is none in the interval."""
+    at, bounds = DOUBLINGS[parameter]
+    orbit = PeriodicOrbit.from_simulation(MackeyGlass(**at))
+    if not isinstance(system, MackeyGlass):
+        # Newton's method for the learned equation begins with the cycle of the equation
+        start = system.with_parameters(**{name: value for name, value in at.items() if name in system.parameters})
+        try:
+            orbit = PeriodicOrbit.from_profile(start, orbit.solution.values, orbit.period, mesh=orbit.mesh)
+        except ContinuationError:
+            return float("nan")
+    branch = continue_branch(orbit, parameter, bounds, detect=("PD",))
+    for special in branch.special:
+        if special.kind == "PD":
+            return float(locate(branch, special).parameters[parameter])
+    return float("nan")
+
+
+def _doubling_bars(found: dict[str, Any], truth: dict[str, float], subject: str) -> list[Bar]:
+    names = [name for name in found if name.startswith("PD1") and found[name] is not None]
+    return [Bar(f"relative error of {name}, {subject}", abs(found[name] / truth[name] - 1), 0.01) for name in names]
+
+
+def _relative(found: Tensor, exact: Tensor) -> float:
+    return ((found - exact).norm() / exact.norm()).item()
+
+
+def _figure(curves: dict[str, Any]) -> Figure:
+    """The learned production over the exact one, and where it is wrong."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    first = next(iter(curves.values()))
+    left.plot(first["u"], first["exact"], color="k", linewidth=2, label="exact")
+    count = first["visited"] / first["visited"].max()
+    edges = np.linspace(float(first["u"][0]), float(first["u"][-1]), len(count) + 1)
+    left.stairs(0.3 * count, edges, fill=True, color="0.85", label="visits (test series)")
+    for i, (name, found) in enumerate(curves.items()):
+        left.plot(found["u"], found["production"], color=f"C{i + 1}", linestyle="--", label=f"learned, {name}")
+        right.plot(found["u"], (found["production"] - found["exact"]).abs(), color=f"C{i + 1}", label=name)
+    left.set(xlabel=r"$u_\tau$", ylabel=r"$\beta f(u_\tau)$", title="Production")
+    right.set(xlabel=r"$u_\tau$", ylabel="absolute error", yscale="log", title="Error of the learned production")
+    left.legend(fontsize="small")
+    right.legend(fontsize="small")
+    return figure
+
+
+EXPERIMENT = Experiment(
+    run=run,
+    presets={
+        "smoke": Config(
+            series=5,
+            delays=4,
+            transient=2,
+            hidden=(4,),
+            nodes=24,
+            training=Training(epochs=2, iterations=5),
+            exponent_delays=20,
+            doublings=False,
+        ),
+        "small": Config(),
+        "paper": Config(
+            noise=(0.0, 0.01, 0.02, 0.05),
+            unknown_delay=0.1,
+            hidden=(64, 64),
+            training=Training(epochs=60),
+            exponent_delays=10_000,
+        ),
+    },
+    paper=PAPER,
+)

@@ -1,0 +1,109 @@
+"""The experiments with learned models: each runs, and measures what it says."""
+
+import numpy as np
+import pytest
+import sciml
+import torch
+import xarray as xr
+from mackeyglass import MackeyGlass, SegmentMap
+from mackeyglass.experiments import forecast, inference, neural_dde, surrogate
+from mackeyglass.models import AttractorMap
+from sciml.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [
+        ("forecast", {"free-runs", "error-growth", "attractors"}),
+        ("neural-dde", {"production", "training"}),
+        ("surrogate", {"free-runs", "attractors", "training"}),
+        ("inference", {"errors", "series"}),
+    ],
+)
+def test_smoke(name, figures, tmp_path):
+    report = sciml.run(f"mackeyglass/{name}", "smoke", out=tmp_path / "run")
+    assert report.metrics
+    found = {path.stem: path.stat().st_size for path in (tmp_path / "run" / "figures").iterdir()}
+    assert set(found) == figures
+    assert max(found.values()) <= 200_000
+
+
+def test_splits_of_a_long_run_do_not_share_a_time():
+    time = np.sort(np.random.default_rng(0).uniform(1, 99, 300))
+    values = np.stack([time, time], -1)
+    data = xr.Dataset({"history": (("window", "node"), values), "following": (("window", "node"), values)})
+    train, test = surrogate._split(data.assign_coords(time=("window", time)))
+    last, first = train["history"].max().item() + 1, test["history"].min().item() - 1
+    assert last < 85 <= first
+    assert len(train["history"]) + len(test["history"]) > 285
+
+
+def test_series_for_testing_are_not_trained_on():
+    series = list(range(8))
+    train, test = (neural_dde._of(series, test=test) for test in (False, True))
+    assert test == [2, 7]
+    assert sorted(train + test) == series
+
+
+def test_forecasts_are_compared_with_what_follows():
+    config = forecast.EXPERIMENT.config("smoke")
+    u = torch.arange(2 * config.length, dtype=torch.float64).reshape(2, -1)
+    truth = forecast._truth(u, config)
+    assert truth.shape == (2, config.starts, config.horizon)
+    first = config.washout + config.train + config.validation
+    assert truth[:, :, 0].tolist() == [
+        [first, first + 20, first + 40],
+        [config.length + first + 20 * i for i in range(3)],
+    ]
+
+
+def test_windows_in_time_have_the_length_of_the_model_delay():
+    """With the exact delay the windows are segments of the solution, and the exact production has no loss."""
+    from mackeyglass.models import NeuralDDE
+
+    exact = SegmentMap(MackeyGlass(n=8.0, tau=2.0))
+    segments = exact.trajectory(exact.history(0.8)[None], 12)
+    loss = neural_dde.WindowLoss(0.25, exact, segments)
+    seen = {}
+
+    class Recorded(NeuralDDE):
+        def forward(self, history, conditions=None, segments=1):
+            seen["history"] = history
+            return exact(history)[:, None]
+
+    model = Recorded(tau=2.0, hidden=(2,))
+    time = torch.tensor([6.0, 13.0], dtype=torch.float64)
+    assert loss(model, {"time": time}).item() < 1e-6
+    torch.testing.assert_close(seen["history"][0], segments[2, 0], rtol=0, atol=1e-10)
+    # another delay, other windows: the map of the delay 2 is not theirs
+    assert loss(Recorded(tau=1.9, hidden=(2,)), {"time": time}).item() > 1
+
+
+def test_types_of_attractors():
+    """An equilibrium below the Hopf curve, and chaos where the exponent says so."""
+    config = surrogate.Attractors(points=40, delays=60, transient=100)
+    found = surrogate._attractors(config, 3)
+    below = AttractorMap()._features(found["points"])[:, 2] < 0
+    assert set(found["type"].tolist()) == {0, 1, 2}
+    assert (found["type"][below] == 0).all()
+    assert (found["exponent"][found["type"] == 2] > 0.01).all()
+    assert (found["exponent"][found["type"] == 0] < 0).all()
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("experiment", "change"),
+    [
+        (forecast, {"memory": 5000}),
+        (forecast, {"horizon": 83}),
+        (forecast, {"network": {"ridges": (1e-8, 1e-9)}, "validation": 50}),
+        (neural_dde, {"n": (9.0, 8.0)}),
+        (neural_dde, {"series": 4}),
+        (surrogate, {"architectures": ("cnn",)}),
+        (inference, {"free": ("theta",)}),
+        (inference, {"start_error": 1.0}),
+    ],
+)
+def test_configurations_that_make_no_sense(experiment, change):
+    with pytest.raises(ConfigError, match=list(change)[-1]):
+        experiment.EXPERIMENT.config("small", **change)
