@@ -16,6 +16,8 @@ from mackeyglass.floquet import Multipliers, floquet_multipliers
 from mackeyglass.hopf import hopf_asymptote, hopf_curve, hopf_points, locate_hopf
 from mackeyglass.hopf_curves import HopfBranch, continue_hopf
 from mackeyglass.identities import averages
+from mackeyglass.inference import Inference, infer_parameters
+from mackeyglass.learned_equation import LearnedDDE
 from mackeyglass.lifetimes import (
     Lifetimes,
     PowerLaw,
@@ -29,6 +31,7 @@ from mackeyglass.linearisation import equilibrium
 from mackeyglass.lyapunov import LyapunovSpectrum, kaplan_yorke_dimension, lyapunov_spectrum
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.mesh import Mesh
+from mackeyglass.models import ESN, AttractorMap, NeuralDDE, SegmentOperator
 from mackeyglass.normal_form import HopfNormalForm, HopfPoint, hopf_normal_form
 from mackeyglass.orbits import PeriodicOrbit
 from mackeyglass.runge_kutta import RungeKutta4
@@ -37,7 +40,9 @@ from mackeyglass.simulation import simulate
 
 __all__ = [
     "DDE",
+    "ESN",
     "Attractor",
+    "AttractorMap",
     "BifurcationPoint",
     "Branch",
     "CodimensionTwoPoint",
@@ -48,17 +53,21 @@ __all__ = [
     "HopfBranch",
     "HopfNormalForm",
     "HopfPoint",
+    "Inference",
     "IntegrationError",
+    "LearnedDDE",
     "Lifetimes",
     "LyapunovSpectrum",
     "MackeyGlass",
     "Maxima",
     "Mesh",
     "Multipliers",
+    "NeuralDDE",
     "PeriodicOrbit",
     "PowerLaw",
     "RungeKutta4",
     "SegmentMap",
+    "SegmentOperator",
     "Special",
     "attractor_distance",
     "averages",
@@ -78,6 +87,7 @@ __all__ = [
     "hopf_normal_form",
     "hopf_points",
     "hysteresis",
+    "infer_parameters",
     "kaplan_yorke_dimension",
     "lambert_roots",
     "laminar_phases",
