@@ -233,6 +233,17 @@ def test_a_module_with_linear_decay_has_exponents():
     torch.testing.assert_close(a, b, rtol=0, atol=0.05)  # rounding has made them different trajectories
 
 
+@pytest.mark.slow
+@pytest.mark.unchecked
+def test_members_tell_two_attractors_apart():
+    system = MackeyGlass(n=13.0, tau=1.5)  # chaos, λ₁ = 0.0975, and a cycle
+    members = lyapunov_spectrum(system, 2, n_delays=600, n_transient=200, n_ensemble=24).members[:, 0]
+    chaos = members[:, 0] > 0.05
+    assert 0 < chaos.sum() < 24
+    torch.testing.assert_close(members[chaos].mean(0), tensor(0.0975, 0), rtol=0, atol=0.01)
+    torch.testing.assert_close(members[~chaos].mean(0), tensor(0, -0.1453), rtol=0, atol=2e-3)
+
+
 def test_short_runs_are_said_to_be_short():
     with pytest.warns(UserWarning, match="1 of 1 systems have not converged"):
         result = lyapunov_spectrum(MackeyGlass(n=8.9, tau=2.0), 1, n_delays=20, n_transient=100, n_ensemble=1)

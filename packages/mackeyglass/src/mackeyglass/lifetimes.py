@@ -54,9 +54,8 @@ def transient_lifetime(
     """How long trajectories stay away from a stable cycle.
 
     A jump is that to the given cycle, not to any: periodic windows of the chaos are no end of it. It is when all maxima
-    begin to be those of the cycle up to 0.01, and are for 40 delays; every 10 delays it is looked. The clock starts after
-    100 delays; who is on the
-    cycle by then was never chaotic and is left out.
+    begin to be those of the cycle up to 0.01, and are for 40 delays; every 10 delays it is looked. The clock starts
+    after 100 delays; who is on the cycle by then was never chaotic and is left out.
 
     Parameters
     ----------

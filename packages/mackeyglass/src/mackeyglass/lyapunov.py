@@ -32,7 +32,8 @@ class LyapunovSpectrum:
     `stderr` are standard errors of the `exponents`, `dimension_stderr` those of the Kaplan–Yorke `dimension`. `halves`
     are the exponents of the first and of the second half of the run: after a long transient they differ. `converged`
     tells that λ₁ exceeds its error, or both are less than 5e-3/τ (a cycle, λ₁ = 0), and that the halves do not
-    contradict each other.
+    contradict each other. `members` are the exponents of each trajectory: where they fall into groups there are several
+    attractors, over which the others are averages (begin with a `history` of the one that is meant).
     """
 
     exponents: Float[Tensor, "batch k"]
@@ -40,6 +41,7 @@ class LyapunovSpectrum:
     dimension: Float[Tensor, "batch"]
     dimension_stderr: Float[Tensor, "batch"]
     halves: Float[Tensor, "2 batch k"]
+    members: Float[Tensor, "ensemble batch k"]
     converged: Bool[Tensor, "batch"]
 
 
@@ -215,6 +217,7 @@ def _statistics(rates: Float[Tensor, "ensemble batch blocks k"], delay: Float[Te
         kaplan_yorke_dimension(exponents, zero),
         (spread * (count - 1) / count).sqrt(),
         halves,
+        rates.mean(2).gather(-1, order.expand(len(rates), -1, -1)),
         (small | (error <= largest.abs())) & steady,
     )
 
