@@ -154,7 +154,7 @@ class BregmanSLC(Optimizer):
     def diagnostics(self) -> dict[str, float | int]:
         """Steps, time t of the last kick, s(t), μ, restarts, loops and kinetic energy ½ a(t)|r|²; waits for the device.
 
-        In the order "bravo" t is the time of the next kick.
+        In the order "bravo" t is the time of the next kick. s is 0 where the last gradient vanished.
 
         Raises
         ------
