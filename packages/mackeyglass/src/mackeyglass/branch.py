@@ -28,7 +28,8 @@ from mackeyglass.orbits import PeriodicOrbit
 
 ON_ORBITS = ("LP", "PD", "NS", "BP")
 VANISHED = "the orbits shrank to an equilibrium (a Hopf point)"
-RESONANT = "ω reached {0}: beyond, the curve is the same one with the complex conjugate mode"
+RESONANT = "ω came close to {0}, where torus bifurcations end"
+CLOSE = 0.02
 JOINED = "the orbits joined the branch of half their period (a period doubling)"
 
 
@@ -314,11 +315,16 @@ def _multipliers(branch: Branch, state: State) -> Multipliers:
 
 
 def _resonant(branch: Branch) -> str | None:
-    """Why a curve of torus bifurcations ended with its last point: ω passed 0 or 1."""
+    """Why a curve of torus bifurcations ended with its last point: ω came close to 0 or 1, or passed it.
+
+    Beyond is the same curve with the conjugate mode. At ω = 0 every orbit with the mode x' solves the defining system,
+    and coarse meshes lead to these.
+    """
     if branch.kind != "NS" or len(branch) < 2:
         return None
     before, last = (state.solution.extras[0] for state in branch.states[-2:])
-    return next((RESONANT.format(end) for end in (0, 1) if (before - end) * (last - end) < 0), None)
+    ends = [end for end in (0, 1) if abs(last - end) < CLOSE or (before - end) * (last - end) < 0]
+    return RESONANT.format(ends[0]) if ends else None
 
 
 def _degenerate(branch: Branch, state: State) -> str | None:

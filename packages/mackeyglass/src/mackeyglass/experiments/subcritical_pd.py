@@ -1,0 +1,179 @@
+"""Subcritical period doublings near (n, τ) = (8.1, 2.6), at which a stable cycle loses its stability abruptly."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from matplotlib.figure import Figure
+from pydantic import Field, NonNegativeInt
+from sciml.config import config
+from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
+
+from mackeyglass.bifurcations import BifurcationPoint
+from mackeyglass.branch import Branch, continue_branch
+from mackeyglass.crossings import orbits_at
+from mackeyglass.experiments import PAPER
+from mackeyglass.experiments.branches import (
+    Collocation,
+    Reference,
+    differences,
+    draw_maxima,
+    found,
+    kept,
+    mesh_error,
+)
+from mackeyglass.experiments.torus import doubled_orbits
+from mackeyglass.flip_normal_form import flip_normal_form
+from mackeyglass.orbits import PeriodicOrbit
+
+N, TAU = 8.1, 2.6
+AMPLITUDE = 0.005  # of the orbits of twice the period
+SMALL = 0.001  # of those that are compared with the normal form, of which the error grows with the square
+TOLERANCE = 1e-6
+COEFFICIENT = "normal form coefficient"
+PREDICTION = "the same by the multiplier of a small doubled orbit"
+MULTIPLIER = "multiplier of the doubled orbit"
+REFERENCES = [
+    Reference("τ", "PD at n=8.1", 2.670040, TOLERANCE),
+    Reference("T", "PD at n=8.1", 14.329990, 1e-5),
+    Reference("n", "PD at τ=2.6, number 1", 7.396729, TOLERANCE),
+    Reference("n", "PD at τ=2.6, number 2", 8.051602, TOLERANCE),
+    Reference("n", "NS at τ=2.6", 8.133576, 1e-5),
+    Reference(MULTIPLIER, "PD at n=8.1", 1.176, 5e-4),
+]
+# whether the orbits of twice the period exist where the one that doubles is unstable
+SUPERCRITICAL = {"PD at n=8.1": False, "PD at τ=2.6, number 1": True, "PD at τ=2.6, number 2": False}
+
+
+@config
+class Config:
+    """Everything that determines the result: the mesh of the orbit whose doubling is followed, and the longest step.
+
+    The orbit of period about 14 has twice its intervals, and those that are born at its period doublings four times.
+    Without `window` only what is found in n at τ = 2.6 is computed.
+    """
+
+    seed: NonNegativeInt = 0
+    mesh: Collocation = Collocation()
+    ds_max: Annotated[float, Field(gt=0, le=2)] = 0.08
+    window: bool = True
+
+
+@dataclass(frozen=True)
+class Bifurcations:
+    """The branches of the orbit of period about 14 in n and τ, and what was located on them."""
+
+    branches: dict[str, Branch]
+    points: dict[str, BifurcationPoint]
+
+
+def run(config: Config, run: RunDirectory) -> Report:
+    """Locate the period doublings of the cycle, and find their criticality by two routes."""
+    found = bifurcations(config, run)
+    metrics, bars = criticality(run, found)
+    run.figure("branches", figure(found))
+    return Report(metrics, NOTES, [*differences(metrics, REFERENCES), *bars])
+
+
+NOTES = [
+    "The cycle is the one of period about 14 that is born at the first period doubling at τ = 2.6, which has n = 6.63. "
+    "It is stable between its second period doubling and the torus bifurcation (NS).",
+    "The normal form coefficient is positive where a period doubling is supercritical. Independently of it orbits of "
+    "twice the period are computed, at amplitudes of 0.001 and 0.005: where the doubling is subcritical they are "
+    "unstable, and exist on the side where the cycle is stable.",
+]
+
+
+def bifurcations(config: Config, run: RunDirectory) -> Bifurcations:
+    """Those of the cycle in n at τ = 2.6, and in τ at n = 8.1."""
+    in_n = doubled_orbits(run, config.mesh, TAU, ds_max=config.ds_max)
+    kinds = [special.kind for special in in_n.special]
+    points = {f"PD at τ={TAU:g}, number {k + 1}": found(in_n, "PD", k) for k in range(kinds.count("PD"))}
+    points[f"NS at τ={TAU:g}"] = found(in_n, "NS")
+    branches = {"n": in_n}
+    if config.window:
+        (start,) = orbits_at(in_n, N)
+        branches["tau"] = kept(
+            run, "in-tau", lambda: continue_branch(start, "tau", (2.5, 2.72), ds=0.01, ds_max=0.02, max_steps=40)
+        )
+        points[f"PD at n={N:g}"] = found(branches["tau"], "PD")
+    return Bifurcations(branches, points)
+
+
+def criticality(run: RunDirectory, found: Bifurcations) -> tuple[list[Metric], list[Bar]]:
+    """Where the bifurcations are, and whether orbits of twice the period are stable where they are born."""
+    changes = run.step("finer meshes", lambda: {name: mesh_error(point) for name, point in found.points.items()})
+    doubled = run.step("doubled orbits", lambda: {k: _doubled(p) for k, p in found.points.items() if p.kind == "PD"})
+    metrics, wrong, apart = [], 0, 0.0
+    for name, point in found.points.items():
+        parameter = {"tau": "τ"}.get(point.parameter, point.parameter)
+        metrics += [
+            Metric(parameter, name, point.parameters[point.parameter]),
+            Metric("T", name, point.period),
+            Metric("change on a mesh twice as fine", name, changes[name]),
+        ]
+    for name, values in doubled.items():
+        metrics += [Metric(key, name, value) for key, value in values.items()]
+        signs = values[COEFFICIENT] > 0, values[MULTIPLIER] < 1
+        wrong += sum(sign != SUPERCRITICAL[name] for sign in signs if name in SUPERCRITICAL)
+        apart = max(apart, abs(values[PREDICTION] / values[COEFFICIENT] - 1))
+    bars = [
+        Bar("largest change on a mesh twice as fine", max(changes.values()), TOLERANCE),
+        Bar("relative distance of the coefficients by the two routes", apart, 0.05),
+        Bar("period doublings of a criticality other than known, by either route", float(wrong), 0.0),
+    ]
+    return metrics, bars
+
+
+def _doubled(point: BifurcationPoint) -> dict[str, float]:
+    """The normal form of a period doubling, and what orbits that are born there have."""
+    form = flip_normal_form(point)
+    orbit = PeriodicOrbit.from_period_doubling(point, amplitude=AMPLITUDE)
+    small = PeriodicOrbit.from_period_doubling(point, amplitude=SMALL)
+    name = {"tau": "τ"}.get(point.parameter, point.parameter)
+    return {
+        COEFFICIENT: form.coefficient,
+        MULTIPLIER: _nearest_one(orbit),
+        PREDICTION: float(-np.log(_nearest_one(small)) / (4 * SMALL**2)),
+        f"{name} of the doubled orbit minus that of the doubling": (
+            orbit.parameters[point.parameter] - point.parameters[point.parameter]
+        ),
+    }
+
+
+def _nearest_one(orbit: PeriodicOrbit) -> float:
+    """The real multiplier nearest to 1: that of the pair of orbits of twice the period where they are small."""
+    multipliers = orbit.multipliers(8)
+    real = np.real(multipliers[np.abs(np.imag(multipliers)) < 1e-9])
+    return float(real[np.abs(real - 1).argmin()])
+
+
+def figure(found: Bifurcations) -> Figure:
+    """The cycle in n and in τ, with its bifurcations."""
+    result = Figure(figsize=(5.5 * len(found.branches), 4.5), layout="constrained")
+    axes = result.subplots(1, len(found.branches), squeeze=False)[0]
+    titles = {"n": ("$n$", rf"$\tau = {TAU:g}$"), "tau": (r"delay $\tau$", f"$n = {N:g}$")}
+    markers = {"PD": "o", "NS": "s"}
+    for axis, (parameter, branch) in zip(axes, found.branches.items(), strict=True):
+        draw_maxima(axis, branch, "C0", "cycle of period about 14")
+        for kind, marker in markers.items():
+            for point in found.points.values():
+                if point.kind == kind and point.parameter == parameter:
+                    maxima = point.orbit.maxima()
+                    axis.plot([point.parameters[parameter]] * len(maxima), maxima, f"k{marker}", markersize=4)
+            axis.plot([], [], f"k{marker}", markersize=4, label=kind)
+        axis.set(xlabel=titles[parameter][0], ylabel="local maxima of $u$", title=titles[parameter][1])
+    axes[0].legend(fontsize="small")
+    return result
+
+
+EXPERIMENT = Experiment(
+    run=run,
+    presets={
+        "smoke": Config(mesh=Collocation(intervals=20, degree=4), ds_max=0.3, window=False),
+        "small": Config(),
+        "paper": Config(mesh=Collocation(intervals=80)),
+    },
+    paper=PAPER,
+    published=[reference.published for reference in REFERENCES],
+)
