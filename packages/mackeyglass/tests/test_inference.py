@@ -14,7 +14,7 @@ DT = 0.08
 
 @pytest.fixture(scope="module")
 def series():
-    times = 160 + DT * np.arange(400)
+    times = 160 + DT * np.arange(280)
     return torch.from_numpy(simulate(TRUTH, 0.9, (0, times[-1]), saveat=times, n_per_delay=48)["u"].values[0])
 
 
@@ -88,6 +88,15 @@ def test_finds_n_and_tau(series):
         assert abs(value - truth) < 5 * error < 0.02 * truth
 
 
+def test_finds_n_alone_where_the_delay_is_known(series):
+    u, sigma = noisy(series[:180], 0.01)
+    found = infer_parameters(u, DT, TRUTH.with_parameters(n=7.5), noise=sigma, free=("n",))
+    assert found.converged
+    assert set(found.stderr) == {"n"}
+    assert float(found.system.tau) == 1.6
+    assert float(found.system.n) == pytest.approx(9.0, abs=4 * found.stderr["n"])
+
+
 def test_finds_all_four_parameters(series):
     u, sigma = noisy(series, 0.005, seed=1)
     start = MackeyGlass(n=8.3, tau=1.7, beta=2.2, gamma=1.1)
@@ -99,7 +108,7 @@ def test_finds_all_four_parameters(series):
 
 def test_a_start_that_leads_nowhere_is_replaced(series):
     """Half the delay and n far away at once: a scan over both finds another start."""
-    u, sigma = noisy(series[:200], 0.01)
+    u, sigma = noisy(series[:180], 0.01)
     start = MackeyGlass(n=14.0, tau=0.8)
     found = infer_parameters(u, DT, start, noise=sigma)
     assert found.converged

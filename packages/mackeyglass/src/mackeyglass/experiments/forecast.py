@@ -247,8 +247,8 @@ def _attractors(panels: Panels, config: Config) -> Figure:
     return figure
 
 
-LITERATURE = "literature: H. Jaeger and H. Haas, Science 304 (2004) 78, 1000 units, tuned (value from memory)"
-DIMENSIONS = "literature: J. D. Farmer, Physica D 4 (1982) 366; Grassberger and Procaccia (1983), ±0.03"
+LITERATURE = "literature value, quoted, not re-read: H. Jaeger and H. Haas, Science 304 (2004) 78, 1000 units, tuned"
+DIMENSIONS = "literature value, quoted, not re-read, ±0.04: J. D. Farmer (1982), P. Grassberger and I. Procaccia (1983)"
 
 EXPERIMENT = Experiment(
     run=run,
