@@ -3,9 +3,10 @@
 from mackeyglass.attractors import Attractor, basin, hysteresis, orbit_diagram
 from mackeyglass.bifurcations import BifurcationPoint
 from mackeyglass.branch import Branch, Special, continue_bifurcation, continue_branch, locate
-from mackeyglass.branch_files import load_branch
+from mackeyglass.branch_files import branch_dataset, branch_from_dataset, load_branch
 from mackeyglass.characteristic import characteristic_roots, lambert_roots, unstable_roots
 from mackeyglass.codimension_two import CodimensionTwoPoint, locate_codimension_two
+from mackeyglass.crossings import orbits_at, points_at, turning_points
 from mackeyglass.dormand_prince import DenseSolution, IntegrationError, solve_dde
 from mackeyglass.equation import DDE
 from mackeyglass.equilibria import EquilibriumBranch, follow_equilibrium
@@ -72,6 +73,8 @@ __all__ = [
     "attractor_distance",
     "averages",
     "basin",
+    "branch_dataset",
+    "branch_from_dataset",
     "characteristic_roots",
     "continue_bifurcation",
     "continue_branch",
@@ -98,8 +101,11 @@ __all__ = [
     "locate_hopf",
     "lyapunov_spectrum",
     "orbit_diagram",
+    "orbits_at",
+    "points_at",
     "simulate",
     "solve_dde",
     "transient_lifetime",
+    "turning_points",
     "unstable_roots",
 ]

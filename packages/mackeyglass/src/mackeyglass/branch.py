@@ -29,7 +29,7 @@ from mackeyglass.orbits import PeriodicOrbit
 ON_ORBITS = ("LP", "PD", "NS", "BP")
 VANISHED = "the orbits shrank to an equilibrium (a Hopf point)"
 RESONANT = "ω came close to {0}, where torus bifurcations end"
-CLOSE = 0.02
+CLOSE = 0.05
 JOINED = "the orbits joined the branch of half their period (a period doubling)"
 
 

@@ -36,8 +36,8 @@ TOLERANCES = {"PD1": 1e-7, "PD2": 1e-6, "PD3": 1e-6, "PD4": 1e-5, "fold": 1e-6} 
 REFERENCES = [
     Reference("n", "PD1", 7.395926925, TOLERANCES["PD1"]),
     Reference("n", "PD2", 8.672829554, TOLERANCES["PD2"]),
-    Reference("n", "PD3", 8.81206700, TOLERANCES["PD3"]),
-    Reference("n", "PD4", 8.85161494, TOLERANCES["PD4"]),
+    Reference("n", "PD3", 8.812067345, TOLERANCES["PD3"]),
+    Reference("n", "PD4", 8.851620088, TOLERANCES["PD4"]),
     Reference("n", "fold", 11.21484654, TOLERANCES["fold"]),
     Reference("T", "PD1", 5.425485348, 1e-7),
     Reference("T", "PD2", 11.858934057, 1e-6),
@@ -120,6 +120,7 @@ def run(config: Config, run: RunDirectory) -> Report:
 NOTES = [
     "PD1 is on the branch that is born at the Hopf point, PD(k + 1) on the orbits of twice the period that are born at "
     "PDk; T is the period of the orbit that doubles. Each is a solution of its defining system, not a bisection.",
+    "Reference values of PD2 to PD4 are converged in the mesh to all digits given.",
     "The fold ends the family of the cycle of period about 7.2. Chaos, for smaller n, ends where this cycle appears: "
     "there is no coexistence.",
     "In the figure unstable orbits are pale; a line ends where a maximum merges with a minimum.",
