@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from mackeyglass import MackeyGlass, characteristic_roots
-from mackeyglass.experiments import lyapunov, lyapunov_map
+from mackeyglass.experiments import bistability, lyapunov, lyapunov_map
 from sciml.errors import ConfigError
 from sciml.experiment import RunDirectory
 from sciml.runtime import Runtime
@@ -61,13 +61,13 @@ def test_map_keeps_the_exponent_over_n_and_tau(directory):
 
 def test_signs_windows_and_chaos_that_ended():
     def table(*values: float) -> xr.Dataset:
-        return xr.Dataset({"exponent": (("tau", "n"), [list(values)])})
+        return xr.Dataset({"exponent": (("tau", "n"), [list(values)])}, {"n": [6, 6.4, 6.8, 7.2, 8.0, 8.4, 8.8]})
 
     short = table(0.0, 0.1, 0.0, 0.1, -0.1, 0.1, 0.0)
     long = table(0.0, 0.2, 0.0, 5e-4, -0.2, -0.1, 0.1)
     assert lyapunov_map.agreement(short, long)[0, [1, 3, 4, 5]].tolist() == [True, False, True, False]
     assert lyapunov_map.ended(short, long)[0].tolist() == [False, False, False, True, False, True, False]
-    assert lyapunov_map.windows(short)[0].tolist() == [False, False, True, False, True, False, False]
+    assert np.flatnonzero(lyapunov_map.windows(short)[0]).tolist() == [2]  # chaos beside cell 4 is 1.2 apart
 
 
 @pytest.mark.unchecked
@@ -75,3 +75,69 @@ def test_signs_windows_and_chaos_that_ended():
 def test_map_configurations_that_make_no_sense(change):
     with pytest.raises(ConfigError, match=next(iter(change))):
         lyapunov_map.EXPERIMENT.config("small", **change)
+
+
+def test_chaos_beside_a_cycle_and_chaos_that_ends_in_a_fold(directory):
+    report = bistability.run(bistability.EXPERIMENT.config("smoke"), directory)
+    subject = "sweeps at τ=1.5"
+    # n = 12.6, 12.8, …: the fold is at 12.706, the crisis at 13.27, past which transients outlast a short run
+    assert report.metric("first n of the longest window", subject).value == pytest.approx(12.8)
+    assert report.metric("last n of the longest window", subject).value == pytest.approx(13.2, abs=0.21)
+    period = report.metric("period of the cycle in its middle, falling n", subject).value
+    assert period == pytest.approx(5.53, abs=0.02)
+    assert report.metric("values of n at which attractors differ", "sweeps at τ=2").value == 0
+    assert 13.2 < report.metric("n", "crisis at τ=1.5").value < 13.5
+    for direction in ("rising", "falling"):
+        # in steps of 0.02; transients just past the fold outlast a short run
+        assert 11.21 < report.metric("n from which the cycle is found", f"{direction} at τ=2").value < 11.26
+    assert figures(directory) == ["diagrams.png", "fold.png"]
+
+
+def test_windows_are_the_longest_runs():
+    differ = np.array([0, 1, 1, 0, 1, 1, 1, 0], bool)
+    periods = np.where(np.arange(8) == 5, 5.5, np.nan)
+    diagram = xr.Dataset(
+        {"differ": ("n", differ), "period": (("direction", "n"), [np.full(8, np.nan), periods])},
+        {"n": np.arange(8.0), "direction": ["up", "down"]},
+    )
+    found = {metric.name: metric.value for metric in bistability._windows(diagram, 1.5)}
+    assert found == {
+        "values of n at which attractors differ": 5,
+        "first n of the longest window": 4,
+        "last n of the longest window": 6,
+        "period of the cycle in its middle, falling n": 5.5,
+    }
+    nowhere = diagram.assign(differ=("n", np.zeros(8, bool)))
+    assert [metric.value for metric in bistability._windows(nowhere, 1.5)] == [0]
+
+
+def test_crisis_lies_between_no_jump_and_a_jump():
+    n = np.array([13.2, 13.26, 13.3, 13.34, 13.4, 13.5])
+    jumps = np.array([0.0, 0, 20, 20, 20, 20])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(jumps > 0, 20 / (n - 13.27), np.inf)
+    table = {"jumps": jumps, "mean": mean, "stderr": 0.1 * mean, "lived": np.full(6, 1e4)}
+    lives = xr.Dataset({name: ("n", column) for name, column in table.items()}, {"n": n})
+    found = {metric.name: metric.value for metric in bistability._crisis(lives) if "crisis" in metric.subject}
+    assert found["n"] == pytest.approx(13.28)
+    assert found["n, by the law of lifetimes"] == pytest.approx(13.27, abs=1e-4)
+    assert found["exponent of the lifetimes"] == pytest.approx(-1, abs=1e-3)
+    always = lives.assign(jumps=("n", np.full(6, 20.0)))
+    assert not [metric for metric in bistability._crisis(always) if "crisis" in metric.subject]
+
+
+def test_where_cycles_have_settled():
+    kinds = [["cycle", "chaos", "cycle", "cycle"], ["chaos", "chaos", "chaos", "cycle"]]
+    diagram = xr.Dataset(
+        {"kind": (("direction", "n", "batch"), np.array(kinds)[..., None])},
+        {"n": [1.0, 2.0, 3.0, 4.0], "direction": ["up", "down"]},
+    )
+    assert [bistability._settled(diagram, direction) for direction in ("up", "down")] == [3, 4]
+    assert np.isnan(bistability._settled(diagram.isel(n=slice(1, 2)), "up"))
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("change", [{"n": (13.0, 12.0)}, {"crisis": (13.3, 13.2)}])
+def test_bistability_configurations_that_make_no_sense(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        bistability.EXPERIMENT.config("small", **change)
