@@ -53,6 +53,12 @@ def test_steps_do_not_jump_from_one_side_of_a_cusp_to_the_other(folds):
     assert np.linalg.norm(np.diff(places, axis=0), axis=1).max() <= 0.3  # the longest step
 
 
+def test_critical_multipliers_do_not_count_as_unstable(folds):
+    beyond = folds.special[1].index  # the fold-flip
+    assert (folds.unstable[:beyond] == 0).all()
+    assert (folds.unstable[beyond:] == 1).all()
+
+
 def test_points_of_a_curve_are_bifurcations(folds):
     first, second = points_at(folds, "tau", 1.2)
     assert [first.parameters["n"], second.parameters["n"]] == pytest.approx([14.445681, 14.798837], abs=1e-5)

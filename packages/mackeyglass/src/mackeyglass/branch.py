@@ -79,8 +79,9 @@ class Branch:
 
     @property
     def unstable(self) -> np.ndarray:
-        """Number of unstable multipliers along the branch."""
-        return np.array([multipliers.unstable for multipliers in self.multipliers])
+        """Number of unstable multipliers along the branch; on curves of bifurcations the critical ones do not count."""
+        pairs = zip(self.states, self.multipliers, strict=True)
+        return np.array([int((np.abs(_others(self.kind, *pair)) > 1).sum()) for pair in pairs])
 
     @property
     def stable(self) -> np.ndarray:
@@ -290,6 +291,17 @@ def _grow(branch: Branch, max_steps: int, progress: bool) -> None:
             _append(branch, state)
             branch.stop_reason = _resonant(branch) or branch.stop_reason
             bar.advance(**{name: state.solution.parameters[name] for name in branch.free})
+
+
+def _others(kind: str, state: State, multipliers: Multipliers) -> np.ndarray:
+    """Multipliers without those that are 1 in modulus by the definition of the curve."""
+    critical = {"LP": [1.0], "PD": [-1.0]}.get(kind, [])
+    if kind == "NS":
+        critical = [np.exp(sign * 1j * np.pi * state.solution.extras[0]) for sign in (1, -1)]
+    values = multipliers.values
+    for target in critical:
+        values = np.delete(values, np.argmin(np.abs(values - target)))
+    return values
 
 
 def _trace_from(branch: Branch, problem: Problem, state: State) -> Iterator[State]:

@@ -32,7 +32,7 @@ TOLERANCE = 1e-6
 REFERENCES = [
     *(
         Reference("τ", f"PD{k}", tau, TOLERANCE)
-        for k, tau in enumerate([1.3249215, 1.5792962, 1.631265755, 1.6433027], 1)
+        for k, tau in enumerate([1.3249215, 1.5792962, 1.631265755, 1.643303123], 1)
     ),
     Reference("ratio of distances", "PD1 to PD3", 4.89, 0.01),
     Reference("ratio of distances", "PD2 to PD4", 4.32, 0.01),

@@ -163,7 +163,7 @@ def figure(found: Bifurcations) -> Figure:
                     axis.plot([point.parameters[parameter]] * len(maxima), maxima, f"k{marker}", markersize=4)
             axis.plot([], [], f"k{marker}", markersize=4, label=kind)
         axis.set(xlabel=titles[parameter][0], ylabel="local maxima of $u$", title=titles[parameter][1])
-    axes[0].legend(fontsize="small")
+    axes[0].legend(fontsize="small", loc="lower left")
     return result
 
 
