@@ -45,7 +45,7 @@ class Config:
     At each delay of `taus` n rises from `n[0]` to `n[1]` and falls again, by `step`, with `transient` delays at each
     value. At τ = 1.5 chaos is watched from `members` histories for up to `delays` delays at each of `crisis`. At τ = 2
     another sweep around the fold has the step `fine`, and `fine_delays` delays at each value before as many others in
-    which there must be no end of a laminar phase, if there is to be a cycle.
+    which there must be no end of a laminar phase, if there is to be a cycle. What is empty, False or 0 is left out.
     """
 
     seed: NonNegativeInt = 0
