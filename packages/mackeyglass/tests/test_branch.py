@@ -2,16 +2,22 @@ import numpy as np
 import pytest
 import torch
 from mackeyglass import DDE, MackeyGlass
-from mackeyglass.bifurcations import problem_of
+from mackeyglass.bifurcations import problem_of, singular_vectors
 from mackeyglass.branch import JOINED, VANISHED, continue_bifurcation, continue_branch, locate
 from mackeyglass.branch_files import load_branch
-from mackeyglass.codimension_two import locate_codimension_two
+from mackeyglass.codimension_two import (
+    antiperiodic_linearisation,
+    bordered,
+    locate_codimension_two,
+    periodic_linearisation,
+)
 from mackeyglass.collocation import linearise
 from mackeyglass.flip_normal_form import flip_normal_form
 from mackeyglass.hopf import hopf_points
 from mackeyglass.mesh import Mesh
 from mackeyglass.orbits import PeriodicOrbit
 from sciml.errors import ConfigError, DataError
+from scipy.optimize import brentq
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +215,26 @@ def test_errors(principal, doubling):
         PeriodicOrbit.from_period_doubling(type(doubling)("LP", doubling.system, doubling.solution, "n"))
     with pytest.raises(ConfigError, match="n is what the bifurcation determines"):
         doubling.at(n=8.0)
+
+
+def test_bordered_scalars_vanish_where_the_defining_systems_say(doubling, fold):
+    # a second route: zeros of smooth scalars along orbits, without null vectors as unknowns
+    def flip(n: float) -> float:
+        return bordered(antiperiodic_linearisation(doubling.system, doubling.orbit.at(n=n).solution), left, right)
+
+    left, right = singular_vectors(antiperiodic_linearisation(doubling.system, doubling.orbit.solution))
+    n = doubling.parameters["n"]
+    assert brentq(flip, n - 0.01, n + 0.01, xtol=1e-13) == pytest.approx(n, abs=1e-9)
+
+    # of the two orbits beyond the fold one has a positive, the other a negative scalar, and the fold has none
+    left, right = singular_vectors(periodic_linearisation(fold.system, fold.orbit.solution))
+    scalar = bordered(periodic_linearisation(fold.system, fold.orbit.solution), left, right)
+    beyond = fold.system.with_parameters(n=fold.parameters["n"] + 1e-3)
+    sides = []
+    for sign in (1, -1):
+        profile = fold.orbit.solution.values + sign * 0.03 * fold.null_vector
+        period = fold.period + sign * 0.03 * fold.solution.extras[0]
+        orbit = PeriodicOrbit.from_profile(beyond, profile, period, mesh=fold.solution.mesh)
+        sides.append(bordered(periodic_linearisation(beyond, orbit.solution), left, right))
+    assert sides[0] * sides[1] < 0
+    assert abs(scalar) < 1e-6 * min(map(abs, sides))
