@@ -9,6 +9,7 @@ from mackeyglass import MackeyGlass, SegmentMap
 from mackeyglass.experiments import forecast, inference, neural_dde, surrogate
 from mackeyglass.models import AttractorMap
 from sciml.errors import ConfigError
+from sciml.plotting import save_figure
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,21 @@ def test_forecasts_are_compared_with_what_follows():
         [first, first + 20, first + 40],
         [config.length + first + 20 * i for i in range(3)],
     ]
+
+
+def test_free_runs_that_diverge_are_measured_and_drawn(tmp_path):
+    config = forecast.EXPERIMENT.config("smoke")
+    u = torch.sin(torch.arange(config.length, dtype=torch.float64)).expand(2, -1)
+    runs = torch.full((2, config.starts, config.horizon), torch.inf, dtype=torch.float64)
+    runs[1] = torch.nan
+    exponents = torch.full((2, 4), torch.nan, dtype=torch.float64)
+    found = {"forecasts": runs, "climate": runs[:, 0], "exponents": exponents, "ridge": 1e-9}
+    values = forecast._measures(found, u, config, 0.005)
+    assert values["NRMSE_84"] > 1e300
+    assert values["valid prediction time"] == 0
+    assert values["Wasserstein distance"] == torch.inf
+    for draw in (forecast._free_runs, forecast._error_growth, forecast._attractors):
+        save_figure(draw({"ESN 5, τ=17": (found, u)}, config), tmp_path / "figure.png")
 
 
 def test_windows_in_time_have_the_length_of_the_model_delay():

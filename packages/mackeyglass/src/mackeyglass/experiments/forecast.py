@@ -187,7 +187,7 @@ def _measures(
     values = {f"NRMSE_{h}": _geometric(error[:, h - 1]) for h in (1, 10, FREE)}
     return {
         **values,
-        f"NRMSE_{FREE} of the worst network": error[:, FREE - 1].max().item(),
+        f"NRMSE_{FREE} of the worst network": torch.nan_to_num(error[:, FREE - 1], nan=math.inf).max().item(),
         "valid prediction time": valid.mean().item(),
         "λ1": found["exponents"][:, 0].mean().item(),
         "D_KY": dimension.mean().item(),
@@ -211,7 +211,7 @@ def _free_runs(panels: Panels, config: Config) -> Figure:
         axis.plot(_truth(u, config)[0, 0, :shown], color="k", linewidth=1, label="series")
         axis.plot(found["forecasts"][0, 0, :shown], color="C1", linewidth=1, linestyle="--", label="free run")
         axis.axvline(FREE, color="gray", linewidth=0.7, linestyle=":")
-        axis.set(title=name, ylabel="u", xlim=(0, shown))
+        axis.set(title=name, ylabel="u", xlim=(0, shown), ylim=(u[0].min() - 0.1, u[0].max() + 0.1))
         axis.legend(loc="upper right", fontsize="small")
     axes[-1].set(xlabel="time after the last value seen")
     return figure
@@ -226,7 +226,7 @@ def _error_growth(panels: Panels, config: Config) -> Figure:
         axis.plot(steps, error.log().mean(0).exp(), color=f"C{i}", label=name)
         axis.fill_between(steps, error.amin(0), error.amax(0), color=f"C{i}", alpha=0.2, linewidth=0)
     axis.axvline(FREE, color="gray", linestyle=":", label=f"{FREE} steps")
-    axis.set(xlabel="horizon (samples)", ylabel="NRMSE", yscale="log", xlim=(0, config.horizon))
+    axis.set(xlabel="horizon (samples)", ylabel="NRMSE", yscale="log", xlim=(0, config.horizon), ylim=(None, 10))
     axis.set(title="Errors of free runs: geometric mean and range of the networks")
     axis.legend(loc="lower right", fontsize="small")
     return figure
@@ -238,9 +238,12 @@ def _attractors(panels: Panels, config: Config) -> Figure:
     axes = figure.subplots(2, len(panels), squeeze=False)
     for (above, below), (name, (found, u)) in zip(axes.T, panels.items(), strict=True):
         lag = int(name.rsplit("τ=", 1)[1].split(".")[0])
+        low, high = u[0].min().item() - 0.1, u[0].max().item() + 0.1
         for values, color, label in ((u[0], "k", "series"), (found["climate"][0], "C1", "free run")):
-            above.plot(values[lag:], values[:-lag], color=color, linewidth=0.3, alpha=0.7)
-            below.hist(values.numpy(), bins=60, density=True, histtype="step", color=color, label=label)
+            shown = torch.nan_to_num(values, nan=high).clamp(low, high)  # a free run may diverge
+            above.plot(shown[lag:], shown[:-lag], color=color, linewidth=0.3, alpha=0.7)
+            bins = np.linspace(low, high, 60)
+            below.hist(shown.numpy(), bins=bins, density=True, histtype="step", color=color, label=label)
         above.set(title=name, xlabel="$u(t)$", ylabel=r"$u(t-\tau)$")
         below.set(xlabel="u", ylabel="density")
         below.legend(fontsize="small")
