@@ -42,6 +42,8 @@ AT_N = {8.28782: 1.62341, 9.01538: 1.45187, 9.75712: 1.34796, 13.50335: 1.28780}
 SMALLEST = "smallest delay of PD1"
 FLIP = {"n": 15.054045, "τ": 1.3397758, "T": 4.071701}
 REFERENCES = [
+    Reference("n", "PD1, τ=2", 7.395926925, TOLERANCE),
+    Reference("n", "PD2, τ=2", 8.672829554, TOLERANCE),
     *(
         Reference("n", f"{curve}, τ={tau:g}, crossing {k}", n, TOLERANCE)
         for curve, rows in AT_DELAYS.items()
@@ -92,7 +94,8 @@ def run(config: Config, run: RunDirectory) -> Report:
     rows = run.step("table", lambda: _rows(curves))
     run.figure("pd-curve", figure(curves, tables))
 
-    metrics = [Metric(key, name, value[0]) for key, row in rows.items() for name, value in row.items()]
+    metrics = [Metric("n", f"{name}, τ={START:g}", float(branches[0]["n"][0])) for name, branches in curves.items()]
+    metrics += [Metric(key, name, value[0]) for key, row in rows.items() for name, value in row.items()]
     metrics += [
         Metric("change on a mesh twice as fine", name, value[1]) for row in rows.values() for name, value in row.items()
     ]
