@@ -11,7 +11,7 @@ from sciml.config import config
 from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
 
 from mackeyglass.branch import Branch
-from mackeyglass.experiments import PAPER
+from mackeyglass.experiments import PAPER, lyapunov_map
 from mackeyglass.experiments.branches import (
     ABSTRACT,
     SYSTEM,
@@ -49,7 +49,8 @@ class Config:
     """Everything that determines the result.
 
     Curves begin at τ = 2, torus curves at the delays `torus`; all are followed within `n` and `tau` with steps of at
-    most `ds_max`.
+    most `ds_max`. The colours below them are exponents of `cells` values of n and of τ, each from `delays` delays after
+    half as many.
     """
 
     seed: NonNegativeInt = 0
@@ -58,6 +59,8 @@ class Config:
     tau: Interval = (0.9, 3.5)
     torus: tuple[Positive, ...] = (1.35, 2.6)
     second: bool = True
+    cells: tuple[PositiveInt, PositiveInt] = (140, 100)
+    delays: PositiveInt = 800
     ds_max: Annotated[float, Field(gt=0, le=2)] = 0.4
     max_steps: PositiveInt = 250
 
@@ -68,13 +71,22 @@ class Config:
 
 
 def run(config: Config, run: RunDirectory) -> Report:
-    """Follow every curve, keep it in a file, and draw all of them as they are read from there."""
+    """Follow every curve, keep it in a file, and draw all of them as they are read from there, over a map of chaos."""
     curves = follow(config, run)
     tables = {}
     for name, branches in curves.items():
         points = {key: where for key, where in special_points(branches).items() if key.split()[0] in MARKERS}
         tables[name] = run.step(f"points of {name}", lambda points=points: located(points))
-    run.figure("atlas", figure(config, curves, tables))
+    cells = lyapunov_map.Config(
+        seed=config.seed,
+        cells=config.cells,
+        delays=config.delays,
+        transient=max(100, config.delays // 2),
+        n=config.n,
+        tau=config.tau,
+    )
+    colours = run.step("exponents", lambda: lyapunov_map.exponents(cells, run))
+    run.figure("atlas", figure(config, curves, tables, colours["exponent"]))
 
     metrics = []
     for curve, table in tables.items():
@@ -131,17 +143,23 @@ def figure(
     config: Config,
     curves: dict[str, list[Branch]],
     tables: dict[str, dict[str, dict[str, float]]],
-    exponent: xr.DataArray | None = None,
+    exponent: xr.DataArray,
 ) -> Figure:
-    """The plane, over colours of the largest Lyapunov exponent where that is given with coordinates n and tau."""
+    """The plane, over colours of the largest Lyapunov exponent, with coordinates n and tau."""
     result = Figure(figsize=(8, 6), layout="constrained")
     plane = result.subplots()
-    if exponent is not None:
-        reach = float(np.abs(exponent).max())
-        drawn = plane.pcolormesh(
-            exponent["n"], exponent["tau"], exponent.transpose("tau", "n"), cmap="RdBu_r", vmin=-reach, vmax=reach
-        )
-        result.colorbar(drawn, label=r"largest Lyapunov exponent $\lambda_1$")
+    reach = float(np.abs(exponent).max())
+    drawn = plane.pcolormesh(
+        exponent["n"],
+        exponent["tau"],
+        exponent.transpose("tau", "n"),
+        cmap="RdBu_r",
+        vmin=-reach,
+        vmax=reach,
+        alpha=0.7,
+        rasterized=True,
+    )
+    result.colorbar(drawn, label=r"largest Lyapunov exponent $\lambda_1$")
     tau = np.linspace(*config.tau, 400)
     for k in range(3):
         n, _ = hopf_curve(SYSTEM, k, torch.from_numpy(tau))
@@ -160,10 +178,25 @@ EXPERIMENT = Experiment(
     run=run,
     presets={
         "smoke": Config(
-            mesh=Collocation(intervals=20, degree=4), n=(6.0, 13.0), tau=(1.7, 2.3), torus=(), second=False, max_steps=6
+            mesh=Collocation(intervals=20, degree=4),
+            n=(6.0, 13.0),
+            tau=(1.7, 2.3),
+            torus=(),
+            second=False,
+            max_steps=6,
+            cells=(6, 4),
+            delays=50,
         ),
         "small": Config(),
-        "paper": Config(mesh=Collocation(intervals=60), n=(4.0, 26.0), tau=(0.9, 4.0), ds_max=0.2, max_steps=600),
+        "paper": Config(
+            mesh=Collocation(intervals=60),
+            n=(4.0, 26.0),
+            tau=(0.9, 4.0),
+            ds_max=0.2,
+            max_steps=600,
+            cells=(400, 300),
+            delays=2000,
+        ),
     },
     paper=PAPER,
     published=[reference.published for reference in REFERENCES],
