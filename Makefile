@@ -31,7 +31,7 @@ check: setup
 
 # builds the documentation too: tests/test_docs.py
 test: check
-	$(RUN) pytest --numprocesses auto --dist loadfile
+	$(RUN) pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 docs: setup
 	$(RUN) sphinx-build -W --keep-going -b html docs docs/_build/html
