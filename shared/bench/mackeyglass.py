@@ -33,6 +33,7 @@ from mackeyglass import (
 )
 from rich.console import Console
 from rich.table import Table
+from sciml.runtime import Runtime
 
 from shared.bench.timing import compare
 
@@ -245,19 +246,19 @@ def branches() -> None:
 
 
 def throughput() -> None:
-    """Steps of whole batches, on a GPU too where there is one."""
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    for device in devices:
-        for batch in (1024, 65536) if device == "cuda" else (1024, 8192):
+    """Steps of whole batches, on an accelerator too where there is one."""
+    found = (Runtime("cpu").device, Runtime("auto").device)
+    for device in dict.fromkeys(found):
+        for batch in (1024, 8192, 65536):
             segments = SegmentMap(CLASSIC, 32, device=device)
             state = segments.history(torch.full((batch, 1), HISTORY, dtype=torch.float64, device=device))
 
-            def run(segments: SegmentMap = segments, state: torch.Tensor = state, device: str = device) -> None:
+            def run(segments: SegmentMap = segments, state: torch.Tensor = state) -> None:
                 u = state
                 for _ in range(20):
                     u = segments(u)
-                if device == "cuda":
-                    torch.cuda.synchronize()
+                if torch.accelerator.is_available():
+                    torch.accelerator.synchronize()
 
             run()
             started = time.perf_counter()

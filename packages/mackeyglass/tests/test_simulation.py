@@ -110,8 +110,13 @@ def test_long_delays_are_divided_into_panels():
 
 
 def test_unresolved_segments_are_reported():
+    system, times = MackeyGlass(n=20, tau=3.0), [10.0, 30.0]
     with pytest.warns(UserWarning, match="raise n_per_delay"):
-        simulate(MackeyGlass(n=20, tau=3.0), 0.8, (0, 30), n_per_delay=12)
+        coarse = simulate(system, 0.8, (0, 30), n_per_delay=12, saveat=times)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fine = simulate(system, 0.8, (0, 30), n_per_delay=96, saveat=times)
+    assert float(np.abs(coarse.u - fine.u).max()) > 1e-3
 
 
 def test_step_that_does_not_divide_the_delay_is_shortened():

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from symplectic_opt import ExpoSLC
 
 SCRIPT = """
@@ -13,6 +14,7 @@ import sys
 from datetime import timedelta
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 sys.path.insert(0, sys.argv[1])
@@ -21,12 +23,12 @@ from test_optimizer_distributed import CASES, steps
 dist.init_process_group("gloo", timeout=timedelta(seconds=20))
 mesh = init_device_mesh("cpu", (2,))
 found = {
-    (case, capturable): steps(case, capturable, lambda x: distribute_tensor(x, mesh, [Shard(0)])).full_tensor()
+    f"{case} {capturable}": steps(case, capturable, lambda x: distribute_tensor(x, mesh, [Shard(0)])).full_tensor()
     for case in CASES
     for capturable in (False, True)
 }
 if dist.get_rank() == 0:
-    torch.save(found, sys.argv[2])
+    save_file(found, sys.argv[2])
 dist.barrier()
 dist.destroy_process_group()
 """
@@ -52,9 +54,13 @@ def steps(case, capturable, place):
 @pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    folder, file = os.path.dirname(__file__), tmp_path / "found.pt"
+    folder, file = os.path.dirname(__file__), tmp_path / "found.safetensors"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*torchrun, str(tmp_path / "script.py"), folder, str(file)], capture_output=True, text=True)
     assert file.exists(), done.stderr[-3000:]
-    for (case, capturable), found in torch.load(file).items():
-        torch.testing.assert_close(found, steps(case, capturable, lambda x: x), rtol=1e-6, atol=1e-7)
+    found = load_file(file)
+    assert len(found) == 2 * len(CASES)
+    for case in CASES:
+        for capturable in (False, True):
+            expected = steps(case, capturable, lambda x: x)
+            torch.testing.assert_close(found[f"{case} {capturable}"], expected, rtol=1e-6, atol=1e-7)

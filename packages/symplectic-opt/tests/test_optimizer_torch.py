@@ -439,6 +439,8 @@ def test_a_capturable_step_copies_nothing_to_the_device(restart, order):
             with NoHost():
                 optimizer.step(lambda loss=loss: loss)
                 optimizer.step(lambda: 1.0)
+        with NoHost(), pytest.raises(AssertionError, match="from cpu to cuda"):
+            torch.zeros(()).to("cuda")
 
 
 def test_a_step_reads_from_the_device_once(monkeypatch):

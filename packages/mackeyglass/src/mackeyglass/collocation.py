@@ -15,7 +15,7 @@ from jaxtyping import Float
 from scipy import sparse
 from torch import Tensor
 
-from mackeyglass.equation import DDE, Value
+from mackeyglass.equation import DDE
 from mackeyglass.mesh import Mesh, Stencil
 
 
@@ -153,7 +153,7 @@ class CollocatedEquation:
     def of(cls, problem: Problem, solution: Solution, free: Sequence[str] = ()) -> "CollocatedEquation":
         """At a solution, by automatic differentiation."""
         mesh, values, period, system = solution.mesh, solution.values, solution.period, problem.system
-        lags = np.array([float(_delay(system, delay, solution.parameters)) for delay in system.delays])
+        lags = [float(lag) for lag in system.delays_at(solution.parameters)]
         here = mesh.at_gauss
         there = [mesh.stencil(mesh.gauss_points - lag / period) for lag in lags]
         flips = [problem.signs ** (stencil.wraps[:, None] % 2) for stencil in there]  # (Q, D)
@@ -189,7 +189,7 @@ class CollocatedEquation:
             columns = [column[:, None] for column in scalars.unbind(1)]
             parameters = dict(zip(names, columns[first:], strict=True))
             parts = functions.permute(1, 2, 0, 3).unbind(0)
-            delays = [torch.as_tensor(_delay(system, delay, parameters)) for delay in system.delays]
+            delays = [torch.as_tensor(delay) for delay in system.delays_at(parameters)]
             at = Local(parts[0], parts[1], parts[2::2], parts[3::2], columns[0], columns[1:first], parameters, delays)
             return problem.equation(at)
 
@@ -213,7 +213,3 @@ class CollocatedEquation:
                 columns.append((stencil.columns * len(by_value) + j).ravel())
                 data.append(entries.ravel())
         return rows, columns, data
-
-
-def _delay(system: DDE, delay: str | float | int, parameters: Mapping[str, Value]) -> Value:
-    return parameters[delay] if isinstance(delay, str) else delay

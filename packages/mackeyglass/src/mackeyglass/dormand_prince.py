@@ -234,8 +234,7 @@ def _history_function(
     history: History, system: DDE, longest: float, dtype: torch.dtype, device: torch.device
 ) -> Callable[[float], Tensor]:
     """φ as a function of one time, giving ``(d, *batch)``; checked at nodes."""
-    values_given = isinstance(history, Tensor) and history.shape[-1:] > (1,)
-    degree = history.shape[-1] - 1 if values_given else 32  # type: ignore[union-attr]
+    degree = history.shape[-1] - 1 if isinstance(history, Tensor) and history.shape[-1:] > (1,) else 32
     nodes = torch.as_tensor(lobatto_nodes(degree), dtype=dtype, device=device)
     values = sample_history(history, system, longest * (nodes - 1), on_nodes="Chebyshev–Lobatto nodes")
     if not callable(history) or isinstance(history, Tensor):

@@ -52,17 +52,17 @@ class DDE:
         _check_arguments(rhs, len(delays))
         self.rhs_function, self.delays, self.dim = rhs, tuple(delays), dim
         self.parameters: dict[str, Value] = dict(parameters)
-        for delay in self.delays:
-            check_positive(delay if isinstance(delay, str) else "a delay", self.delay_value(delay))
-
-    def delay_value(self, delay: str | float | int) -> Value:
-        """Value of one entry of `delays`."""
-        return self.parameters[delay] if isinstance(delay, str) else delay
+        for delay, value in zip(self.delays, self.delay_values, strict=True):
+            check_positive(delay if isinstance(delay, str) else "a delay", value)
 
     @property
     def delay_values(self) -> tuple[Value, ...]:
         """The delays as numbers or tensors ``(B,)``."""
-        return tuple(self.delay_value(delay) for delay in self.delays)
+        return self.delays_at(self.parameters)
+
+    def delays_at(self, parameters: Mapping[str, Value]) -> tuple[Value, ...]:
+        """The delays at given values of all parameters."""
+        return tuple(parameters[delay] if isinstance(delay, str) else delay for delay in self.delays)
 
     def field(
         self,

@@ -76,8 +76,7 @@ def normal_form_of(
 
     collocated = CollocatedEquation.of(problem, solution)
     shifted = collocated.blocks[0][0].apply(mode) / solution.period
-    for delay, (stencil, by_value, _) in zip(system.delays, collocated.blocks[1:], strict=True):
-        lag = solution.parameters[delay] if isinstance(delay, str) else delay
+    for lag, (stencil, by_value, _) in zip(system.delays_at(solution.parameters), collocated.blocks[1:], strict=True):
         shifted -= lag / solution.period * np.einsum("ijq,qj->qi", by_value[d:, d:], stencil.apply(mode))
     return FlipNormalForm(float(cubic), float(left @ shifted.ravel()))
 
@@ -85,10 +84,8 @@ def normal_form_of(
 def _taylor(problem: FlipProblem, solution: Solution) -> tuple[Float[np.ndarray, "Q d"], Float[np.ndarray, "Q d"]]:
     """D²F[v, v] and D³F[v, v, v] at the Gauss points."""
     system, mesh, d = problem.system, solution.mesh, problem.system.dim
-    stencils = [mesh.at_gauss]
-    for delay in system.delays:
-        lag = solution.parameters[delay] if isinstance(delay, str) else delay
-        stencils.append(mesh.stencil(mesh.gauss_points - lag / solution.period))
+    lags = system.delays_at(solution.parameters)
+    stencils = [mesh.at_gauss, *(mesh.stencil(mesh.gauss_points - lag / solution.period) for lag in lags)]
     values = [problem.signs ** (stencil.wraps[:, None] % 2) * stencil.apply(solution.values) for stencil in stencils]
     states = [torch.from_numpy(value[:, :d].T.copy()) for value in values]
     modes = [torch.from_numpy(value[:, d:].T.copy()) for value in values]

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,8 +17,13 @@ History = float | int | Tensor | Callable[[Tensor], Tensor]
 
 def batch_shape(system: object) -> tuple[int, ...]:
     """Shape in which the tensors among a system's parameters broadcast: ``()`` or ``(B,)``."""
-    values = system.parameters.values() if isinstance(system, DDE) else (system.gamma, system.tau)  # type: ignore[attr-defined]
-    return tuple(torch.broadcast_shapes(*(value.shape for value in values if isinstance(value, Tensor))))
+    return tuple(torch.broadcast_shapes(*(value.shape for value in tensors_of(system))))
+
+
+def tensors_of(system: Any) -> list[Tensor]:
+    """The tensors among a system's parameters; those of a module with linear decay are γ and τ."""
+    values = system.parameters.values() if isinstance(system, DDE) else (system.gamma, system.tau)
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 def sample_history(

@@ -151,8 +151,7 @@ def hopf_equations(system: DDE, free: tuple[str, ...], reference: np.ndarray, gr
         x, u, v, omega = flat[:d], flat[d : 2 * d], flat[2 * d : 3 * d], flat[3 * d]
         values: dict[str, Value] = {**fixed, **dict(zip(free, flat[3 * d + 1 :], strict=True))}
         states, delayed_u, delayed_v = [x] * len(system.delays), [], []
-        for delay in system.delays:
-            lag = values[delay] if isinstance(delay, str) else delay
+        for lag in system.delays_at(values):
             decay = torch.exp(-growth * lag * torch.ones_like(omega))
             cos, sin = decay * torch.cos(omega * lag), decay * torch.sin(omega * lag)
             # e^{−(σ + iω)τ}(u + iv)

@@ -11,6 +11,7 @@ from sciml.errors import ConfigError, DataError, ShapeError
 from torch import Tensor
 
 from mackeyglass.equation import check_positive
+from mackeyglass.linearisation import numbers
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.shooting import Normal, Shooting, logarithms
 
@@ -178,7 +179,7 @@ def _scan(
     """The three best equations of a grid, by predictions over one delay from histories in the data."""
     tau = float(start.tau)
     defaults = {"n": (5.0, 15.0), "tau": (tau / 2, 2 * tau)}
-    values = {name: [float(start.parameters[name])] for name in ("n", "tau")}  # type: ignore[arg-type]
+    values = {name: [numbers(start)[name]] for name in ("n", "tau")}
     for name in values:
         if name in free:
             low, high = ranges.get(name, defaults[name])

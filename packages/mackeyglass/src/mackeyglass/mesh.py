@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 from numpy.polynomial import legendre
 from sciml.errors import ConfigError
 
+from mackeyglass.chebyshev import lobatto_nodes
+
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
@@ -44,7 +46,7 @@ class Mesh:
     @cached_property
     def points(self) -> Float[np.ndarray, "points"]:
         """Times of the stored values."""
-        local = lobatto_points(self.degree)[:-1]
+        local = lobatto_nodes(self.degree)[:-1]
         return np.append((self.knots[:-1, None] + self.steps[:, None] * local).ravel(), 1.0)
 
     @cached_property
@@ -130,12 +132,6 @@ class Stencil:
         return np.einsum("tk,tkd->td", self.values[derivative], stored[self.columns])
 
 
-@lru_cache
-def lobatto_points(degree: int) -> np.ndarray:
-    """Chebyshev–Lobatto points of [0, 1], rising, shape (degree + 1,)."""
-    return (1 - np.cos(np.pi * np.arange(degree + 1) / degree)) / 2
-
-
 def _basis(local: np.ndarray, degree: int) -> list[np.ndarray]:
     """Lagrange polynomials of the Lobatto points and two derivatives at points of [0, 1], each (times, degree + 1)."""
     vander = legendre.legvander(2 * local - 1, degree)
@@ -145,7 +141,7 @@ def _basis(local: np.ndarray, degree: int) -> list[np.ndarray]:
 @lru_cache
 def _coefficients(degree: int) -> tuple[np.ndarray, ...]:
     """Legendre coefficients of the Lagrange polynomials and of two of their derivatives by the coordinate of [0, 1]."""
-    values = np.linalg.inv(legendre.legvander(2 * lobatto_points(degree) - 1, degree))
+    values = np.linalg.inv(legendre.legvander(2 * lobatto_nodes(degree) - 1, degree))
     derivatives = [values]
     for order in (1, 2):
         lower = legendre.legder(values, order, scl=2, axis=0)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mackeyglass.chebyshev import basis_on_panels, chebyshev_coefficients, exponential_integrals, lobatto_nodes
 from mackeyglass.equation import DDE, Value
-from mackeyglass.history import History, batch_shape, sample_history
+from mackeyglass.history import History, batch_shape, sample_history, tensors_of
 
 # vector loops and matrix kernels of a CPU treat all entries alike in whole blocks only, to which sizes are padded
 ROWS, COLUMNS = 16, 8
@@ -88,7 +88,7 @@ class SegmentMap(nn.Module):
                 "u' = −γu + production(u_τ); integrate other equations by simulate(…, method='dopri5')"
             )
         if device is None:
-            tensors = [value for value in _values(system) if isinstance(value, Tensor)]
+            tensors = tensors_of(system)
             device = tensors[0].device if tensors else "cpu"
         self.n_nodes, self.panels, self.dtype, self.device = n_nodes, panels, dtype, torch.device(device)
         self.system: LinearDecay = moved(system, lambda value: value.to(dtype=dtype, device=device))
@@ -283,10 +283,6 @@ def _matmul(left: Tensor, right: Tensor) -> Tensor:
         return left @ right
     finally:
         torch.set_float32_matmul_precision(precision)
-
-
-def _values(system: object) -> list[Value]:
-    return list(system.parameters.values()) if isinstance(system, DDE) else [system.gamma, system.tau]  # type: ignore[attr-defined]
 
 
 def moved(system: Any, move: Callable[[Tensor], Tensor]) -> Any:

@@ -1,7 +1,7 @@
 """Multiple shooting for u' = −γu + βf(u_τ): residuals of observations and of continuity, and Gauss–Newton steps."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy.signal import savgol_filter
 from torch import Tensor
 
 from mackeyglass.chebyshev import lobatto_nodes
+from mackeyglass.linearisation import numbers
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.segment_map import SegmentMap
 
@@ -176,5 +177,5 @@ class Shooting:
 
 def logarithms(system: MackeyGlass, free: Sequence[str]) -> Float[Tensor, "p"]:
     """Of the values of the named parameters."""
-    values: Mapping[str, object] = system.parameters
-    return torch.tensor([math.log(float(values[name])) for name in free], dtype=torch.float64)  # type: ignore[arg-type]
+    values = numbers(system)
+    return torch.tensor([math.log(values[name]) for name in free], dtype=torch.float64)

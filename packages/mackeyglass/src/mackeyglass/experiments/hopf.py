@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from pydantic import Field, NonNegativeInt, PositiveInt
 from sciml.config import config
 from sciml.experiment import Bar, Experiment, Metric, Published, Report, RunDirectory
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 
 from mackeyglass.characteristic import characteristic_roots, lambert_roots, unstable_roots
 from mackeyglass.experiments import PAPER
@@ -185,7 +185,7 @@ def _zero_of_lambert(system: MackeyGlass, k: int) -> float:
         return float(np.sort(np.real(roots[np.imag(roots) > 0]))[::-1][k])
 
     n = float(system.n)
-    return float(brentq(growth, 0.98 * n, 1.02 * n, xtol=1e-13, rtol=1e-14))  # type: ignore[arg-type]
+    return float(root_scalar(growth, bracket=(0.98 * n, 1.02 * n), method="brentq", xtol=1e-13, rtol=1e-14).root)
 
 
 def figure(curves: xr.Dataset, located: xr.Dataset, config: Config) -> Figure:

@@ -13,6 +13,7 @@ from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
 
 from mackeyglass.experiments import PAPER
 from mackeyglass.inference import infer_parameters
+from mackeyglass.linearisation import numbers
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.simulation import simulate
 
@@ -122,7 +123,7 @@ def _infer(
 ) -> dict[str, Any]:
     dt, noise = truth["tau"] / config.per_delay, series["noise"][i].item()
     found = infer_parameters(series["noisy"][i], dt, start, noise=noise, free=config.free)
-    values = {name: float(found.system.parameters[name]) for name in truth}  # type: ignore[arg-type]
+    values = {name: value for name, value in numbers(found.system).items() if name in truth}
     details = {"misfit": found.misfit, "scanned": found.scanned, "iterations": found.iterations}
     return {**values, "truth": truth, "stderr": dict(found.stderr), **details}
 
