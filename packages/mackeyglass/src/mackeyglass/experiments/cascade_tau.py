@@ -90,6 +90,7 @@ def run(config: Config, run: RunDirectory) -> Report:
 NOTES = [
     "n = 10, β = 2, γ = θ = 1: delays are in units of 1/γ. The classic parameters β = 0.2, γ = 0.1, τ = 17 are the "
     "point τ = 1.7 here, beyond the limit of the cascade.",
+    "Reference values of PD3 and PD4 are converged in the mesh to all digits given.",
     "In the figure unstable orbits are pale; a line ends where a maximum merges with a minimum.",
 ]
 
