@@ -17,7 +17,13 @@ def test_series_are_samples_of_solutions():
     assert set(data.coords) == {"tau", "n", "seed", "start", "time"}
     assert (data["time"] == np.arange(200)).all()
     assert data["seed"].values.tolist() == [0, 1, 2]
-    assert (data.attrs["beta"], data.attrs["gamma"]) == (0.2, 0.1)
+    assert [data.attrs[name] for name in ("beta", "gamma", "n", "tau", "samples")] == [
+        0.2,
+        0.1,
+        10,
+        17,
+        len(data.series),
+    ]
     assert {"integrator", "M", "history", "transient", "theta"} <= set(data.attrs)
     # another method, from the same histories
     starts = torch.from_numpy(data["start"].values)[:, None]

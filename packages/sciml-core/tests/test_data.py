@@ -97,7 +97,7 @@ def test_number_of_samples_and_seed_are_checked(tmp_path, n, seed):
     assert not list(tmp_path.iterdir())
 
 
-def test_simulate_must_return_the_whole_chunk_with_the_samples_first():
+def test_simulate_must_return_the_whole_chunk_with_the_samples_first_and_names_of_its_own():
     @dataclass(frozen=True)
     class Short(Problem):
         def simulate(self, seeds):
@@ -108,6 +108,13 @@ def test_simulate_must_return_the_whole_chunk_with_the_samples_first():
         def simulate(self, seeds):
             return xarray.Dataset({"u": (("x", "sample"), np.zeros((3, len(seeds))))})
 
+    @dataclass(frozen=True)
+    class Named(Problem):
+        def simulate(self, seeds):
+            return xarray.Dataset({"u": (("sample",), np.zeros(len(seeds)))}, attrs={"seed": 1, "n": 2, "samples": 3})
+
+    with pytest.raises(DataError, match="attributes samples, seed, which stores set"):
+        Named().generate(3)
     with pytest.raises(DataError, match="expected sample=64"):
         Short().generate(3)
     with pytest.raises(DataError, match="sample must be first"):

@@ -105,6 +105,24 @@ def test_two_results_of_one_name_are_refused(register, twice):
         sciml.run("test/it", out="r", device="cpu")
 
 
+def test_a_step_is_told_when_it_begins_and_not_when_it_is_read(register, capsys):
+    interrupted = []
+
+    def run(config, run):
+        run.step("a", lambda: 1)
+        if not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        return report(config, run)
+
+    register(run)
+    with pytest.raises(RunInterrupted):
+        sciml.run("test/it", out="r", device="cpu")
+    assert "a …" in capsys.readouterr().err
+    sciml.run("test/it", resume="r")
+    assert "a …" not in capsys.readouterr().err
+
+
 def test_a_run_refused_before_it_did_anything_leaves_no_directory(register, tmp_path):
     def run(config, run):
         raise ConfigError("this cannot be")

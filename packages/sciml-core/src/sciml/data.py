@@ -147,7 +147,8 @@ def simulate_chunk(index: int, problem: Problem, seed: int) -> xarray.Dataset:
     Raises
     ------
     DataError
-        If `simulate` returns another number of samples, or `sample_dim` is not first.
+        If `simulate` returns another number of samples, attributes of names that stores need, or `sample_dim` is not
+        first.
     """
     samples = range(index * problem.chunk, (index + 1) * problem.chunk)
     seeds = [np.random.SeedSequence(seed, spawn_key=(i,)) for i in samples]
@@ -166,6 +167,8 @@ def simulate_chunk(index: int, problem: Problem, seed: int) -> xarray.Dataset:
     for name, variable in data.variables.items():
         if dim in variable.dims[1:]:
             raise DataError(f"{kind}.simulate returned {name} with dims {variable.dims}; {dim} must be first")
+    if taken := sorted({*store.IDENTITY, "format", "samples"}.intersection(data.attrs)):
+        raise DataError(f"{kind}.simulate returned attributes {', '.join(taken)}, which stores set: use other names")
     return data
 
 
@@ -189,7 +192,7 @@ def _attributes(problem: Problem, n: int, seed: int, name: str | None = None) ->
         "problem": name or (registered[0] if registered else cls.__qualname__),
         "config": json.dumps(problem.config(), sort_keys=True),
         "seed": seed,
-        "n": n,
+        "samples": n,
         "sample_dim": problem.sample_dim,
         "chunk": problem.chunk,
         "ragged": list(problem.ragged),

@@ -58,6 +58,7 @@ class RunDirectory:
         """Result of `compute()`, done once and kept: an `xarray.Dataset`, or a tree of tensors, numbers, strings.
 
         The result is always the one read back from disk, so that a resumed run sees the same bits.
+        Its name is told on standard error when it begins.
         """
         import xarray
 
@@ -70,6 +71,7 @@ class RunDirectory:
         self.runtime.barrier()  # every process has looked before the first one writes
         if not done and self.runtime.is_main:
             folder.mkdir(parents=True, exist_ok=True)
+            print(f"{name} …", file=sys.stderr, flush=True)
             started = time.perf_counter()
             seed_everything(self.seed(name))
             result = compute()

@@ -26,7 +26,7 @@ from xarray.core import indexing
 
 from sciml.errors import DataError
 
-FORMAT = "sciml-data/2"
+FORMAT = "sciml-data/3"
 MARKS, SIZES = "complete", "chunk_bytes"
 IDENTITY = ("problem", "config", "seed", "sample_dim", "chunk", "ragged")
 TIME_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -73,7 +73,7 @@ def create(path: Path, attributes: Mapping[str, Any], first: xarray.Dataset) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.new"
     shutil.rmtree(temporary, ignore_errors=True)
-    n, chunk, dim = attributes["n"], attributes["chunk"], attributes["sample_dim"]
+    n, chunk, dim = attributes["samples"], attributes["chunk"], attributes["sample_dim"]
     if attributes["ragged"]:
         zarr.create_group(str(temporary), zarr_format=3, attributes=dict(attributes))
         _write_group(temporary, 0, first)
@@ -92,7 +92,7 @@ def create(path: Path, attributes: Mapping[str, Any], first: xarray.Dataset) -> 
 
 @_quiet()
 def extend(path: Path, attributes: Mapping[str, Any]) -> None:
-    """Make the existing store ready for `attributes["n"]` samples, also after a kill in the midst of this.
+    """Make the existing store ready for `attributes["samples"]` samples, also after a kill in the midst of this.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def extend(path: Path, attributes: Mapping[str, Any]) -> None:
     differences = _differences(found, attributes)
     if differences:
         raise DataError(f"{path} holds other data: {'; '.join(differences)}. Choose another path, or delete it.")
-    old, n, chunk, dim = found["n"], attributes["n"], found["chunk"], found["sample_dim"]
+    old, n, chunk, dim = found["samples"], attributes["samples"], found["chunk"], found["sample_dim"]
     if n < old:
         raise DataError(
             f"{path} is a store of {old} samples, more than the {n} asked for: its first {n} are the same, take "
@@ -115,7 +115,7 @@ def extend(path: Path, attributes: Mapping[str, Any]) -> None:
     if n > old:
         if old % chunk and not found["ragged"]:
             _array(group, MARKS)[old // chunk] = 0  # this chunk was cut
-        group.attrs["n"] = n  # from here on the store counts as incomplete
+        group.attrs["samples"] = n  # from here on the store counts as incomplete
     _resize(group, dim, n, chunk)
 
 
@@ -130,7 +130,7 @@ def missing(path: Path) -> list[int]:
     """
     group = zarr.open_group(str(path), mode="r")
     attributes: Any = group.attrs
-    count = _count(attributes["n"], attributes["chunk"])
+    count = _count(attributes["samples"], attributes["chunk"])
     try:
         marks, sizes = np.asarray(_array(group, MARKS)[:count]), np.asarray(_array(group, SIZES)[:count])
     except (KeyError, OSError, RuntimeError, ValueError) as error:
@@ -154,7 +154,7 @@ def write(path: Path, index: int, data: xarray.Dataset) -> None:
     with zarr.config.set({"array.write_empty_chunks": True}):  # a chunk without file is a lost one
         group = zarr.open_group(str(path), mode="r+")
     attributes: Any = group.attrs
-    n, chunk, dim = attributes["n"], attributes["chunk"], attributes["sample_dim"]
+    n, chunk, dim = attributes["samples"], attributes["chunk"], attributes["sample_dim"]
     if attributes["ragged"]:
         if index and "chunks/0" in group:
             first: Any = group["chunks/0"]
@@ -189,7 +189,7 @@ def open_dataset(path: str | os.PathLike[str]) -> xarray.Dataset:
     attributes = header(folder)
     if attributes is None:
         raise DataError(f"there is no data store at {folder}")
-    n, chunk = attributes["n"], attributes["chunk"]
+    n, chunk = attributes["samples"], attributes["chunk"]
     if absent := missing(folder):
         raise DataError(
             f"{folder} is incomplete: {len(absent)} of {_count(n, chunk)} chunks are missing or damaged. Generate it "
@@ -211,7 +211,7 @@ def join(parts: Sequence[xarray.Dataset], attributes: Mapping[str, Any]) -> xarr
     DataError
         If their variables, dimensions, types or lengths differ.
     """
-    n, chunk, dim = attributes["n"], attributes["chunk"], attributes["sample_dim"]
+    n, chunk, dim = attributes["samples"], attributes["chunk"], attributes["sample_dim"]
     for index, part in enumerate(parts):
         _compare(_layout(parts[0]), index, _layout(part), attributes)
     variables: dict[Any, xarray.Variable] = {}

@@ -96,7 +96,8 @@ def born_at_hopf(
 ) -> Branch:
     """The branch of orbits that is born at the first Hopf point in a parameter."""
     point = hopf_points(SYSTEM.with_parameters(**fixed), parameter)[0]
-    return continue_branch(PeriodicOrbit.from_hopf(point, parameter, mesh=mesh), parameter, bounds, **options)
+    orbit = PeriodicOrbit.from_hopf(point, parameter, mesh=mesh)
+    return continue_branch(orbit, parameter, bounds, progress=True, **options)
 
 
 def found(branch: Branch, kind: str, index: int = 0) -> BifurcationPoint:
@@ -128,7 +129,7 @@ def until(kind: str, branch: Branch, most: int = 60) -> Branch:
 def second_family(mesh: Mesh, bounds: Interval, direction: int, **options: Any) -> Branch:
     """The family of the stable cycle of period 7.27 at (n, τ) = (12, 2), from there with rising or falling n."""
     orbit = PeriodicOrbit.from_simulation(SYSTEM.with_parameters(n=12.0, tau=2.0), mesh=mesh).refined()
-    return continue_branch(orbit, "n", bounds, direction=direction, **options)
+    return continue_branch(orbit, "n", bounds, direction=direction, progress=True, **options)
 
 
 def cascade(

@@ -155,6 +155,7 @@ def fold_curves(
                 direction=direction,
                 ds_max=ds_max,
                 max_steps=max_steps,
+                progress=True,
             ),
         )
 

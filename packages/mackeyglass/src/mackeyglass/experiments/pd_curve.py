@@ -153,7 +153,7 @@ def doubling_curves(
         return kept(
             run,
             f"{name}-to-{where}-delays",
-            lambda: continue_bifurcation(point, ("n", "tau"), limits, direction=direction, **options),
+            lambda: continue_bifurcation(point, ("n", "tau"), limits, direction=direction, progress=True, **options),
         )
 
     return follow(-1, "smaller"), follow(1, "larger")

@@ -115,7 +115,9 @@ def bifurcations(config: Config, run: RunDirectory) -> Bifurcations:
     if config.window:
         (start,) = orbits_at(in_n, N)
         branches["tau"] = kept(
-            run, "in-tau", lambda: continue_branch(start, "tau", (2.5, 2.72), ds=0.01, ds_max=0.02, max_steps=40)
+            run,
+            "in-tau",
+            lambda: continue_branch(start, "tau", (2.5, 2.72), ds=0.01, ds_max=0.02, max_steps=40, progress=True),
         )
         points[f"PD at n={N:g}"] = found(branches["tau"], "PD")
     return Bifurcations(branches, points)

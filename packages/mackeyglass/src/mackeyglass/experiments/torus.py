@@ -128,7 +128,7 @@ def torus_curves(
         return kept(
             run,
             f"torus-{point.parameters['tau']:g}-to-{where}-delays",
-            lambda: continue_bifurcation(point, ("n", "tau"), limits, direction=direction, **options),
+            lambda: continue_bifurcation(point, ("n", "tau"), limits, direction=direction, progress=True, **options),
         )
 
     return [follow(-1, "smaller"), follow(1, "larger")]
@@ -158,7 +158,7 @@ def figure(
     draw_curve(plane, curves, "C4", "torus bifurcations")
     draw_points(plane, table, MARKERS)
     left.set(xlabel="$n$", ylabel="local maxima of $u$")
-    left.legend(fontsize="small")
+    left.legend(loc="center right", fontsize="small")
     plane.set(xlabel="$n$", ylabel=r"delay $\tau$")
     if curves:
         plane.legend(fontsize="small")
