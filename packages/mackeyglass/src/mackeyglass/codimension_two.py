@@ -17,7 +17,7 @@ from mackeyglass.equation import DDE
 from mackeyglass.errors import ContinuationError
 from mackeyglass.flip_normal_form import normal_form_of
 from mackeyglass.floquet import Multipliers, floquet_multipliers
-from mackeyglass.newton import null_vector, solve
+from mackeyglass.newton import solve
 
 if TYPE_CHECKING:
     from mackeyglass.branch import Branch, Special
@@ -118,7 +118,7 @@ def zero_along(branch: "Branch", index: int, test: Test, name: str) -> Solution:
         guess = before.solution.updated((1 - share) * start + share * target, free)
         level = float(row @ start + share * length)
         reached = solve(problem, guess, free, reference=before.solution, row=row, level=level)
-        found[share] = State(reached.solution, null_vector(reached.jacobian, row), before.ds)
+        found[share] = State(reached.solution, reached.tangent, before.ds)
         return test(found[share])
 
     try:

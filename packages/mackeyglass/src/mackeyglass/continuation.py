@@ -127,7 +127,7 @@ def _step(problem: Problem, state: State, free: Sequence[str], stepping: Steppin
                 problem, before.updated(predicted, free), free, reference=before, row=row, level=float(row @ predicted)
             )
             solution = found.solution
-            turned = _normalised(null_vector(found.jacobian, row), solution, free)
+            turned = _normalised(found.tangent, solution, free)
             cosine = float((weights(solution, free) * turned) @ tangent)
             change = solution.vector(free) - predicted
             distance = float(np.sqrt((weights(before, free) * change) @ change))
@@ -157,7 +157,7 @@ def _adapted(problem: Problem, state: State, free: Sequence[str], stepping: Step
     row = weights(moved, free) * tangent
     try:
         found = solve(problem, moved, free, row=row, level=float(row @ moved.vector(free)))
-        tangent = _normalised(null_vector(found.jacobian, row), found.solution, free)
+        tangent = _normalised(found.tangent, found.solution, free)
     except ContinuationError:  # the old mesh serves on
         return replace(state, age=0)
     return State(found.solution, tangent, state.ds, 0)

@@ -15,11 +15,15 @@ from mackeyglass.errors import ContinuationError
 
 @dataclass(frozen=True, eq=False)
 class Converged:
-    """A solution, how many iterations led to it, and the last Jacobian, at a point a negligible correction away."""
+    """A solution, how many iterations led to it, and the last Jacobian, at a point a negligible correction away.
+
+    `tangent` is the null vector of that Jacobian whose product with the further row is 1; empty where there was no row.
+    """
 
     solution: Solution
     iterations: int
     jacobian: sparse.csc_array
+    tangent: Float[np.ndarray, "unknowns"]
 
 
 def solve(
@@ -58,16 +62,18 @@ def solve(
         value, jacobian = linearise(problem, solution, free, reference)
         vector = solution.vector(free)
         if row is None:
-            correction = -solve_linear(jacobian, value)
+            right = value[:, None]
         else:
-            correction = -solve_linear(_bordered(jacobian, row), np.append(value, row @ vector - level))
+            right = np.stack([np.append(value, row @ vector - level), _unit(jacobian)], axis=1)
+        solved = solve_linear(jacobian if row is None else _bordered(jacobian, row), right)
+        correction = -solved[:, 0]
         size = np.abs(correction).max() / (1 + np.abs(vector).max())
         period = solution.values.size  # its position
         if not np.isfinite(size) or vector[period] + correction[period] <= 0:
             break
         solution = solution.updated(vector + correction, free)
         if size <= tolerance:
-            return Converged(solution, iteration, jacobian)
+            return Converged(solution, iteration, jacobian, solved[:, -1] if row is not None else np.empty(0))
     raise ContinuationError(
         f"Newton's method did not converge in {max_iterations} iterations (last correction {size:.1e}) near "
         f"{_where(start)}; start closer to a solution, take smaller steps or a finer mesh"
@@ -76,7 +82,12 @@ def solve(
 
 def null_vector(jacobian: sparse.csc_array, along: Float[np.ndarray, "unknowns"]) -> Float[np.ndarray, "unknowns"]:
     """Null vector of a Jacobian with one row less than columns; its product with `along` is 1."""
-    return solve_linear(_bordered(jacobian, along), np.append(np.zeros(size_of(jacobian)[0]), 1.0))
+    return solve_linear(_bordered(jacobian, along), _unit(jacobian))
+
+
+def _unit(jacobian: sparse.csc_array) -> Float[np.ndarray, "unknowns"]:
+    """Right-hand side of a null vector of the Jacobian with one row more."""
+    return np.append(np.zeros(size_of(jacobian)[0]), 1.0)
 
 
 def solve_linear(
