@@ -70,6 +70,29 @@ def test_bars_are_met_from_their_side_and_never_by_nan():
     assert str(Bar("error", 2.0, 1.0)) == "MISSED: error ≤ 1 (measured 2)"
 
 
+def test_measured_numbers_have_two_digits_more_than_published_ones(tmp_path):
+    """11.2148465 rounds to 11.21485, which 11.21 beside 11.21 would not show."""
+    metrics = [Metric("n", "fold", 11.2148465123), Metric("n", "PD5", 8.8616401), Metric("error", "fold", 1 / 3)]
+    report = Report(metrics).beside([Published("n", "fold", 11.21485, "1", "abstract")])
+    assert report.comparison()[0][2:4] == ["11.2148465", "11.21485"]
+    assert report.table()[1] == [["n", "11.2148465", "8.8616401"], ["error", "0.3333", ""]]
+    assert "| 11.2148465 | 11.21485 |" in report.to_markdown(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("published", "digits"), [(1e-3, 4), (8.02e-7, 5), (-4.6501861, 10), (10**-4.2, 4), (0.0, 4), (100.0, 4)]
+)
+def test_digits_are_those_of_the_published_number(published, digits):
+    assert Metric("a", "b", 1.0, published=published).digits == digits
+
+
+def test_a_bar_shows_what_tells_the_value_from_the_limit():
+    assert str(Bar("share", 0.97004, 0.97, at_least=True)) == "met: share ≥ 0.97 (measured 0.97004)"
+    assert str(Bar("n", 11.2148465, 11.21485)) == "met: n ≤ 11.21485 (measured 11.2148465)"
+    assert str(Bar("distance from 7.395926925", 3.1259e-9, 1e-7)).endswith("≤ 1e-07 (measured 3.13e-09)")
+    assert str(Bar("error", math.nan, 1 / 3)) == "MISSED: error ≤ 0.3333 (measured nan)"
+
+
 def test_overrides_are_validated_and_typos_named():
     assert override(Config(), parse_settings(["training.epochs=5"])).training == Training(epochs=5)
     with pytest.raises(ConfigError, match="trainning is not a field: did you mean training"):

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from sciml.create import arguments, pretrained_directory
 from sciml.errors import UnknownNameError
 from sciml.registry import Entry, Registry, installed, own_version
+from sciml.report import as_written
 
 
 def describe(name: str) -> str:
@@ -77,7 +78,7 @@ def _experiment(entry: Entry) -> Iterator[str]:
     if experiment.published:
         yield "published:"
         for number in experiment.published:
-            yield f"  {number.name} of {number.subject}: {number.value:g} {number.unit}  ({number.source})"
+            yield f"  {number.name} of {number.subject}: {as_written(number.value)} {number.unit}  ({number.source})"
     else:
         yield "published: no numbers"
     columns = {name: dict(_flat(dataclasses.asdict(preset))) for name, preset in experiment.presets.items()}

@@ -40,6 +40,11 @@ class Metric:
         """Measured over published, where that is defined."""
         return self.value / self.published if self.published else None
 
+    @property
+    def digits(self) -> int:
+        """Significant digits to show: four, and two more than the published number has."""
+        return 4 if self.published is None else max(4, _digits(self.published) + 2)
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -59,8 +64,12 @@ class Bar:
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def __str__(self) -> str:
-        sign = "≥" if self.at_least else "≤"
-        return f"{'met' if self.met else 'MISSED'}: {self.claim} {sign} {self.limit:.4g} (measured {self.value:.4g})"
+        verdict, sign = "met" if self.met else "MISSED", "≥" if self.at_least else "≤"
+        limit, digits = as_written(self.limit), max(3, _digits(self.limit) + 2)
+        # not "1 (measured 1)" where one of them is 1.0001
+        while digits < 17 and self.value != self.limit and f"{self.value:.{digits}g}" == limit:
+            digits += 1
+        return f"{verdict}: {self.claim} {sign} {limit} (measured {self.value:.{digits}g})"
 
 
 @dataclass(frozen=True)
@@ -152,7 +161,10 @@ class Report:
         """
         subjects = list(dict.fromkeys(m.subject for m in self.metrics))
         names = {m: m.name if m.unit == "1" else f"{m.name} [{m.unit}]" for m in self.metrics}
-        measured = {(names[m], m.subject): _number(m.value) for m in self.metrics}
+        digits: dict[str, int] = {}  # one number for all of a name, which stand beside each other
+        for m in self.metrics:
+            digits[m.name] = max(m.digits, digits.get(m.name, 0))
+        measured = {(names[m], m.subject): f"{m.value:.{digits[m.name]}g}" for m in self.metrics}
         labels = list(dict.fromkeys(names.values()))
         if len(subjects) <= max(WIDE, len(labels)):
             return ["metric", *subjects], [[n, *[measured.get((n, s), "") for s in subjects]] for n in labels]
@@ -164,8 +176,8 @@ class Report:
             [
                 m.name,
                 m.subject,
-                _number(m.value),
-                _number(m.published),
+                f"{m.value:.{m.digits}g}",
+                as_written(m.published),
                 "" if m.unit == "1" else m.unit,
                 "" if m.ratio is None else f"{m.ratio:.3g}",
                 m.source or "",
@@ -209,6 +221,7 @@ class Report:
 
 
 HEADINGS = ("metric", "subject", "measured", "published", "unit", "ratio", "source")
+WRITTEN = 13  # digits of a published number, at most
 WIDE = 6  # subjects beside each other; more are written below each other
 
 
@@ -217,8 +230,15 @@ def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[st
     return [lines[0], "|" + "---|" * len(headings), *lines[1:]]
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def as_written(value: float) -> str:
+    """A number with all the digits with which it was written down, and no less than four of those it has."""
+    return f"{value:.{max(4, _digits(value))}g}"
+
+
+def _digits(value: float) -> int:
+    """Significant digits with which a number was written down; 0 if computed, with more than anyone writes."""
+    digits = len(repr(float(value)).split("e")[0].replace(".", "").strip("-0"))
+    return digits if digits <= WRITTEN and math.isfinite(value) else 0
 
 
 def _duration(seconds: float) -> str:
