@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from mackeyglass import DDE, MackeyGlass
+from mackeyglass import DDE, MackeyGlass, codimension_two
 from mackeyglass.bifurcations import singular_vectors, solved_point, with_null_vector
 from mackeyglass.branch import JOINED, continue_bifurcation, continue_branch, locate
 from mackeyglass.codimension_two import locate_codimension_two
+from mackeyglass.collocation import Solution
+from mackeyglass.continuation import State
 from mackeyglass.crossings import orbits_at, points_at, turning_points
+from mackeyglass.flip_normal_form import flip_normal_form
+from mackeyglass.floquet import Multipliers
 from mackeyglass.hopf import hopf_points
 from mackeyglass.mesh import Mesh
 from mackeyglass.orbits import PeriodicOrbit
@@ -87,6 +91,83 @@ def test_a_fold_flip_is_no_generalised_period_doubling(folds):
     curve = continue_bifurcation(doubling, ("n", "tau"), {"n": (14, 16), "tau": (1.32, 1.4)}, direction=-1)
     assert [special.kind for special in curve.special] == ["fold-flip"]
     assert locate_codimension_two(curve, curve.special[0]).parameters == pytest.approx(flip.parameters, abs=1e-6)
+
+
+def test_a_generalised_period_doubling_is_found_between_both_criticalities():
+    orbit = PeriodicOrbit.from_simulation(MackeyGlass(n=7.2, tau=2.6), mesh=Mesh.uniform(60, 4)).refined()
+    branch = continue_branch(orbit, "n", (7, 7.6), ds_max=0.2, detect=["PD"])
+    doubling = locate(branch, branch.special[0])
+    curve = continue_bifurcation(
+        doubling, ("n", "tau"), {"n": (7, 9), "tau": (2.4, 2.7)}, direction=-1, ds_max=0.1, detect=["GPD", "R2"]
+    )
+    (special,) = curve.special
+    found = locate_codimension_two(curve, special)
+    assert found.kind == "GPD"
+    assert found.parameters["n"] == pytest.approx(7.880518, abs=1e-4)
+    assert found.parameters["tau"] == pytest.approx(2.437841, abs=1e-4)
+    before, at, after = map(
+        flip_normal_form, (curve.point(special.index - 1), found.bifurcation, curve.point(special.index))
+    )
+    assert before.coefficient > 100 * abs(at.coefficient)
+    assert after.coefficient < -100 * abs(at.coefficient)
+
+
+def state(omega):
+    return State(Solution(MESH, np.zeros((len(MESH.points), 1)), 1.0, (omega,)), np.ones(3), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "omegas", "multipliers", "expected"),
+    [
+        ("NS", (0.05, -0.05), ([], []), ["R1"]),
+        ("NS", (0.95, 1.05), ([], []), ["R2"]),
+        ("NS", (0.6, 0.7), ([], []), ["R3"]),
+        ("NS", (0.55, 0.45), ([], []), ["R4"]),
+        ("NS", (0.3, 0.4), ([], []), []),
+        ("LP", (0.0, 0.0), ([1, 1.02, 0.1], [1, 0.98, 0.1]), ["R1"]),
+        ("LP", (0.0, 0.0), ([1, -0.98, 0.1], [1, -1.02, 0.1]), ["fold-flip"]),
+        ("LP", (0.0, 0.0), ([1, 0.98, 0.1], [1, 0.96, 0.1]), []),
+        ("PD", (0.0, 0.0), ([-1, -1.02, 0.1], [-1, -0.98, 0.1]), ["R2"]),
+        ("PD", (0.0, 0.0), ([-1, 1.02, 0.1], [-1, 0.98, 0.1]), ["fold-flip"]),
+        ("PD", (0.0, 0.0), ([-1, -1.02 + 0.1j, -1.02 - 0.1j], [-1, -0.98 + 0.1j, -0.98 - 0.1j]), []),
+    ],
+)
+def test_resonances_by_what_crosses(kind, omegas, multipliers, expected):
+    states = state(omegas[0]), state(omegas[1])
+    found = tuple(Multipliers(np.array(values, complex), 1.0 + 0j) for values in multipliers)
+    wanted = ("cusp", "fold-flip", "R1", "R2", "R3", "R4")
+    assert codimension_two.crossed(kind, MackeyGlass(), states, found, wanted) == expected
+
+
+def test_a_multiplier_torn_into_a_pair_at_a_fold_is_no_branch_point():
+    orbit = PeriodicOrbit.from_simulation(MackeyGlass(n=9.5, tau=1.3))
+    branch = continue_branch(orbit, "n", (9, 16), max_steps=32)
+    assert [special.kind for special in branch.special] == ["PD", "PD", "LP"]
+    # on the very fold
+    fold = locate(branch, branch.special[2])
+    near = fold.orbit.multipliers(1)
+    assert near[0].imag == 0
+    assert near[0].real == pytest.approx(1, abs=1e-3)
+
+
+def test_the_trivial_multiplier_is_told_by_its_direction():
+    """Another component has a multiplier much closer to 1 than errors of the mesh leave the trivial one."""
+    rate, mg = 1e-7, MackeyGlass(n=12.0, tau=2.0)
+
+    def field(x, x_tau, p):
+        return torch.stack([-x[0] + mg.production(x_tau[0]), rate * x[1]])
+
+    values = PeriodicOrbit.from_simulation(MackeyGlass(n=12.0, tau=2.0), mesh=Mesh.uniform(20, 3))
+    system = DDE(field, [2.0], {}, dim=2)
+    both = PeriodicOrbit.from_profile(
+        system,
+        lambda t: np.stack([values.profile(t * values.period)[:, 0], 0 * t], axis=-1),
+        values.period,
+        mesh=Mesh.uniform(20, 3),
+    )
+    multipliers = both.multipliers()
+    assert both.defect > 1e-5
+    assert np.abs(multipliers - np.exp(rate * both.period)).min() < 1e-9
 
 
 def test_long_steps_are_shortened_before_the_end_of_a_branch(doubling):

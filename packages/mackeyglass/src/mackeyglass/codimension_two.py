@@ -1,8 +1,9 @@
 """Points of codimension two on curves of bifurcations: cusps, fold-flips, resonances, generalised period doublings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from mackeyglass.continuation import State, weights
 from mackeyglass.defining_systems import FlipProblem, OrbitProblem
 from mackeyglass.equation import DDE
 from mackeyglass.errors import ContinuationError
-from mackeyglass.flip_normal_form import normal_form_of
+from mackeyglass.flip_normal_form import FlipNormalForm, normal_form_of
 from mackeyglass.floquet import Multipliers, floquet_multipliers
 from mackeyglass.newton import solve
 
@@ -33,6 +34,7 @@ KINDS = {
     "GPD": ("PD",),
 }
 ANGLES = {"R1": 0.0, "R2": 1.0, "R3": 2 / 3, "R4": 0.5}
+_FORMS: WeakKeyDictionary[Solution, FlipNormalForm] = WeakKeyDictionary()
 
 Test = Callable[[State], float]
 
@@ -59,9 +61,19 @@ class CodimensionTwoPoint:
 
 
 def crossed(
-    kind: str, system: DDE, states: tuple[State, State], multipliers: tuple[Multipliers, Multipliers]
+    kind: str,
+    system: DDE,
+    states: tuple[State, State],
+    multipliers: tuple[Multipliers, Multipliers],
+    detect: Collection[str] = tuple(KINDS),
 ) -> list[str]:
-    """Kinds of the points between two successive points of a curve."""
+    """Kinds, of those to detect, of the points between two successive points of a curve."""
+    return [name for name in _crossed(kind, system, states, multipliers, "GPD" in detect) if name in detect]
+
+
+def _crossed(
+    kind: str, system: DDE, states: tuple[State, State], multipliers: tuple[Multipliers, Multipliers], forms: bool
+) -> list[str]:
     before, after = states
     if kind == "NS":
         angles = [state.solution.extras[0] for state in states]
@@ -72,14 +84,22 @@ def crossed(
         kinds += ["fold-flip"] if _beyond(parts[0], -1) != _beyond(parts[1], -1) else []
         return kinds + (["R1"] if _beyond(parts[0], 1) != _beyond(parts[1], 1) else [])
     flip = _beyond(multipliers[0].values, 1) != _beyond(multipliers[1].values, 1)
-    forms = [normal_form_of(system, state.solution) for state in states]
-    # left null vectors have a sign of their own, of which the coefficient does not depend
     parts = [without_closest(m, -1.0) for m in multipliers]
     resonance = _beyond(parts[0], -1) != _beyond(parts[1], -1)
-    # it has a zero at a GPD, and poles at an R2 and at a fold-flip
-    changed = forms[0].coefficient * forms[1].coefficient < 0
-    kinds = {"fold-flip": flip, "R2": resonance, "GPD": changed != (resonance != flip)}
+    kinds = {"fold-flip": flip, "R2": resonance}
+    if forms:
+        # left null vectors have a sign of their own, of which the coefficient does not depend;
+        # it has a zero at a GPD, and poles at an R2 and at a fold-flip
+        first, last = (_form(system, state.solution).coefficient for state in states)
+        kinds["GPD"] = (first * last < 0) != (resonance != flip)
     return [name for name, passed in kinds.items() if passed]
+
+
+def _form(system: DDE, solution: Solution) -> FlipNormalForm:
+    """Computed once: along a curve each point is the end of one step and the start of the next."""
+    if solution not in _FORMS:
+        _FORMS[solution] = normal_form_of(system, solution)
+    return _FORMS[solution]
 
 
 def locate_codimension_two(branch: "Branch", special: "Special") -> CodimensionTwoPoint:

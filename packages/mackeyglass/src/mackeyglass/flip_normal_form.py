@@ -101,5 +101,5 @@ def _taylor(problem: FlipProblem, solution: Solution) -> tuple[Float[np.ndarray,
     def second(size: Tensor) -> Tensor:
         return derivative(lambda s: derivative(along, s), size)
 
-    zero = torch.zeros((), dtype=torch.float64)
-    return second(zero).numpy().T, derivative(second, zero).numpy().T
+    two, three = torch.func.jvp(second, (torch.zeros((), dtype=torch.float64),), (one,))
+    return two.numpy().T, three.numpy().T

@@ -64,6 +64,10 @@ def floquet_multipliers(system: DDE, orbit: Solution, count: int | None = None) 
     near = np.abs(values - 1) < max(0.1, 2 * np.abs(values - 1).min())
     trivial = int(np.argmax(np.where(near, overlap, -1.0)))
     others = np.delete(values, trivial)
+    if abs(np.imag(values[trivial])) > 0:
+        # so near to a fold the double multiplier 1 is torn into a pair, whose sum is accurate
+        partner = np.argmin(np.abs(others - np.conj(values[trivial])))
+        others[partner] = 2 * np.real(values[trivial]) - 1
     order = np.lexsort((-np.imag(others), -np.round(np.abs(others), 12)))
     return Multipliers(others[order][:count], complex(values[trivial]))
 
