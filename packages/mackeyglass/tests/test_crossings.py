@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from mackeyglass import DDE, MackeyGlass, codimension_two
+from mackeyglass import DDE, MackeyGlass, codimension_two, locate_hopf
 from mackeyglass.bifurcations import singular_vectors, solved_point, with_null_vector
 from mackeyglass.branch import JOINED, continue_bifurcation, continue_branch, locate
 from mackeyglass.codimension_two import locate_codimension_two
@@ -148,6 +148,20 @@ def test_a_multiplier_torn_into_a_pair_at_a_fold_is_no_branch_point():
     near = fold.orbit.multipliers(1)
     assert near[0].imag == 0
     assert near[0].real == pytest.approx(1, abs=1e-3)
+
+
+def test_an_orbit_that_loses_its_symmetry_is_at_a_branch_point():
+    system = DDE(lambda x, x_tau, p: -x - p.b * x_tau * torch.exp(-(x_tau**2)), ["tau"], {"b": 1.5, "tau": 2.0})
+    start = PeriodicOrbit.from_hopf(locate_hopf(system, "b", [0.0]), "b", mesh=MESH)
+    branch = continue_branch(start, "b", (1.4, 4.5))
+    (special,) = branch.special
+    assert special.kind == "BP"
+    before, after = (branch.multipliers[i].real[0] for i in (special.index - 1, special.index))
+    assert before < 1 < after
+    symmetric = branch.orbit(special.index)
+    assert symmetric.profile(symmetric.period / 2) == pytest.approx(-symmetric.profile(0.0), abs=1e-5)
+    with pytest.raises(ConfigError, match="has no defining system"):
+        locate(branch, special)
 
 
 def test_the_trivial_multiplier_is_told_by_its_direction():
