@@ -1,10 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from mackeyglass import DDE, MackeyGlass
 from mackeyglass.mackey_glass import hill, hill_slope
-from sciml.errors import ConfigError
+from sciml.errors import ConfigError, ShapeError
 from torch.autograd.functional import jacobian
 
 
@@ -117,3 +118,63 @@ def test_errors():
         DDE(lambda x, y, p: x, ["tau", 0.5], {"tau": 1.0})
     with pytest.raises(ConfigError, match="dim must be at least 1"):
         DDE(lambda x, y, p: x, ["tau"], {"tau": 1.0}, dim=0)
+
+
+def two(x, y, p):
+    return torch.stack([x[1], -p.a * y[0]])
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("rhs", "dim", "error", "message"),
+    [
+        (lambda x, y, p: -p.b * y, 1, ConfigError, "no parameter is called b; there are a, tau"),
+        (lambda x, y, p: [x[1], y[0]], 2, ConfigError, r"rhs must return a tensor \(2, 3\) .* it returned a list"),
+        (lambda x, y, p: x[0], 2, ShapeError, r"rhs must return a tensor \(2, 3\) .* it returned \(3,\)"),
+        (lambda x, y, p: x[0], 1, ShapeError, r"rhs must return a tensor \(1, 3\) .* it returned \(3,\)"),
+        (lambda x, y, p: np.tanh(y), 1, ConfigError, "must be made of torch operations"),
+        (lambda x, y, p: -math.sin(y[0]) * x, 1, ConfigError, "must be made of torch operations"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Converting a tensor")
+def test_what_a_right_hand_side_returns_is_checked(rhs, dim, error, message):
+    with pytest.raises(error, match=message):
+        DDE(rhs, ["tau"], {"a": 1.0, "tau": 1.0}, dim)
+
+
+def test_right_hand_sides_are_called_with_the_batch_of_the_parameters():
+    shapes = []
+
+    def rhs(x, y, p):
+        shapes.append(x.shape)
+        return two(x, y, p)
+
+    system = DDE(rhs, ["tau"], {"a": torch.ones(4), "tau": 1.0}, dim=2)
+    system.with_parameters(a=2.0).with_parameters(tau=3.0)
+    assert shapes == [(2, 4)]  # other values need no other call
+
+
+def test_an_error_within_a_right_hand_side_stays_what_it_is():
+    with pytest.raises(AttributeError, match="nonsense"):
+        DDE(lambda x, y, p: x.nonsense, [1.0], {})
+    layer = torch.nn.Linear(1, 1)  # takes float32 alone
+    DDE(lambda x, y, p: layer(x.T).T, [1.0], {})
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("value", ["9.65", [8.0, 9.0], np.array([8.0, 9.0]), None, True])
+def test_parameters_that_are_no_numbers_are_named(value):
+    hint = ".*torch.as_tensor" if isinstance(value, list | np.ndarray) else ""
+    with pytest.raises(ConfigError, match=f"n must be a number or a tensor of numbers{hint}"):
+        MackeyGlass(n=value)
+    with pytest.raises(ConfigError, match=f"b must be a number or a tensor of numbers{hint}"):
+        DDE(lambda x, y, p: p.b * x, [1.0], {"b": value})
+    with pytest.raises(ConfigError, match=f"tau must be a number or a tensor of numbers{hint}"):
+        MackeyGlass().with_parameters(tau=value)
+
+
+def test_tensors_of_different_batches_are_listed():
+    with pytest.raises(ShapeError, match=r"with one B, got n \(3,\), tau \(2,\)"):
+        MackeyGlass(n=tensor(8, 9, 10), tau=tensor(1, 2))
+    with pytest.raises(ShapeError, match=r"with one B, got a \(3,\), tau \(2,\)"):
+        DDE(two, [1.0], {"a": tensor(8, 9, 10), "tau": tensor(1, 2)}, dim=2)

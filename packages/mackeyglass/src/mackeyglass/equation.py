@@ -1,13 +1,16 @@
 """Delay differential equations with constant delays."""
 
+import copy
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from sciml.errors import ConfigError
+from sciml.errors import ConfigError, ShapeError
 from torch import Tensor
 
 Value = float | int | Tensor
@@ -21,13 +24,19 @@ class DDE:
     rhs
         F, called as ``rhs(x, x_1, …, x_k, p)`` with tensors ``(d, *batch)`` of the state and the delayed states, and
         the parameters as attributes of p: numbers, or tensors ``(*batch)``. It returns ``(d, *batch)``, made of torch
-        operations, of which derivatives are taken.
+        operations, of which derivatives are taken. It is called once with ones, to check that.
     delays
         One entry a delay: the name of a parameter, or a positive number.
     parameters
         Their names and values: numbers, or tensors ``(B,)`` for a batch of systems.
     dim
         d.
+
+    Raises
+    ------
+    ConfigError, ShapeError
+        For parameters that are no numbers or delays that are not positive, and if F has other arguments, reads unknown
+        parameters, is not made of torch operations, or returns another shape.
 
     Examples
     --------
@@ -43,7 +52,7 @@ class DDE:
     ) -> None:
         if dim < 1:
             raise ConfigError(f"dim must be at least 1, got {dim}: it is the number of components of the state")
-        unknown = [delay for delay in delays if isinstance(delay, str) and delay not in parameters]
+        unknown = [d for d in delays if (d not in parameters if isinstance(d, str) else not _is_number(d))]
         if not delays or unknown:
             raise ConfigError(
                 f"delays must be numbers or names of parameters ({', '.join(parameters) or 'none given'}), "
@@ -52,8 +61,8 @@ class DDE:
         _check_arguments(rhs, len(delays))
         self.rhs_function, self.delays, self.dim = rhs, tuple(delays), dim
         self.parameters: dict[str, Value] = dict(parameters)
-        for delay, value in zip(self.delays, self.delay_values, strict=True):
-            check_positive(delay if isinstance(delay, str) else "a delay", value)
+        self._check_parameters()
+        self._check_field()
 
     @property
     def delay_values(self) -> tuple[Value, ...]:
@@ -91,7 +100,10 @@ class DDE:
     def with_parameters(self, **values: Value) -> "DDE":
         """The same equation with other values of some parameters."""
         self.check_names(values)
-        return DDE(self.rhs_function, self.delays, {**self.parameters, **values}, self.dim)
+        changed = copy.copy(self)
+        changed.parameters = {**self.parameters, **values}
+        changed._check_parameters()
+        return changed
 
     def check_names(self, names: Sequence[str] | Mapping[str, Value]) -> None:
         """Raise `ConfigError` where a name is not one of a parameter."""
@@ -103,6 +115,59 @@ class DDE:
         values = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
         return f"{type(self).__name__}({values})"
 
+    def _check_parameters(self) -> None:
+        for name, value in self.parameters.items():
+            check_number(name, value)
+        check_batch(self.parameters)
+        for delay, value in zip(self.delays, self.delay_values, strict=True):
+            check_positive(delay if isinstance(delay, str) else "a delay", value)
+
+    def _check_field(self) -> None:
+        """Call F once: with a batch, as methods do, and tensors of which derivatives are taken."""
+        tensors = [value for value in self.parameters.values() if isinstance(value, Tensor)]
+        batch = torch.broadcast_shapes(*(value.shape for value in tensors)) or (3,)
+        device = tensors[0].device if tensors else None
+        states = torch.ones(
+            len(self.delays) + 1, self.dim, *batch, dtype=torch.float64, device=device, requires_grad=True
+        )
+        x, *delayed = states.unbind(0)
+        try:
+            found = self.rhs_function(x, *delayed, SimpleNamespace(**self.parameters))
+        except Exception as error:
+            if isinstance(error, AttributeError) and isinstance(error.obj, SimpleNamespace):
+                self.check_names([str(error.name)])
+            if "numpy()" in str(error) or "to Python scalars" in str(error):
+                raise ConfigError(f"rhs must be made of torch operations like torch.tanh: {error}") from error
+            if isinstance(error, RuntimeError):
+                return  # it wants another dtype, perhaps: its first use will show
+            raise
+        shape = (self.dim, *batch)
+        expected = f"a tensor {shape} from states {shape}, that is (d, *batch) with d={self.dim}"
+        if not isinstance(found, Tensor):
+            raise ConfigError(f"rhs must return {expected}, it returned a {type(found).__name__}: use torch.stack")
+        if found.shape != shape:
+            raise ShapeError(f"rhs must return {expected}, it returned {tuple(found.shape)}")
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise `ConfigError` unless a parameter is a real number or a tensor of them."""
+    if not _is_number(value) and not (isinstance(value, Tensor) and value.dtype != torch.bool):
+        hint = ": convert it by torch.as_tensor" if isinstance(value, np.ndarray | list | tuple) else ""
+        raise ConfigError(
+            f"{name} must be a number or a tensor of numbers, got {value!r} ({type(value).__name__}){hint}"
+        )
+
+
+def check_batch(parameters: Mapping[str, Value]) -> None:
+    """Raise `ShapeError` where the tensors among parameters are not of one batch."""
+    shapes = {name: tuple(value.shape) for name, value in parameters.items() if isinstance(value, Tensor)}
+    if len(set(shapes.values())) > 1:
+        try:
+            torch.broadcast_shapes(*shapes.values())
+        except RuntimeError:
+            listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise ShapeError(f"parameters must be numbers or tensors (B,) with one B, got {listed}") from None
+
 
 def check_positive(name: str, value: Value) -> None:
     """Raise `ConfigError` unless a number, or every entry of a tensor, is positive and finite."""
@@ -111,12 +176,17 @@ def check_positive(name: str, value: Value) -> None:
 
 def check_above(name: str, value: Value, bound: float) -> None:
     """Raise `ConfigError` unless a number, or every entry of a tensor, is finite and greater than `bound`."""
+    check_number(name, value)
     if isinstance(value, Tensor):
         good = bool(((value > bound) & torch.isfinite(value)).all())
     else:
         good = math.isfinite(value) and value > bound
     if not good:
         raise ConfigError(f"{name} must be finite and greater than {bound:g}, got {value}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _check_arguments(rhs: Callable[..., Tensor], delays: int) -> None:

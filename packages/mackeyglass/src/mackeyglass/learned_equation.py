@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mackeyglass.equation import DDE, Value, check_positive
+from mackeyglass.equation import DDE, Value, check_batch, check_positive
 
 
 class LearnedDDE(DDE):
@@ -38,6 +38,7 @@ class LearnedDDE(DDE):
         self.network, self.sees_state = network, sees_state
         self.names = tuple(conditions or ())
         self.parameters = {"gamma": gamma, "tau": tau, **(conditions or {})}
+        check_batch(self.parameters)
         self.delays, self.dim = ("tau",), 1
         if not sees_state:
             self.production, self.production_slope = self._production, self._production_slope

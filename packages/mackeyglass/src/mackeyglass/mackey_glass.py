@@ -8,7 +8,7 @@ from jaxtyping import Float
 from sciml.errors import ConfigError
 from torch import Tensor
 
-from mackeyglass.equation import DDE, Value, check_above, check_positive
+from mackeyglass.equation import DDE, Value, check_above, check_batch, check_positive
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -23,8 +23,8 @@ class MackeyGlass(DDE):
 
     Raises
     ------
-    ConfigError
-        For values outside their domains.
+    ConfigError, ShapeError
+        For values outside their domains or that are no numbers, and for tensors of different batches.
     """
 
     beta: Value = 2.0
@@ -40,6 +40,7 @@ class MackeyGlass(DDE):
         for name in ("beta", "gamma", "theta", "tau"):
             check_positive(name, getattr(self, name))
         check_above("n", self.n, 1.0)
+        check_batch(self.parameters)
 
     @property
     def parameters(self) -> dict[str, Value]:
