@@ -95,3 +95,13 @@ def test_a_large_figure_is_written_with_fewer_colours_and_looks_the_same(tmp_pat
     full, reduced = (np.asarray(Image.open(x).convert("RGB"), dtype=float) for x in (buffer, tmp_path / "small.png"))
     assert full.shape == reduced.shape
     assert np.abs(full - reduced).mean() < 3  # of 255
+
+
+def test_rare_colours_keep_their_hue():
+    image = np.random.default_rng(0).integers(0, 256, (200, 300, 1), dtype=np.uint8).repeat(3, axis=2)
+    image[..., 2] //= 2  # many shades of yellow
+    image[:2, :5] = (148, 103, 189)
+    png = io.BytesIO()
+    Image.fromarray(image).save(png, format="png")
+    reduced = np.asarray(Image.open(io.BytesIO(plotting.with_palette(png.getvalue()))).convert("RGB"), dtype=float)
+    assert np.abs(reduced[:2, :5] - (148, 103, 189)).max() < 20
