@@ -1,8 +1,11 @@
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from mackeyglass import DDE, MackeyGlass
-from mackeyglass.bifurcations import problem_of, singular_vectors
+from mackeyglass.bifurcations import problem_of, singular_vectors, solved_point, with_null_vector
 from mackeyglass.branch import JOINED, VANISHED, continue_bifurcation, continue_branch, locate
 from mackeyglass.branch_files import load_branch
 from mackeyglass.codimension_two import (
@@ -23,7 +26,7 @@ from scipy.optimize import brentq
 @pytest.fixture(scope="module")
 def principal():
     point = hopf_points(MackeyGlass(tau=2.0))[0]
-    return continue_branch(PeriodicOrbit.from_hopf(point, "n", mesh=Mesh.uniform(40, 5)), "n", (5, 9), ds_max=0.4)
+    return continue_branch(PeriodicOrbit.from_hopf(point, "n"), "n", (5, 9), ds_max=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,8 @@ def test_principal_branch_and_its_first_period_doubling(principal, doubling):
     assert [special.kind for special in principal.special] == ["PD"]
     assert principal.stable[principal["n"] < 7.39].all()
     assert not principal.stable[principal["n"] > 7.4].any()
+    mesh = principal.orbit(0).mesh
+    assert (mesh.intervals, mesh.degree) == (50, 5)
     assert principal.defects.max() < 1e-6
     assert doubling.parameters["n"] == pytest.approx(7.395926925, abs=1e-8)
     assert doubling.period == pytest.approx(5.425485348, abs=1e-8)
@@ -123,6 +128,19 @@ def test_sensitivities_are_derivatives(kind, request):
     assert 2 * sensitivity["beta"] + sensitivity["gamma"] - 2 * sensitivity["tau"] == pytest.approx(0, abs=1e-7)
 
 
+@pytest.mark.parametrize("kind", ["doubling", "fold"])
+def test_bifurcations_are_the_same_in_classic_units(kind, request):
+    point = request.getfixturevalue(kind)
+    d, orbit = point.system.dim, point.orbit.solution
+    classic = MackeyGlass(beta=0.2, gamma=0.1, n=point.parameters["n"] + 1e-4, tau=20.0, theta=1.7)
+    values = {name: float(value) for name, value in classic.parameters.items()}
+    start = replace(orbit, values=1.7 * orbit.values, period=10 * orbit.period, parameters=values)
+    scaled = solved_point(point.kind, classic, with_null_vector(point.kind, classic, start), "n")
+    assert scaled.parameters["n"] == pytest.approx(point.parameters["n"], rel=1e-9)
+    assert scaled.period == pytest.approx(10 * point.period, rel=1e-9)
+    np.testing.assert_allclose(scaled.solution.values[:, :d], 1.7 * orbit.values, rtol=2e-8)
+
+
 def test_cusp_and_fold_flip_are_found_on_the_fold_curve(fold):
     bounds = {"n": (10, 16), "tau": (1.0, 2.5)}
     curve = continue_bifurcation(fold, ("n", "tau"), bounds, direction=-1, ds_max=0.3)
@@ -154,12 +172,23 @@ def test_curves_of_period_doublings(doubling):
     assert np.abs(point.multipliers + 1).min() < 1e-6
 
 
-def test_branches_are_read_back_bit_by_bit_and_go_on_alike(principal, tmp_path):
-    orbit = principal.orbit(3)
-    short = continue_branch(orbit, "n", (5, 8), max_steps=6)
+def a_branch_of_orbits(request, max_steps):
+    return continue_branch(request.getfixturevalue("principal").orbit(3), "n", (5, 8), max_steps=max_steps)
+
+
+def a_curve_of_folds(request, max_steps):
+    fold = request.getfixturevalue("fold")
+    bounds = {"n": (10, 14), "tau": (1.3, 2.5)}
+    return continue_bifurcation(fold, ("n", "tau"), bounds, direction=-1, max_steps=max_steps)
+
+
+@pytest.mark.parametrize("follow", [a_branch_of_orbits, a_curve_of_folds])
+def test_branches_are_read_back_bit_by_bit_and_go_on_alike(follow, request, tmp_path):
+    short = follow(request, 6)
     short.save(tmp_path / "branch.nc")
     loaded = load_branch(tmp_path / "branch.nc")
-    whole = continue_branch(orbit, "n", (5, 8), max_steps=14)
+    whole = follow(request, 14)
+    assert len(whole) == 15
     for other in (short.extended(8), loaded.extended(8)):
         assert len(other) == len(whole)
         for one, two in zip(other.states, whole.states, strict=True):
@@ -168,6 +197,7 @@ def test_branches_are_read_back_bit_by_bit_and_go_on_alike(principal, tmp_path):
             assert np.array_equal(one.tangent, two.tangent)
             assert one.solution.parameters == two.solution.parameters
             assert (one.ds, one.age, one.solution.period) == (two.ds, two.age, two.solution.period)
+            assert one.solution.extras == two.solution.extras
         assert all(
             np.array_equal(a.values, b.values) for a, b in zip(other.multipliers, whole.multipliers, strict=True)
         )
@@ -215,6 +245,109 @@ def test_errors(principal, doubling):
         PeriodicOrbit.from_period_doubling(type(doubling)("LP", doubling.system, doubling.solution, "n"))
     with pytest.raises(ConfigError, match="n is what the bifurcation determines"):
         doubling.at(n=8.0)
+
+
+def test_branches_go_on_without_a_bound(principal):
+    branch = continue_branch(principal.orbit(3), "n", (5, np.inf), max_steps=4)
+    assert (len(branch), branch.stop_reason) == (5, "4 steps were done")
+    assert branch.stepping.ds_max == pytest.approx(0.05 * principal["n"][3])
+    assert (np.diff(branch["n"]) > 0).all()
+
+
+def test_a_branch_that_ended_on_its_bound_does_not_become_longer(principal):
+    again = principal.extended(3)
+    assert (len(again), again.stop_reason) == (len(principal), "n reached its bound 9")
+    wider = principal.extended(2, {"n": (5, 9.2)})
+    assert len(wider) > len(principal)
+    assert (np.diff(wider["n"]) > 0).all()
+    back = wider.extended(50, {"n": (5, 9.2)})
+    assert back.stop_reason == "n reached its bound 9.2"
+
+
+@pytest.mark.unchecked
+def test_new_bounds_of_a_branch_have_its_names_and_contain_its_end(principal):
+    with pytest.raises(ConfigError, match=r"n=9 of the last point must lie within its new bounds \(8, 8\.5\)"):
+        principal.extended(3, {"n": (8, 8.5)})
+    with pytest.raises(ConfigError, match="dictionary with some of n, got m"):
+        principal.extended(3, {"m": (6, 10)})
+    with pytest.raises(ConfigError, match=r"dictionary with some of n, got \(6, 10\)"):
+        principal.extended(3, (6, 10))
+    with pytest.raises(ConfigError, match="max_steps must be a whole number of at least 1, got 0"):
+        principal.extended(0)
+
+
+def test_orbits_that_their_mesh_does_not_resolve_are_announced_once():
+    system = DDE(lambda x, x_tau, p: -p.a * x_tau * (1 + x), [1.0], {"a": 1.7})
+    orbit = PeriodicOrbit.from_simulation(system, 0.3, mesh=Mesh.uniform(16, 3))
+    with pytest.warns(UserWarning, match=r"orbits in a: the trivial multiplier .* finer mesh than Mesh\(16") as told:
+        branch = continue_branch(orbit, "a", (1.6, 3.0))
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        branch.extended(2, {"a": (1.6, 3.1)})
+        continue_branch(orbit.on(Mesh.uniform(80, 5)), "a", (1.6, 2.2), max_steps=3)
+
+
+def test_folds_are_no_reason_to_announce_inaccurate_orbits(fold):
+    orbit = PeriodicOrbit.from_simulation(MackeyGlass(n=12.0, tau=2.0)).refined()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        branch = continue_branch(orbit, "n", (10, 12.2), direction=-1, max_steps=60)
+        continue_bifurcation(fold, ("n", "tau"), {"n": (10, 14), "tau": (1.5, 2.5)}, max_steps=3)
+    assert [special.kind for special in branch.special] == ["LP"]
+
+
+def test_what_a_notebook_shows_is_short(principal, doubling):
+    assert repr(principal) == f"Branch(orbit, {len(principal)} points, n=5.04371 … 9, 1 special)"
+    assert str(principal).splitlines()[1:] == [f"  {principal.special[0]}", "ended: n reached its bound 9"]
+    assert repr(doubling).startswith("BifurcationPoint(PD at n=7.395926925, beta=2, ")
+    assert repr(doubling.orbit).endswith("period=5.42548535, Mesh(50 intervals of degree 5))")
+    for shown in (doubling, doubling.orbit, principal.states[0]):
+        assert len(repr(shown)) < 200
+
+
+@pytest.mark.unchecked
+def test_objects_in_the_wrong_place(principal, doubling):
+    hopf, orbit, n = hopf_points(MackeyGlass(tau=2.0))[0], principal.orbit(3), {"n": (5, 9), "tau": (1, 3)}
+    cases = [
+        (lambda: continue_branch(hopf, "n", (5, 9)), r"got a HopfPoint: begin with PeriodicOrbit\.from_hopf"),
+        (lambda: continue_branch(doubling, "n", (5, 9)), r"got a BifurcationPoint: give its orbit, point\.orbit"),
+        (lambda: continue_branch(orbit, "n", 9), r"bounds of n must be two numbers .* got 9"),
+        (lambda: continue_branch(orbit, "n", (9, 5)), r"must be \(lowest, highest\), got \(9, 5\)"),
+        (lambda: continue_bifurcation(orbit, ("n", "tau"), n), r"got a PeriodicOrbit: find one by continue_branch"),
+        (lambda: continue_bifurcation(hopf, ("n", "tau"), n), "got a HopfPoint: Hopf points are followed by"),
+        (lambda: continue_bifurcation(doubling, ("n",), n), "two different parameters, got n"),
+        (lambda: continue_bifurcation(doubling, "n", n), "two different parameters, got n"),
+        (lambda: continue_bifurcation(doubling, ("n", "tau"), (5, 9)), r"as a dictionary, got \(5, 9\)"),
+        (lambda: locate(principal, "PD"), r"one of branch\.special \(PD near n=.*\), got 'PD'"),
+        (lambda: locate(principal, replace(principal.special[0], index=400)), "not of this branch"),
+        (lambda: continue_branch(orbit, "n", (5, 9), detect="XX"), "must be of LP, PD, NS, BP, got XX"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ConfigError, match=message):
+            call()
+    one = continue_branch(orbit, "n", (5, 9), detect="PD", max_steps=1)
+    assert one.detect == ("PD",)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_steps": -1}, "at least 1, got -1"),
+        ({"max_steps": 2.5}, r"at least 1, got 2\.5"),
+        ({"direction": "up"}, "direction must be 1 .* got 'up'"),
+        ({"direction": 0}, "direction must be 1 .* got 0"),
+        ({"ds": 0.0}, "0 < ds <= ds_max"),
+        ({"ds_max": np.inf}, "both finite"),
+        ({"ds": np.nan}, "0 < ds <= ds_max"),
+    ],
+)
+def test_steps_that_make_no_sense(options, message, principal, doubling):
+    with pytest.raises(ConfigError, match=message):
+        continue_branch(principal.orbit(3), "n", (5, 9), **options)
+    with pytest.raises(ConfigError, match=message):
+        continue_bifurcation(doubling, ("n", "tau"), {"n": (5, 9), "tau": (1, 3)}, **options)
 
 
 def test_bordered_scalars_vanish_where_the_defining_systems_say(doubling, fold):

@@ -18,8 +18,6 @@ from mackeyglass.floquet import Multipliers, floquet_multipliers
 from mackeyglass.newton import size_of, solve, solve_linear
 from mackeyglass.orbits import PeriodicOrbit
 
-KINDS = {"LP": "fold", "PD": "period doubling", "NS": "torus bifurcation"}
-
 
 def problem_of(kind: str, system: DDE) -> Problem:
     """The boundary-value problem of ``"orbit"``, ``"LP"``, ``"PD"`` or ``"NS"``."""
@@ -38,6 +36,11 @@ class BifurcationPoint:
     system: DDE
     solution: Solution
     parameter: str
+
+    def __repr__(self) -> str:
+        others = ", ".join(f"{k}={v:.6g}" for k, v in self.parameters.items() if k != self.parameter)
+        found = f"{self.parameter}={self.parameters[self.parameter]:.10g}"
+        return f"BifurcationPoint({self.kind} at {found}, {others}, period={self.period:.9g})"
 
     @property
     def parameters(self) -> Mapping[str, float]:

@@ -1,6 +1,7 @@
 """Branches of periodic orbits and curves of their bifurcations, with what was detected on them."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,8 +20,18 @@ from mackeyglass.bifurcations import (
     orbit_part,
     problem_of,
 )
+from mackeyglass.branch_arguments import Bounds, bounds_of, kinds_of, to_bifurcation, to_orbit, widened
 from mackeyglass.collocation import Problem, Solution
-from mackeyglass.continuation import State, Stepping, first_state, outside, trace
+from mackeyglass.continuation import (
+    State,
+    Stepping,
+    at_bound,
+    check_steps,
+    first_state,
+    outside,
+    steps_done,
+    trace,
+)
 from mackeyglass.equation import DDE
 from mackeyglass.errors import ContinuationError
 from mackeyglass.floquet import Multipliers, floquet_multipliers
@@ -31,6 +42,7 @@ VANISHED = "the orbits shrank to an equilibrium (a Hopf point)"
 RESONANT = "ω came close to {0}, where torus bifurcations end"
 CLOSE = 0.05
 JOINED = "the orbits joined the branch of half their period (a period doubling)"
+INACCURATE = 1e-4  # error of the trivial multiplier of an orbit that its mesh does not resolve
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,13 @@ class Branch:
 
     def __len__(self) -> int:
         return len(self.states)
+
+    def __repr__(self) -> str:
+        ranges = ", ".join(f"{name}={self[name].min():.6g} … {self[name].max():.6g}" for name in self.free)
+        return f"Branch({self.kind}, {len(self)} points, {ranges}, {len(self.special)} special)"
+
+    def __str__(self) -> str:
+        return "\n".join([repr(self), *(f"  {special}" for special in self.special), f"ended: {self.stop_reason}"])
 
     def __getitem__(self, parameter: str) -> Float[np.ndarray, "points"]:
         """Values of one parameter along the branch."""
@@ -120,20 +139,25 @@ class Branch:
     def extended(
         self,
         max_steps: int,
-        bounds: Mapping[str, tuple[float, float]] | None = None,
+        bounds: Bounds | None = None,
         *,
         progress: bool = False,
     ) -> "Branch":
-        """A branch with up to so many further points, within new bounds where some are given."""
+        """A branch with up to so many further points, within new bounds where some are given.
+
+        A branch that ended on one of its bounds needs a new one there to become longer.
+        """
+        check_steps(max_steps)
+        last = self.states[-1].solution
+        limits = widened(self.bounds, bounds or {}, last)
         longer = replace(
             self,
-            bounds={**self.bounds, **(bounds or {})},
+            bounds=limits,
             states=list(self.states),
             multipliers=list(self.multipliers),
             special=list(self.special),
         )
-        _grow(longer, max_steps, progress)
-        return longer
+        return longer if outside(last, limits) else _grow(longer, max_steps, progress)
 
 
 def continue_branch(
@@ -154,9 +178,12 @@ def continue_branch(
     Parameters
     ----------
     bounds
-        Of the parameter; the last point lies on one where the branch reaches it.
+        Of the parameter, which may be infinite; the last point lies on one where the branch reaches it.
     ds, ds_max
-        First and longest step, by default 1 and 5 percent of the distance of the bounds.
+        First and longest step, by default 1 and 5 percent of the distance of the bounds or, where that is infinite, of
+        the parameter (at least of 1).
+    max_steps
+        At least 1.
     detect
         Kinds of bifurcations to list in `special`.
     direction
@@ -166,22 +193,36 @@ def continue_branch(
     -------
     Branch
         Whose `stop_reason` says why it ended. A continuation that fails returns what it found.
+
+    Raises
+    ------
+    ConfigError
+        If something else than an orbit is given, or names, bounds or steps make no sense.
+
+    Warns
+    -----
+    UserWarning
+        If the mesh does not resolve the orbits: the trivial multiplier is off by more than 1e-4 away from folds.
     """
-    limits = _bounds(orbit, {parameter: bounds}, (parameter,))
-    unknown = set(detect) - set(ON_ORBITS)
-    if unknown:
-        raise ConfigError(f"detect must be of {', '.join(ON_ORBITS)}, got {', '.join(sorted(unknown))}")
+    if not isinstance(orbit, PeriodicOrbit):
+        raise ConfigError(f"continue_branch follows a PeriodicOrbit, got a {type(orbit).__name__}: {to_orbit(orbit)}")
+    limits = bounds_of(orbit, {parameter: bounds}, (parameter,))
+    kinds = kinds_of(detect, ON_ORBITS)
+    check_steps(max_steps, direction)
     width = limits[parameter][1] - limits[parameter][0]
-    stepping = Stepping(ds or min(0.01 * width, ds_max or np.inf), ds_max or max(0.05 * width, ds or 0.0), adapt_every)
-    branch = Branch("orbit", orbit.system, (parameter,), limits, stepping, tuple(detect))
+    scale = width if np.isfinite(width) else max(abs(orbit.parameters[parameter]), 1.0)
+    if ds_max is None:
+        ds_max = max(0.05 * scale, 0.0 if ds is None else ds)
+    stepping = Stepping(min(0.01 * scale, ds_max) if ds is None else ds, ds_max, adapt_every)
+    branch = Branch("orbit", orbit.system, (parameter,), limits, stepping, kinds)
     state = first_state(problem_of("orbit", orbit.system), orbit.solution, (parameter,), stepping, direction=direction)
-    return _begin(branch, state, max_steps, progress)
+    return _grow(_begin(branch, state), max_steps, progress)
 
 
 def continue_bifurcation(
     point: BifurcationPoint,
     parameters: Sequence[str],
-    bounds: Mapping[str, tuple[float | int, float | int]],
+    bounds: Bounds,
     *,
     ds: float | int = 0.02,
     ds_max: float | int = 0.2,
@@ -203,19 +244,22 @@ def continue_bifurcation(
         Codimension-two points to list: ``cusp`` (of folds), ``fold-flip``, ``R1`` … ``R4`` (strong resonances), ``GPD``
         (generalised period doubling). Those that a curve cannot have are ignored.
     """
-    first, second = parameters
-    limits = _bounds(point, bounds, (first, second))
-    unknown = set(detect) - set(codimension_two.KINDS)
-    if unknown:
-        raise ConfigError(f"detect must be of {', '.join(codimension_two.KINDS)}, got {', '.join(sorted(unknown))}")
-    stepping = Stepping(ds, ds_max, adapt_every)
-    kinds = tuple(kind for kind in detect if point.kind in codimension_two.KINDS[kind])
-    branch = Branch(point.kind, point.system, (first, second), limits, stepping, kinds)
+    if not isinstance(point, BifurcationPoint):
+        raise ConfigError(
+            f"continue_bifurcation follows what `locate` found, got a {type(point).__name__}: {to_bifurcation(point)}"
+        )
+    names = (parameters,) if isinstance(parameters, str) else tuple(parameters)
+    if len(names) != 2 or names[0] == names[1]:
+        raise ConfigError(f"a curve of bifurcations needs two different parameters, got {', '.join(names) or 'none'}")
+    limits = bounds_of(point, bounds, names)
+    check_steps(max_steps, direction)
+    kinds = tuple(kind for kind in kinds_of(detect, codimension_two.KINDS) if point.kind in codimension_two.KINDS[kind])
+    branch = Branch(point.kind, point.system, names, limits, Stepping(ds, ds_max, adapt_every), kinds)
     problem = problem_of(point.kind, point.system)
     along = np.zeros(point.solution.values.size + 1 + len(point.solution.extras) + 2)
     along[-1] = direction
-    state = first_state(problem, point.solution, (first, second), stepping, towards=along)
-    return _begin(branch, state, max_steps, progress)
+    state = first_state(problem, point.solution, names, branch.stepping, towards=along)
+    return _grow(_begin(branch, state), max_steps, progress)
 
 
 def locate(branch: Branch, special: Special) -> BifurcationPoint:
@@ -228,6 +272,11 @@ def locate(branch: Branch, special: Special) -> BifurcationPoint:
     """
     if branch.kind != "orbit":
         raise ConfigError("codimension-two points are located by mackeyglass.locate_codimension_two")
+    if not isinstance(special, Special):
+        listed = "; ".join(map(str, branch.special)) or "in which there is none"
+        raise ConfigError(f"locate takes one of branch.special ({listed}), got {special!r}")
+    if not 1 <= special.index < len(branch):
+        raise ConfigError(f"{special} is not of this branch, which has {len(branch)} points")
     if special.kind == "BP":
         raise ConfigError("a branch point of orbits (BP) has no defining system here")
     before, after = branch.states[special.index - 1], branch.states[special.index]
@@ -250,23 +299,52 @@ def locate(branch: Branch, special: Special) -> BifurcationPoint:
     )
 
 
-def _begin(branch: Branch, state: State, max_steps: int, progress: bool) -> Branch:
+def _begin(branch: Branch, state: State) -> Branch:
     branch.states.append(state)
     branch.multipliers.append(_multipliers(branch, state))
-    _grow(branch, max_steps, progress)
     return branch
 
 
-def _grow(branch: Branch, max_steps: int, progress: bool) -> None:
-    problem = problem_of(branch.kind, branch.system)
+def _grow(branch: Branch, max_steps: int, progress: bool) -> Branch:
     if branch.kind == "orbit":
         (parameter,) = branch.free
         title = f"orbits in {parameter}"
     else:
         title = f"{branch.kind} in {' and '.join(branch.free)}"
-    branch.stop_reason = _resonant(branch) or f"{max_steps} steps were done"
+    told = any(map(_inaccurate, branch.multipliers[1:]))
+    _advance(branch, max_steps, Progress(title, max_steps, active=progress))
+    if not told:
+        _warn(branch, title)
+    return branch
+
+
+def _inaccurate(multipliers: Multipliers) -> bool:
+    """Whether the trivial multiplier shows that the mesh does not resolve an orbit.
+
+    Near a fold another multiplier at a distance δ from 1 makes its error 1/δ times as large.
+    """
+    distance = np.abs(multipliers.values - 1).min(initial=1.0)
+    return bool(multipliers.defect * distance > INACCURATE)
+
+
+def _warn(branch: Branch, title: str) -> None:
+    wrong = [index for index, multipliers in enumerate(branch.multipliers) if _inaccurate(multipliers)]
+    if wrong:
+        where = ", ".join(f"{name}={branch[name][wrong[0]]:.6g}" for name in branch.free)
+        warnings.warn(
+            f"{title}: the trivial multiplier is off by up to {branch.defects[wrong].max():.1e} at {len(wrong)} of "
+            f"{len(branch)} points, first at {where}: multipliers and what was detected there cannot be trusted; begin "
+            f"on a finer mesh than {branch.states[0].solution.mesh}, with orbit.on(Mesh.uniform(intervals, degree))",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _advance(branch: Branch, max_steps: int, progress: Progress) -> None:
+    problem = problem_of(branch.kind, branch.system)
+    branch.stop_reason = _resonant(branch) or steps_done(max_steps)
     steps = _trace_from(branch, problem, branch.states[-1])
-    with Progress(title, max_steps, active=progress) as bar:
+    with progress as bar:
         for _ in range(max_steps):
             if _resonant(branch):
                 return
@@ -281,8 +359,7 @@ def _grow(branch: Branch, max_steps: int, progress: bool) -> None:
                 branch.stop_reason = str(error)
                 return
             if state is None:
-                name, bound = outside(branch.states[-1].solution, branch.bounds) or ("", 0.0)
-                branch.stop_reason = f"{name} reached its bound {bound:g}"
+                branch.stop_reason = at_bound(*(outside(branch.states[-1].solution, branch.bounds) or ("", 0.0)))
                 return
             ended = _degenerate(branch, state)
             if ended:
@@ -315,7 +392,9 @@ def _append(branch: Branch, state: State) -> None:
         turned = bool(before.tangent[-1] * state.tangent[-1] < 0)
         kinds = crossed(earlier, multipliers, turned)
     else:
-        kinds = codimension_two.crossed(branch.kind, branch.system, (before, state), (earlier, multipliers))
+        kinds = codimension_two.crossed(
+            branch.kind, branch.system, (before, state), (earlier, multipliers), branch.detect
+        )
     branch.states.append(state)
     branch.multipliers.append(multipliers)
     values = {name: state.solution.parameters[name] for name in branch.free}
@@ -358,23 +437,6 @@ def _degenerate(branch: Branch, state: State) -> str | None:
         if np.abs(second).max() < 1e-4 * np.abs(first).max() or (first * second).sum() < 0:
             return reason
     return None
-
-
-def _bounds(
-    start: PeriodicOrbit | BifurcationPoint,
-    bounds: Mapping[str, tuple[float | int, float | int]],
-    free: tuple[str, ...],
-) -> dict[str, tuple[float, float]]:
-    start.system.check_names(free)
-    missing = set(free) ^ set(bounds)
-    if missing or len(set(free)) < len(free):
-        raise ConfigError(f"bounds must be given for each of {', '.join(free)}, got {', '.join(bounds)}")
-    for name, (low, high) in bounds.items():
-        if not low < start.parameters[name] < high:
-            raise ConfigError(
-                f"{name}={start.parameters[name]:g} of the start must lie within its bounds ({low:g}, {high:g})"
-            )
-    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
 
 
 def _distance(first: Solution, last: Solution, parameter: str) -> float:

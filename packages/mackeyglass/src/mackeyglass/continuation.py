@@ -1,5 +1,6 @@
 """Pseudo-arclength continuation of collocated problems."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,8 +13,7 @@ from mackeyglass.errors import ContinuationError
 from mackeyglass.newton import null_vector, solve
 
 PERIOD_WEIGHT = 0.02  # of the period and of extras beside functions and parameters in the length of a curve
-SMALLEST_COSINE = 0.9  # of the angle between successive tangents
-FARTHEST = 0.5  # from the predicted point, in steps: twice as far as where a curve turns by the angle of that cosine
+FARTHEST = 0.5  # from the predicted point, in steps: where a curve turns by 53 degrees; farther is another part of it
 SMALLEST_STEP = 1e-5  # of the first step's length; folds can be very sharp
 
 
@@ -34,10 +34,10 @@ class Stepping:
     adapt_every: int = 5
 
     def __post_init__(self) -> None:
-        if not 0 < self.ds <= self.ds_max or self.adapt_every < 0:
+        if not 0 < self.ds <= self.ds_max < math.inf or self.adapt_every < 0:
             raise ConfigError(
-                f"steps need 0 < ds <= ds_max and adapt_every >= 0, got ds={self.ds}, ds_max={self.ds_max}, "
-                f"adapt_every={self.adapt_every}"
+                f"steps need 0 < ds <= ds_max, both finite, and adapt_every >= 0, got ds={self.ds}, "
+                f"ds_max={self.ds_max}, adapt_every={self.adapt_every}"
             )
 
 
@@ -53,6 +53,28 @@ class State:
     tangent: Float[np.ndarray, "unknowns"]
     ds: float
     age: int = 0
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value:.6g}" for name, value in self.solution.parameters.items())
+        return f"State({values}, period={self.solution.period:.6g}, ds={self.ds:.3g}, age={self.age})"
+
+
+def at_bound(name: str, bound: float) -> str:
+    """Why a continuation ended."""
+    return f"{name} reached its bound {bound:g}"
+
+
+def steps_done(max_steps: int) -> str:
+    """Why a continuation ended."""
+    return f"{max_steps} steps were done"
+
+
+def check_steps(max_steps: int, direction: int = 1) -> None:
+    """Raise `ConfigError` unless there is at least one step, in a direction that is 1 or −1."""
+    if max_steps < 1 or max_steps != int(max_steps):
+        raise ConfigError(f"max_steps must be a whole number of at least 1, got {max_steps}")
+    if direction not in (1, -1):
+        raise ConfigError(f"direction must be 1 (the parameter grows at first) or -1 (it falls), got {direction!r}")
 
 
 def weights(solution: Solution, free: Sequence[str]) -> Float[np.ndarray, "unknowns"]:
@@ -99,9 +121,9 @@ def trace(
     while True:
         state = _adapted(problem, state, free, stepping)
         following = _step(problem, state, free, stepping)
-        crossed = outside(following.solution, bounds)
-        if crossed is not None:
-            yield _land(problem, state, following, free, *crossed)
+        passed = _passed(state.solution, following.solution, bounds)
+        if passed is not None:
+            yield _land(problem, state, following, free, *passed)
             return
         yield following
         state = following
@@ -114,6 +136,17 @@ def outside(solution: Solution, bounds: Mapping[str, tuple[float, float]]) -> tu
         if not low < value < high:
             return name, low if value <= low else high
     return None
+
+
+def _passed(before: Solution, after: Solution, bounds: Mapping[str, tuple[float, float]]) -> tuple[str, float] | None:
+    """The name and the bound that is met first on the way from one solution to the next."""
+    shares = {}
+    for name in bounds:
+        found = outside(after, {name: bounds[name]})
+        if found is not None:
+            first, last = before.parameters[name], after.parameters[name]
+            shares[found] = (found[1] - first) / (last - first)
+    return min(shares, key=lambda found: shares[found]) if shares else None
 
 
 def _step(problem: Problem, state: State, free: Sequence[str], stepping: Stepping) -> State:
@@ -131,7 +164,7 @@ def _step(problem: Problem, state: State, free: Sequence[str], stepping: Steppin
             cosine = float((weights(solution, free) * turned) @ tangent)
             change = solution.vector(free) - predicted
             distance = float(np.sqrt((weights(before, free) * change) @ change))
-            if cosine >= SMALLEST_COSINE and distance <= FARTHEST * ds:
+            if distance <= FARTHEST * ds:
                 break
             reason = "the curve turns too sharply"  # or this is another part of it
         except ContinuationError as error:

@@ -10,6 +10,8 @@ from sciml.errors import ConfigError
 
 from mackeyglass.chebyshev import lobatto_nodes
 
+FLOOR = 0.05  # of the density of a mesh, relative to the largest
+
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
@@ -27,6 +29,9 @@ class Mesh:
             raise ConfigError("knots of a mesh must rise from 0 to 1 and bound at least two intervals")
         if not 2 <= self.degree <= 12:
             raise ConfigError(f"degree must lie between 2 and 12, got {self.degree}")
+
+    def __repr__(self) -> str:
+        return f"Mesh({self.intervals} intervals of degree {self.degree})"
 
     @classmethod
     def uniform(cls, intervals: int, degree: int) -> "Mesh":
@@ -101,7 +106,7 @@ class Mesh:
         distances = (self.steps + np.roll(self.steps, -1)) / 2  # from the middle of an interval to that of the next
         jumps = np.abs(np.roll(leading, -1, axis=0) - leading) / distances[:, None]
         density = ((jumps + np.roll(jumps, 1, axis=0)) / 2).max(axis=1) ** (1 / (m + 1))
-        density = np.maximum(density, 0.05 * density.max())
+        density = np.maximum(density, FLOOR * density.max())
         if not density.max() > 0:
             return self
         density = (np.roll(density, 1) + 2 * density + np.roll(density, -1)) / 4

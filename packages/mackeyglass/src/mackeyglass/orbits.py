@@ -1,6 +1,6 @@
 """Periodic orbits of delay equations."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -53,9 +53,16 @@ class PeriodicOrbit:
         """On which the profile is stored."""
         return self.solution.mesh
 
-    def profile(self, t: Float[np.ndarray, "times"]) -> Float[np.ndarray, "times d"]:
+    def __repr__(self) -> str:
+        return f"PeriodicOrbit({self.system}, period={self.period:.9g}, {self.mesh})"
+
+    def profile(
+        self, t: Float[np.ndarray, "*times"] | Sequence[float | int] | float | int
+    ) -> Float[np.ndarray, "*times d"]:
         """x at times of the line."""
-        return self.mesh.interpolate(self.solution.values, np.mod(t / self.period, 1.0))
+        times = np.asarray(t, dtype=float)
+        x = self.mesh.interpolate(self.solution.values, np.mod(times.ravel() / self.period, 1.0))
+        return x.reshape(*times.shape, -1)
 
     @cached_property
     def samples(self) -> Float[np.ndarray, "times d"]:
@@ -92,10 +99,6 @@ class PeriodicOrbit:
     def stable(self) -> bool:
         """Whether no multiplier lies outside the unit circle."""
         return self._multipliers.unstable == 0
-
-    def half_period_defect(self) -> float:
-        """Largest |x(t) − x(t + T/2)|: nearly zero for an orbit that runs twice along one of half the period."""
-        return float(np.abs(self.samples - np.roll(self.samples, 1000, axis=0)).max())
 
     def at(self, **values: float | int) -> "PeriodicOrbit":
         """The orbit at other values of parameters, by Newton's method from this one: they must be close."""
@@ -159,7 +162,7 @@ class PeriodicOrbit:
     def from_samples(
         cls,
         system: DDE,
-        samples: Float[np.ndarray, "times d"],
+        samples: Float[np.ndarray, "times d"] | Float[np.ndarray, "times"],
         dt: float | int,
         *,
         window: float | int | None = None,
@@ -173,9 +176,18 @@ class PeriodicOrbit:
 
         Raises
         ------
+        ConfigError, ShapeError
+            For a batch of systems, a spacing that is not positive, and samples that are not finite or not d in number.
         ContinuationError
             If there is no such lag.
         """
+        numbers(system)
+        samples = np.asarray(samples, dtype=float)
+        samples = samples[:, None] if samples.ndim == 1 else samples
+        if samples.ndim != 2 or samples.shape[1] != system.dim:
+            raise ShapeError(f"samples must have the shape (times, {system.dim}), got {samples.shape}")
+        if not (0 < dt < np.inf and np.isfinite(samples).all()):
+            raise ConfigError(f"samples must be finite and their spacing positive, got dt={dt}")
         lag = recurrence(samples, float(dt), float(window or 2 * max(map(float, system.delay_values))), tolerance)
         times = np.arange(len(samples)) * dt
         start = times[-1] - lag
@@ -209,9 +221,12 @@ class PeriodicOrbit:
 
         Raises
         ------
+        ConfigError
+            For a batch of systems, or where there is no default history.
         ContinuationError
             If the trajectory is not periodic by then.
         """
+        numbers(system)
         if history is None:
             if not isinstance(system, MackeyGlass):
                 raise ConfigError("give a history: a number, a function of times in [−τ, 0], or values")
