@@ -81,6 +81,7 @@ def test_second_period_doubling(doubling):
     point = locate(branch, next(special for special in branch.special if special.kind == "PD"))
     assert point.parameters["n"] == pytest.approx(8.672829553818, abs=5e-9)
     assert point.period == pytest.approx(11.8589340568, abs=1e-7)
+    assert branch.defects.max() < 1e-6  # of orbits of twice the period
 
 
 def test_branches_end_where_orbits_vanish_or_halve_their_period(principal, doubling):
@@ -226,6 +227,39 @@ def test_files_that_are_no_branches(principal, tmp_path):
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match="damaged"):
         load_branch(path, general)
+
+
+@pytest.mark.unchecked
+def test_files_with_a_flipped_bit_are_refused(fold, tmp_path):
+    """Wherever it is: in arrays, in names, in the header; some bytes of a file mean nothing."""
+    path = tmp_path / "branch.nc"
+    bounds = {"n": (10, 14), "tau": (1.5, 2.5)}
+    curve = continue_bifurcation(fold, ("n", "tau"), bounds, max_steps=2)
+    curve.save(path)
+    data = bytearray(path.read_bytes())
+    profile = data.find(curve.states[1].solution.values.tobytes())
+    header = data.find(b'"stop_reason": "2 steps')
+    assert profile > 0
+    assert header > 0
+    for place in (profile, profile + 1000, header + 17):
+        data[place] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=r"branch\.nc: damaged or edited, .* checksum"):
+            load_branch(path)
+        data[place] ^= 1
+    path.write_bytes(data)
+    whole = [state.solution.values for state in load_branch(path).states]
+    for place in range(0, len(data), len(data) // 60):
+        data[place] ^= 16
+        path.write_bytes(data)
+        try:
+            read = load_branch(path)
+        except DataError:
+            continue
+        finally:
+            data[place] ^= 16
+        assert all(np.array_equal(a.solution.values, b) for a, b in zip(read.states, whole, strict=True))
+        assert read.special == curve.special
 
 
 @pytest.mark.unchecked

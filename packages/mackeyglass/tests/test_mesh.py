@@ -52,6 +52,20 @@ def test_adapted_meshes_crowd_where_the_profile_is_steep_and_reduce_its_error():
     assert mesh.adapted(np.ones((161, 1))) is mesh
 
 
+def test_intervals_where_a_profile_is_flat_stay_within_a_twentieth_of_the_density():
+    def pulse(t):
+        return np.exp(-((t - 0.5) ** 2) / 2e-4)[:, None]
+
+    mesh = Mesh.uniform(40, 4)
+    for _ in range(6):
+        mesh = mesh.adapted(pulse(mesh.points))
+    # the floor takes at least 1/20 of the largest density, so all of [0, 1] but the pulse at least this many intervals
+    flat = ((mesh.knots[:-1] < 0.4) | (mesh.knots[1:] > 0.6)).sum()
+    assert 8 <= flat < 30
+    assert mesh.steps.max() < 0.12
+    assert mesh.steps.max() / mesh.steps.min() < 21
+
+
 def test_doubled_mesh_holds_two_copies():
     mesh = Mesh(np.array([0.0, 0.2, 0.7, 1.0]), 3)
     x = np.sin(2 * np.pi * mesh.points)

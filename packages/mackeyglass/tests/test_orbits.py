@@ -162,6 +162,42 @@ def test_errors(orbit):
         orbit.at(m=2.0)
 
 
+def test_profiles_at_any_times(orbit):
+    times = np.array([[0.3, 1.0, 7.0], [0.3 + orbit.period, -1.0, 2.0]])
+    x = orbit.profile(times)
+    assert x.shape == (2, 3, 1)
+    assert x[0, 0] == pytest.approx(x[1, 0], abs=1e-12)
+    assert np.array_equal(orbit.profile(0.3), x[0, 0])
+    assert np.array_equal(orbit.profile([0.3, 1.0, 7]), x[0])
+
+
+def test_samples_of_one_component_need_no_second_axis(orbit):
+    samples = orbit.profile(np.arange(0, 20, 0.01))
+    found = [PeriodicOrbit.from_samples(orbit.system, given, 0.01) for given in (samples, samples[:, 0])]
+    assert found[0].period == found[1].period == pytest.approx(orbit.period, abs=1e-7)
+
+
+@pytest.mark.unchecked
+def test_trajectories_that_are_not_of_one_system(orbit):
+    batch, samples = MackeyGlass(n=torch.tensor([7.0, 8.0]), tau=2.0), orbit.profile(np.arange(0, 20, 0.01))
+    with pytest.raises(ConfigError, match="one system, not a batch: n must be numbers"):
+        PeriodicOrbit.from_simulation(batch)
+    with pytest.raises(ConfigError, match="one system, not a batch"):
+        PeriodicOrbit.from_samples(batch, samples, 0.01)
+    with pytest.raises(ShapeError, match=r"\(times, 1\), got \(1, 2000\)"):
+        PeriodicOrbit.from_samples(orbit.system, samples.T, 0.01)
+    with pytest.raises(ConfigError, match=r"spacing positive, got dt=0"):
+        PeriodicOrbit.from_samples(orbit.system, samples, 0)
+    with pytest.raises(ConfigError, match="must be finite"):
+        PeriodicOrbit.from_samples(orbit.system, np.where(samples > 1.2, np.nan, samples), 0.01)
+
+
+def test_default_meshes_resolve_steep_profiles_once_they_are_fitted():
+    orbit = PeriodicOrbit.from_simulation(MackeyGlass(n=12.0, tau=2.0))
+    assert (orbit.mesh.intervals, orbit.mesh.degree) == (50, 5)
+    assert orbit.refined().defect < 1e-6
+
+
 def test_recurrence_is_not_fooled_by_short_lags():
     times = np.arange(0, 60, 0.01)
     samples = (np.sin(2 * np.pi * times / 4) + 0.3 * np.sin(np.pi * times / 4))[:, None]

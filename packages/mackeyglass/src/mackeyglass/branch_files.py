@@ -1,5 +1,6 @@
 """Branches in NetCDF files: written whole or not at all, read back bit by bit."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -17,7 +18,7 @@ from mackeyglass.floquet import Multipliers
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.mesh import Mesh
 
-FORMAT, VERSION = "mackeyglass-branch", 1
+FORMAT, VERSION = "mackeyglass-branch", 2
 
 
 def branch_dataset(branch: Branch) -> xarray.Dataset:
@@ -62,7 +63,19 @@ def branch_dataset(branch: Branch) -> xarray.Dataset:
         "stop_reason": branch.stop_reason,
     }
     attributes = {"format": FORMAT, "version": VERSION, "branch": json.dumps(header)}
-    return xarray.Dataset(variables, {"parameter": names}, attributes)
+    data = xarray.Dataset(variables, {"parameter": names}, attributes)
+    return data.assign_attrs(sha256=checksum(data))
+
+
+def checksum(data: xarray.Dataset) -> str:
+    """SHA-256 of all that `branch_dataset` writes: names, dimensions and contents of arrays, and the header."""
+    digest = hashlib.sha256(data.attrs["branch"].encode())
+    digest.update(json.dumps([str(name) for name in data["parameter"].values]).encode())
+    for name in sorted(map(str, data.data_vars)):
+        array = data[name]
+        digest.update(json.dumps([name, list(array.dims), list(array.shape), array.dtype.str]).encode())
+        digest.update(np.ascontiguousarray(array.values).tobytes())
+    return digest.hexdigest()
 
 
 def load_branch(path: str | os.PathLike[str], system: DDE | None = None) -> Branch:
@@ -95,12 +108,22 @@ def branch_from_dataset(data: xarray.Dataset, system: DDE | None = None, *, name
     Raises
     ------
     DataError
-        If there is something else in it, or a branch of another version or equation; `name` is how it is called then.
+        If there is something else in it, its checksum is wrong, or it is a branch of another version or equation;
+        `name` is how it is called then.
     """
     found = data.attrs.get("format"), data.attrs.get("version")
     if found != (FORMAT, VERSION):
         raise DataError(
             f"{name}: format and version are {found}, this program reads {(FORMAT, VERSION)}; compute the branch anew"
+        )
+    try:
+        intact = data.attrs["sha256"] == checksum(data)
+    except Exception as error:  # whatever wrong or missing contents make it raise
+        raise DataError(f"{name}: not a branch, or damaged ({error!r}); compute it anew") from error
+    if not intact:
+        raise DataError(
+            f"{name}: damaged or edited, its contents do not have the checksum that was written with them; compute the "
+            "branch anew, or take a copy"
         )
     try:
         header = json.loads(data.attrs["branch"])
