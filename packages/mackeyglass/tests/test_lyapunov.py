@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from mackeyglass import DDE, MackeyGlass, SegmentMap, characteristic_roots
-from mackeyglass.lyapunov import kaplan_yorke_dimension, lyapunov_spectrum
+from mackeyglass.chebyshev import clenshaw_curtis, differentiation_matrix, lagrange_basis
+from mackeyglass.lyapunov import _statistics, kaplan_yorke_dimension, lyapunov_spectrum
 from mackeyglass.orbits import PeriodicOrbit
 from mackeyglass.orthonormal import orthonormalise
-from mackeyglass.tangent_flow import PseudospectralFlow, SegmentFlow, clenshaw_curtis, differentiation_matrix
+from mackeyglass.tangent_flow import PseudospectralFlow, SegmentFlow
 from sciml.errors import ConfigError
 from torch import nn
 
@@ -41,6 +42,8 @@ def test_dimension_formula():
     assert kaplan_yorke_dimension(tensor(0.1, -math.inf)).item() == 1
     batch = torch.stack([tensor(0.5, 0.0, -1.0), tensor(0.0, -1.0, -2.0)])
     assert kaplan_yorke_dimension(batch).tolist() == [2.5, 1.0]
+    assert kaplan_yorke_dimension([0.5, 0, -1]).item() == 2.5
+    assert kaplan_yorke_dimension(batch.numpy()).tolist() == [2.5, 1.0]
 
 
 @pytest.mark.parametrize("rows", [5, 400])  # LAPACK and Gram–Schmidt
@@ -60,6 +63,8 @@ def test_quadrature_and_differentiation():
     assert clenshaw_curtis(8, 2) @ nodes**8 == pytest.approx(1 / 9, rel=1e-14)
     nodes = SegmentMap(MackeyGlass(tau=1.0), 8).nodes.numpy()
     np.testing.assert_allclose(differentiation_matrix(8) @ nodes**8, 8 * nodes**7, atol=1e-12)
+    x = tensor(0.0, 1e-9, 0.3, 0.5, 1.0)
+    assert (lagrange_basis(x, 1000).sum(-1) - 1).abs().max() < 1e-13
 
 
 def test_flow_is_the_segment_map_for_systems_of_any_delay():
@@ -127,13 +132,34 @@ def test_exponents_of_chaos():
 
 @pytest.mark.slow
 @pytest.mark.unchecked
+def test_halves_of_a_long_transient_contradict_each_other():
+    """At (10, 2.1) chaos ends, trajectory by trajectory, after hundreds of delays: on a cycle."""
+    options = {"n_delays": 600, "n_transient": 100, "n_ensemble": 512}
+    found = lyapunov_spectrum(MackeyGlass(n=10.0, tau=tensor(2.1, 1.7)), 1, **options)
+    assert (found.exponents[:, 0] > 4 * found.stderr[:, 0]).all()
+    assert found.halves[1, 0, 0] < 0.8 * found.halves[0, 0, 0]
+    assert found.converged.tolist() == [False, True]  # at (10, 1.7) it lasts
+
+
+@pytest.mark.parametrize("members", [2, 24])  # averages over blocks of time, and over members
+def test_error_estimates_are_the_scatter_of_independent_samples(members: int):
+    spectrum, spread = tensor(0.05, 0.0, -0.4, -0.5), tensor(0.02, 0.01, 0.05, 0.05)
+    rates = spectrum + spread * torch.randn(members, 2000, 20, 4, generator=torch.manual_seed(0), dtype=torch.float64)
+    found = _statistics(rates, torch.ones(2000, dtype=torch.float64))
+    assert found.dimension_stderr.mean().item() == pytest.approx(found.dimension.std().item(), rel=0.1)
+    torch.testing.assert_close(found.stderr.mean(0), found.exponents.std(0), rtol=0.1, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.unchecked
 def test_error_estimates_agree_with_the_scatter_of_runs():
     options = {"n_delays": 200, "n_transient": 100, "n_nodes": 20}
     for ensemble in (4, 8):  # averages over blocks of time, and over members
-        results = [lyapunov_spectrum(CHAOS, 1, seed=s, n_ensemble=ensemble, **options) for s in range(10)]
-        scatter = torch.stack([r.exponents[0, 0] for r in results]).std()
-        estimate = torch.stack([r.stderr[0, 0] for r in results]).mean()
-        assert 0.4 < scatter / estimate < 2.5
+        results = [lyapunov_spectrum(CHAOS, 3, seed=s, n_ensemble=ensemble, **options) for s in range(10)]
+        for value, error in (("exponents", "stderr"), ("dimension", "dimension_stderr")):
+            scatter = torch.stack([getattr(r, value).flatten()[0] for r in results]).std()
+            estimate = torch.stack([getattr(r, error).flatten()[0] for r in results]).mean()
+            assert 0.4 < scatter / estimate < 2.5
 
 
 @pytest.mark.slow

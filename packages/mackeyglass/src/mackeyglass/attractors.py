@@ -16,7 +16,7 @@ from torch import Tensor
 from mackeyglass.extrema import GAP, Maxima, local_maxima
 from mackeyglass.history import History, batch_shape
 from mackeyglass.mackey_glass import MackeyGlass
-from mackeyglass.segment_map import SegmentMap
+from mackeyglass.segment_map import SegmentMap, enough_panels
 
 STILL = 1e-6  # range, relative to the state, below which it is an equilibrium
 Family = Literal["linear", "sine"] | Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -72,7 +72,7 @@ def orbit_diagram(
         system = system.with_parameters(**{parameter: float(values[0])})
     batch = batch_shape(system)
     highest = system.with_parameters(**{parameter: float(values[-1])})
-    panels = max(_panels(system), _panels(highest))
+    panels = max(enough_panels(system), enough_panels(highest))
     records: list[list[dict[str, np.ndarray]]] = []
     segment: Tensor | None = None
     with torch.no_grad(), Progress(f"sweep of {parameter}", 2 * len(values), active=progress) as bar:
@@ -152,7 +152,7 @@ def basin(
         raise ConfigError("a basin belongs to a single system: give its parameters as numbers")
     _check_delays(n_transient, n_delays)
     axes = [torch.as_tensor(np.asarray(values, dtype=float)) for values in (a, c)]
-    segment_map = SegmentMap(system, n_nodes, _panels(system))
+    segment_map = SegmentMap(system, n_nodes, enough_panels(system))
     A, C = torch.meshgrid(*axes, indexing="ij")
     s = segment_map.nodes / segment_map.nodes[-1] - 1
     histories = _family(family)(A.reshape(-1, 1), C.reshape(-1, 1), s)
@@ -251,10 +251,6 @@ def _family(family: Family) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 def _check_delays(n_transient: int, n_delays: int) -> None:
     if n_transient < 1 or n_delays < 10:
         raise ConfigError(f"n_transient must be at least 1, n_delays at least 10, got {n_transient} and {n_delays}")
-
-
-def _panels(system: MackeyGlass) -> int:
-    return max(1, math.ceil(float(torch.as_tensor(system.gamma * system.tau).max()) / 4))
 
 
 def _attributes(system: MackeyGlass) -> dict[str, float]:

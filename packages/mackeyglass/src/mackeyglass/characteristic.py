@@ -3,15 +3,17 @@
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Complex, Float
 from sciml.errors import ConfigError
 from scipy import linalg, special
 
+from mackeyglass.chebyshev import differentiation_matrix, lagrange_basis
 from mackeyglass.equation import DDE
 from mackeyglass.errors import ContinuationError
 from mackeyglass.linearisation import Linearisation, State, linearise_at
 
-LARGEST = 1200  # order of a generator beyond which its eigenvalues take many seconds
+LARGEST = 1000  # order of a generator beyond which its eigenvalues take many seconds
 
 
 def characteristic_roots(system: DDE, equilibrium: State | None = None, k: int = 6) -> Complex[np.ndarray, "k"]:
@@ -111,11 +113,9 @@ def generator(linear: Linearisation, nodes: int) -> Float[np.ndarray, "order ord
     Block row 0 states the equation, v'(0) = Σⱼ Aⱼ v(−τⱼ) with interpolated v; the others differentiate by θ.
     """
     d, longest = linear.matrices.shape[1], linear.delays.max()
-    points = np.cos(np.pi * np.arange(nodes + 1) / nodes)
-    weights = (-1.0) ** np.arange(nodes + 1)
-    weights[[0, -1]] /= 2
-    values = _interpolation(points, weights, 1 - 2 * linear.delays / longest)
-    matrix = np.kron(_differentiation(points, weights) * 2 / longest, np.eye(d))
+    # tables belong to rising nodes
+    values = lagrange_basis(torch.from_numpy(1 - linear.delays / longest), nodes).numpy()[:, ::-1]
+    matrix = np.kron(differentiation_matrix(nodes)[::-1, ::-1] / longest, np.eye(d))
     matrix[:d] = np.einsum("jkl,jm->kml", linear.matrices, values).reshape(d, -1)
     return matrix
 
@@ -180,21 +180,3 @@ def _ordered(upper: np.ndarray) -> np.ndarray:
     """Roots of the closed upper half plane and their conjugates, by decreasing real part."""
     roots = np.concatenate([upper, upper[np.imag(upper) > 0].conj()])
     return roots[np.lexsort((-np.imag(roots), -np.real(roots)))]
-
-
-def _interpolation(points: np.ndarray, weights: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Rows that evaluate the polynomial through values at `points`: the barycentric formula."""
-    distance = at[:, None] - points
-    exact = np.abs(distance) < 1e-15
-    terms = weights / np.where(exact, 1.0, distance)
-    rows = terms / terms.sum(axis=1, keepdims=True)
-    return np.where(exact.any(axis=1, keepdims=True), exact.astype(float), rows)
-
-
-def _differentiation(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Derivatives at `points` of the polynomial through values there; constants have none, exactly."""
-    distance = points[:, None] - points + np.eye(len(points))
-    matrix = weights / weights[:, None] / distance
-    np.fill_diagonal(matrix, 0.0)
-    np.fill_diagonal(matrix, -matrix.sum(axis=1))
-    return matrix

@@ -24,13 +24,36 @@ def chebyshev_coefficients(degree: int) -> Float[np.ndarray, "nodes nodes"]:
     return 2 / degree * halved[:, None] * halved * np.cos(np.pi * j[:, None] * (degree - j) / degree)
 
 
+@lru_cache
+def clenshaw_curtis(degree: int, panels: int = 1) -> Float[np.ndarray, "nodes"]:
+    """Weights of the nodes of `lobatto_nodes` for integrals over [0, 1]."""
+    k = np.arange(0, degree + 1, 2)
+    local = chebyshev_coefficients(degree)[k].T @ (1 / (1 - k**2.0)) / panels
+    weights = np.zeros(degree * panels + 1)
+    for p in range(panels):
+        weights[p * degree : (p + 1) * degree + 1] += local
+    return weights
+
+
+@lru_cache
+def differentiation_matrix(degree: int) -> Float[np.ndarray, "nodes nodes"]:
+    """Derivatives at the nodes of `lobatto_nodes` of the polynomial through values there; constants have none."""
+    points = lobatto_nodes(degree)
+    weights = (-1.0) ** np.arange(degree + 1)
+    weights[[0, -1]] /= 2
+    matrix = weights / weights[:, None] / (points[:, None] - points + np.eye(degree + 1))
+    np.fill_diagonal(matrix, 0.0)
+    np.fill_diagonal(matrix, -matrix.sum(axis=1))
+    return matrix
+
+
 def constant(array: np.ndarray, like: Tensor) -> Tensor:
     """A table as tensor of another one's dtype and device (kept in numpy, where no transformation of torch acts)."""
     return torch.from_numpy(array).to(like)
 
 
 def lagrange_basis(x: Float[Tensor, "*points"], degree: int) -> Float[Tensor, "*points nodes"]:
-    """ℓ_j(x) for x in [0, 1], as products of differences: differentiable at the nodes too."""
+    """ℓ_j(x) for x in [0, 1], as products of differences: differentiable at nodes too, finite up to degree 1000."""
     nodes = 4 * constant(lobatto_nodes(degree), x)  # on an interval of length 4 products neither grow nor vanish
     differences = 4 * x[..., None] - nodes
     one = torch.ones_like(differences[..., :1])

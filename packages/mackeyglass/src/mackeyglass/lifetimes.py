@@ -16,7 +16,7 @@ from mackeyglass.extrema import local_maxima
 from mackeyglass.history import History, batch_shape
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.orbits import PeriodicOrbit
-from mackeyglass.segment_map import SegmentMap
+from mackeyglass.segment_map import SegmentMap, enough_panels
 
 BLOCK = 10  # delays after which it is looked who has jumped
 SETTLING = 100  # delays before the clock starts
@@ -83,8 +83,7 @@ def transient_lifetime(
         raise ConfigError("target must be a PeriodicOrbit or the list of its maxima")
     if n_members < 1 or n_delays < CONFIRMATION:
         raise ConfigError(f"n_members must be at least 1 and n_delays {CONFIRMATION}, got {n_members} and {n_delays}")
-    panels = max(1, math.ceil(float(system.gamma * system.tau) / 4))
-    segment_map = SegmentMap(system, n_nodes, panels)
+    segment_map = SegmentMap(system, n_nodes, enough_panels(system))
     U = _histories(segment_map, system, history, n_members, seed)
     blocks = math.ceil((SETTLING + n_delays) / BLOCK)
     since = np.full(n_members, blocks)  # the block with which each began to follow the cycle

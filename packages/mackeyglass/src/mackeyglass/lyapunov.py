@@ -2,9 +2,11 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from sciml.errors import ConfigError
@@ -15,7 +17,7 @@ from mackeyglass.equation import DDE
 from mackeyglass.history import History, sample_history
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.orthonormal import orthonormalise
-from mackeyglass.segment_map import LinearDecay
+from mackeyglass.segment_map import LinearDecay, enough_panels
 from mackeyglass.tangent_flow import PseudospectralFlow, SegmentFlow, TangentFlow
 
 BLOCKS = 20  # of time, whose averages tell the error of a single trajectory
@@ -46,14 +48,14 @@ class LyapunovSpectrum:
 
 
 def kaplan_yorke_dimension(
-    exponents: Float[Tensor, "*batch k"], zero: float | int | Tensor = 0.0
+    exponents: Float[Tensor, "*batch k"] | np.ndarray | Sequence[float | int], zero: float | int | Tensor = 0.0
 ) -> Float[Tensor, "*batch"]:
     """D = j + (λ₁ + … + λ_j)/|λ_{j+1}| with the largest j for which the sum is not negative.
 
     Parameters
     ----------
     exponents
-        In any order.
+        In any order: a tensor, or what makes one.
     zero
         Exponents up to this modulus count as zero: a number, or one for each of the batch. An exponent of a cycle that
         should be 0 but is −1e-6 would otherwise give the dimension 0 of an equilibrium, not 1.
@@ -64,6 +66,8 @@ def kaplan_yorke_dimension(
         NaN where the sum of all given exponents is not negative: more of them are needed. An infinite |λ_{j+1}| adds
         nothing to j.
     """
+    if not isinstance(exponents, Tensor):
+        exponents = torch.as_tensor(exponents, dtype=torch.float64)
     zero = torch.as_tensor(zero, dtype=exponents.dtype, device=exponents.device)[..., None]
     ordered = torch.where(exponents.abs() <= zero, 0.0, exponents).sort(-1, descending=True).values
     sums = ordered.cumsum(-1)
@@ -240,9 +244,7 @@ def _flow(
     if n_nodes < 2:
         raise ConfigError(f"n_nodes must be at least 2, got {n_nodes}")
     if linear and method != "pseudospectral":
-        longest = float(torch.as_tensor(system.gamma * system.tau).max())
-        panels = panels or max(1, math.ceil(longest / 4))
-        return SegmentFlow(system, ensemble, n_nodes, panels, dtype=dtype, device=device)
+        return SegmentFlow(system, ensemble, n_nodes, panels or enough_panels(system), dtype=dtype, device=device)
     if panels not in (None, 1):
         raise ConfigError(f"the method 'pseudospectral' has one panel, got panels={panels}")
     if not isinstance(system, DDE):

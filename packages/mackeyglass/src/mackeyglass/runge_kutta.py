@@ -52,15 +52,20 @@ class GridSolution:
         index = index + index // (nodes - 1)  # each interval has one node more than cells
         left, right = self._at(self.values, index), self._at(self.values, index + 1)
         slope_left, slope_right = self._at(self.slopes, index), self._at(self.slopes, index + 1)
-        secant = right - left
-        bend = self.step[..., None] * (slope_left * (1 - s) - slope_right * s) - secant * (1 - 2 * s)
-        return left + s * (secant + (1 - s) * bend)
+        h = self.step[..., None]
+        return cubic_hermite(s, left, right, h * slope_left, h * slope_right)
 
     def _at(self, stored: Tensor, index: Tensor) -> Tensor:
         flat = stored.flatten(0, 1).movedim(0, -1)
         if index.ndim == 1:
             return flat[..., index]
         return flat.gather(-1, index.expand(*flat.shape[:-1], -1))
+
+
+def cubic_hermite(s: Tensor, left: Tensor, right: Tensor, slope_left: Tensor, slope_right: Tensor) -> Tensor:
+    """The cubic with these values and slopes by s at s = 0 and 1."""
+    secant = right - left
+    return left + s * (secant + (1 - s) * (slope_left * (1 - s) - slope_right * s - secant * (1 - 2 * s)))
 
 
 class RungeKutta4:

@@ -5,6 +5,7 @@ Because the decay is linear, the solution u_{k+1} on the next interval of length
     u_{k+1}(s) = e^{−γs} u_k(τ) + ∫₀ˢ e^{−γ(s−r)} βf(u_k(r)) dr,   0 ≤ s ≤ τ.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +15,13 @@ from jaxtyping import Float
 from sciml.errors import ConfigError, ShapeError
 from torch import Tensor, nn
 
-from mackeyglass.chebyshev import basis_on_panels, chebyshev_coefficients, exponential_integrals, lobatto_nodes
+from mackeyglass.chebyshev import (
+    basis_on_panels,
+    chebyshev_coefficients,
+    clenshaw_curtis,
+    exponential_integrals,
+    lobatto_nodes,
+)
 from mackeyglass.equation import DDE, Value
 from mackeyglass.history import History, batch_shape, sample_history, tensors_of
 
@@ -53,7 +60,7 @@ class SegmentMap(nn.Module):
         M: each panel has M + 1 nodes. On attractors with β = 2γ the worst `resolution` of 32 nodes was 6e-8 at
         (n, γτ) = (9.65, 2), 2e-6 at (12, 2) and 3e-5 at (15, 2), that of 64 nodes 3e-11 and 6e-9 at the latter two.
     panels
-        Parts into which a delay is divided; more than one where delays exceed 4/γ.
+        Parts into which a delay is divided; more than one where delays exceed 4/γ, see `enough_panels`.
     dtype, device
         Of everything; device defaults to that of the system's tensors.
 
@@ -122,8 +129,7 @@ class SegmentMap(nn.Module):
     @property
     def weights(self) -> Float[Tensor, "*tau nodes"]:
         """Clenshaw–Curtis weights: ∫₀^τ u ds = Σ wᵢUᵢ."""
-        tau = self._tensor(self.system.tau)[..., None]
-        return tau * exponential_integrals(torch.zeros_like(tau[..., 0]), self.n_nodes, self.panels)[1][..., -1, :]
+        return self._tensor(self.system.tau)[..., None] * self._constant(clenshaw_curtis(self.n_nodes, self.panels))
 
     def history(self, history: History) -> Float[Tensor, "*batch nodes"]:
         """The segment of a history on [−τ, 0]: a number, values ``(*batch, nodes)``, or a function of time.
@@ -283,6 +289,11 @@ def _matmul(left: Tensor, right: Tensor) -> Tensor:
         return left @ right
     finally:
         torch.set_float32_matmul_precision(precision)
+
+
+def enough_panels(system: LinearDecay) -> int:
+    """Panels of a `SegmentMap` of which each lasts at most 4/γ, for all systems of a batch."""
+    return max(1, math.ceil(float(torch.as_tensor(system.gamma * system.tau).detach().max()) / 4))
 
 
 def moved(system: Any, move: Callable[[Tensor], Tensor]) -> Any:

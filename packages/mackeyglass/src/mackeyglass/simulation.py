@@ -18,7 +18,7 @@ from mackeyglass.equation import DDE
 from mackeyglass.history import History
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.runge_kutta import RungeKutta4
-from mackeyglass.segment_map import SegmentMap
+from mackeyglass.segment_map import SegmentMap, enough_panels
 
 Method = Literal["segment", "rk4", "dopri5"]
 CHUNK = 2**22  # numbers held at once while a long trajectory is computed
@@ -119,7 +119,7 @@ class _Run:
 def _segments(
     system: MackeyGlass, history: History, intervals: int, dtype: torch.dtype, device: torch.device | str
 ) -> _Run:
-    panels = max(1, math.ceil(float(torch.as_tensor(system.gamma * system.tau).max()) / 4))
+    panels = enough_panels(system)
     segment_map = SegmentMap(system, intervals, panels, dtype=dtype, device=device)
     U, worst = segment_map.history(history), 0.0
     bound = 1e-5 if dtype == torch.float64 else 1e-4

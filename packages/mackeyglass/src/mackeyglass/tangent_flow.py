@@ -12,7 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mackeyglass.chebyshev import chebyshev_coefficients, exponential_integrals, lagrange_basis, lobatto_nodes
+from mackeyglass.chebyshev import (
+    clenshaw_curtis,
+    differentiation_matrix,
+    exponential_integrals,
+    lagrange_basis,
+    lobatto_nodes,
+)
 from mackeyglass.equation import DDE
 from mackeyglass.history import batch_shape
 from mackeyglass.mackey_glass import MackeyGlass
@@ -176,27 +182,6 @@ class PseudospectralFlow:
 
 
 TangentFlow = SegmentFlow | PseudospectralFlow
-
-
-def clenshaw_curtis(degree: int, panels: int = 1) -> Float[np.ndarray, "nodes"]:
-    """Weights of the nodes of `lobatto_nodes` for integrals over [0, 1]."""
-    k = np.arange(0, degree + 1, 2)
-    local = chebyshev_coefficients(degree)[k].T @ (1 / (1 - k**2.0)) / panels
-    weights = np.zeros(degree * panels + 1)
-    for p in range(panels):
-        weights[p * degree : (p + 1) * degree + 1] += local
-    return weights
-
-
-def differentiation_matrix(degree: int) -> Float[np.ndarray, "nodes nodes"]:
-    """Derivatives at the nodes of `lobatto_nodes` of the polynomial through values there; constants have none."""
-    points = lobatto_nodes(degree)
-    weights = (-1.0) ** np.arange(degree + 1)
-    weights[[0, -1]] /= 2
-    matrix = weights / weights[:, None] / (points[:, None] - points + np.eye(degree + 1))
-    np.fill_diagonal(matrix, 0.0)
-    np.fill_diagonal(matrix, -matrix.sum(axis=1))
-    return matrix
 
 
 def _differentiated(

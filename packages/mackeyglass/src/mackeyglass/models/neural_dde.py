@@ -17,6 +17,7 @@ from mackeyglass.chebyshev import lagrange_basis, lobatto_nodes
 from mackeyglass.equation import Value
 from mackeyglass.learned_equation import LearnedDDE
 from mackeyglass.models._checks import check_choice, check_dtype, check_sizes, check_tensor
+from mackeyglass.runge_kutta import cubic_hermite
 from mackeyglass.segment_map import SegmentMap
 
 
@@ -209,6 +210,4 @@ def _hermite(
     at = torch.from_numpy(lobatto_nodes(nodes)).to(values) * K
     cell = at.floor().long().clamp(max=K - 1)
     s = at - cell
-    left, right, a, b = values[:, cell], values[:, cell + 1], increments[:, cell], increments[:, cell + 1]
-    secant = right - left
-    return left + s * (secant + (1 - s) * (a * (1 - s) - b * s - secant * (1 - 2 * s)))
+    return cubic_hermite(s, values[:, cell], values[:, cell + 1], increments[:, cell], increments[:, cell + 1])
