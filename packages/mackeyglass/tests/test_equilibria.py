@@ -10,7 +10,7 @@ from sciml.errors import ConfigError
 
 def test_hopf_points_along_the_positive_equilibrium():
     branch = follow_equilibrium(MackeyGlass(n=3.0, tau=2.6), "n", (3.0, 14.0))
-    assert branch.stop_reason == "bounds"
+    assert branch.stop_reason == "n reached its bound 14"
     assert branch.values[-1] == 14
     np.testing.assert_allclose(branch.states, 1, rtol=1e-14)
     assert [point.kind for point in branch.special] == ["Hopf"] * 3
@@ -25,7 +25,7 @@ def test_hopf_points_along_the_positive_equilibrium():
 
 def test_hopf_points_as_a_delay_grows_within_few_steps():
     system = MackeyGlass(n=10.0, tau=0.3)
-    branch = follow_equilibrium(system, "tau", (0.3, 4.0), step=3.0, longest=5.0)
+    branch = follow_equilibrium(system, "tau", (0.3, 4.0), ds=3.0, ds_max=5.0)
     expected = [point.parameters["tau"] for point in hopf_points(system, "tau", 3)]
     assert [point.value for point in branch.special] == pytest.approx(expected, rel=1e-11)
     assert len(branch.values) <= 4
@@ -46,7 +46,7 @@ def test_fold():
 def test_transcritical_point():
     """The origin of the Mackey–Glass equation and its positive equilibrium meet at β = γ."""
     system = MackeyGlass(beta=2.0, gamma=1.0, n=2.0, tau=0.5)
-    origin = follow_equilibrium(system, "beta", (0.5, 2.0), 0.0, step=-0.1)
+    origin = follow_equilibrium(system, "beta", (0.5, 2.0), 0.0, ds=0.1, direction=-1)
     (point,) = origin.special
     assert (point.kind, point.value, point.state[0]) == ("branch point", pytest.approx(1, abs=1e-12), 0)
     assert origin.unstable[0] == 1
@@ -72,6 +72,13 @@ def test_a_branch_with_two_components():
     np.testing.assert_allclose(np.add(values, values[::-1]), 1.75, atol=1e-11)
 
 
+def test_a_branch_without_a_bound_says_how_it_ended():
+    branch = follow_equilibrium(MackeyGlass(n=9.0, tau=2.0), "n", (-np.inf, np.inf), max_steps=3, direction=-1)
+    assert branch.stop_reason == "3 steps were done"
+    assert (np.diff(branch.values) < 0).all()
+    assert repr(branch) == f"EquilibriumBranch(4 points, n={branch.values[-1]:.6g} … 9, 0 special)"
+
+
 @pytest.mark.unchecked
 def test_errors():
     with pytest.raises(ConfigError, match="no parameter is called m"):
@@ -80,7 +87,13 @@ def test_errors():
         follow_equilibrium(MackeyGlass(), "n", (2.0, 12.0), 0.7)
     with pytest.raises(ConfigError, match="outside the bounds"):
         follow_equilibrium(MackeyGlass(), "n", (2.0, 5.0))
-    with pytest.raises(ConfigError, match="step"):
-        follow_equilibrium(MackeyGlass(), "n", (2.0, 12.0), step=1.0, longest=0.5)
+    with pytest.raises(ConfigError, match="0 < ds <= ds_max"):
+        follow_equilibrium(MackeyGlass(), "n", (2.0, 12.0), ds=1.0, ds_max=0.5)
+    with pytest.raises(ConfigError, match="0 < ds <= ds_max"):
+        follow_equilibrium(MackeyGlass(), "n", (2.0, 12.0), ds=0.0)
+    with pytest.raises(ConfigError, match=r"direction must be 1 .* got 'up'"):
+        follow_equilibrium(MackeyGlass(), "n", (2.0, 12.0), direction="up")
+    with pytest.raises(ConfigError, match="max_steps must be a whole number of at least 1, got -1"):
+        follow_equilibrium(MackeyGlass(), "n", (2.0, 12.0), max_steps=-1)
     with pytest.raises(ConfigError, match="no positive equilibrium for beta<=gamma"):
         follow_equilibrium(MackeyGlass(beta=1.0), "n", (2.0, 12.0))

@@ -269,10 +269,11 @@ def test_multilinear_forms_are_derivatives():
 
 def test_curve_by_continuation_is_the_formula():
     (start,) = hopf_points(MackeyGlass(tau=2.0))
-    branch = continue_hopf(start, ("n", "tau"), {"n": (4.1, 12.0), "tau": (0.2, 4.0)}, step=0.1)
-    assert branch.stop_reason == "bounds"
+    branch = continue_hopf(start, ("n", "tau"), {"n": (4.1, 12.0), "tau": (0.2, 4.0)}, ds=0.1, direction=-1)
+    assert branch.stop_reason == "n reached its bound 12"
     assert branch.points[-1].parameters["n"] == 12
-    other = continue_hopf(start, ("n", "tau"), {"n": (4.1, 12.0), "tau": (0.2, 4.0)}, step=-0.1)
+    other = continue_hopf(start, ("n", "tau"), {"n": (4.1, 12.0), "tau": (0.2, 4.0)}, ds=0.1)
+    assert other.stop_reason == "tau reached its bound 4"
     assert other.points[-1].parameters["tau"] == 4
     for point in [*branch.points, *other.points]:
         n, omega = hopf_curve(point.system)
@@ -286,8 +287,10 @@ def test_generalised_hopf_point():
     """x' = −ax_τ + x_τ² + cx_τ³: on the curve aτ = π/2 the coefficient c₁ is linear in c."""
     system = DDE(lambda x, y, p: -p.a * y + y**2 + p.c * y**3, [1.0], {"a": 1.5, "c": -3.0})
     start = locate_hopf(system, "a")
-    branch = continue_hopf(start, ("c", "a"), {"c": (-3.0, 3.0)})
-    assert branch.stop_reason == "bounds"
+    # a does not change along the curve, so the second parameter is c
+    branch = continue_hopf(start, ("a", "c"), {"a": (0.0, np.inf), "c": (-3.0, 3.0)})
+    assert branch.stop_reason == "c reached its bound 3"
+    assert repr(branch).endswith("c=-3 … 3, 1 generalised)")
     (point,) = branch.generalised
     # at a = ω = π/2: e = −i, Δ(0) = a, Δ(2iω) = a(2i − 1), B = 2, C = 6c
     a, e = np.pi / 2, -1j
@@ -306,7 +309,7 @@ def test_curve_of_two_neurons_keeps_the_sum_of_delays():
     start = locate_hopf(neurons(), "forward", rest(neurons()))
     total = start.parameters["forward"] + start.parameters["back"]
     branch = continue_hopf(start, ("back", "forward"), {"back": (0.05, 0.6), "forward": (0.05, 0.6)})
-    assert branch.stop_reason == "bounds"
+    assert "reached its bound" in branch.stop_reason
     for point in branch.points:
         assert point.parameters["forward"] + point.parameters["back"] == pytest.approx(total, abs=1e-11)
         assert point.omega == pytest.approx(start.omega, abs=1e-11)
@@ -344,9 +347,16 @@ def test_errors():
     (start,) = hopf_points(MackeyGlass(tau=2.0))
     with pytest.raises(ConfigError, match="two different parameters"):
         continue_hopf(start, ("n", "n"), {"n": (4.0, 8.0)})
-    with pytest.raises(ConfigError, match="two different parameters and bounds of these"):
-        continue_hopf(start, ("n", "tau"), {"beta": (4.0, 8.0)})
+    with pytest.raises(ConfigError, match="two different parameters and bounds of both"):
+        continue_hopf(start, ("n", "tau"), {"n": (4.0, 8.0)})
     with pytest.raises(ConfigError, match="outside the bounds"):
-        continue_hopf(start, ("n", "tau"), {"n": (6.0, 8.0)})
-    with pytest.raises(ConfigError, match="step"):
-        continue_hopf(start, ("n", "tau"), {}, step=0.0)
+        continue_hopf(start, ("n", "tau"), {"n": (6.0, 8.0), "tau": (1.0, 3.0)})
+    bounds = {"n": (4.0, 8.0), "tau": (1.0, 3.0)}
+    for options, message in (
+        ({"ds": 0.0}, "0 < ds <= ds_max"),
+        ({"ds_max": np.inf}, "both finite"),
+        ({"direction": 0}, "direction must be 1"),
+        ({"max_steps": 0}, "at least 1, got 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            continue_hopf(start, ("n", "tau"), bounds, **options)

@@ -69,6 +69,16 @@ def steps_done(max_steps: int) -> str:
     return f"{max_steps} steps were done"
 
 
+def why_ended(
+    reason: str, last: Mapping[str, float], bounds: Mapping[str, tuple[float | int, float | int]], max_steps: int
+) -> str:
+    """What `mackeyglass.arclength.trace` gives as the reason, in words; `last` are parameters of the last point."""
+    if reason == "bounds":
+        ends = [(name, float(bound)) for name, pair in bounds.items() for bound in pair if np.isfinite(bound)]
+        return at_bound(*min(ends, key=lambda end: abs(last[end[0]] - end[1])))
+    return steps_done(max_steps) if reason == "max_steps" else reason
+
+
 def check_steps(max_steps: int, direction: int = 1) -> None:
     """Raise `ConfigError` unless there is at least one step, in a direction that is 1 or −1."""
     if max_steps < 1 or max_steps != int(max_steps):

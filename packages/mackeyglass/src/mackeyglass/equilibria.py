@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from mackeyglass.arclength import Function, Segment, trace
 from mackeyglass.characteristic import unstable_roots
+from mackeyglass.continuation import Stepping, check_steps, why_ended
 from mackeyglass.equation import DDE
 from mackeyglass.errors import ContinuationError
 from mackeyglass.hopf import locate_hopf
@@ -31,7 +32,7 @@ class EquilibriumPoint:
 class EquilibriumBranch:
     """Equilibria along a curve: values of the parameter, states, numbers of unstable characteristic roots.
 
-    `special` are the bifurcations in their order, `stop_reason` is "bounds", "max_steps" or what failed.
+    `special` are the bifurcations in their order, `stop_reason` says why it ended.
     """
 
     parameter: str
@@ -41,6 +42,10 @@ class EquilibriumBranch:
     special: Sequence[EquilibriumPoint]
     stop_reason: str
 
+    def __repr__(self) -> str:
+        ranges = f"{self.parameter}={self.values.min():.6g} … {self.values.max():.6g}"
+        return f"EquilibriumBranch({len(self.values)} points, {ranges}, {len(self.special)} special)"
+
 
 def follow_equilibrium(
     system: DDE,
@@ -48,9 +53,10 @@ def follow_equilibrium(
     bounds: tuple[float | int, float | int],
     equilibrium: State | None = None,
     *,
-    step: float = 0.05,
-    longest: float = 0.5,
+    ds: float | int = 0.05,
+    ds_max: float | int = 0.5,
     max_steps: int = 500,
+    direction: int = 1,
 ) -> EquilibriumBranch:
     """The branch of an equilibrium of `system` while a parameter stays within bounds.
 
@@ -58,9 +64,13 @@ def follow_equilibrium(
     ----------
     equilibrium
         d numbers; by default the positive equilibrium of the Mackey–Glass equation, the origin of any other.
-    step, longest
-        Lengths in the space of state and parameter. With a negative `step` the parameter falls at first. Roots that
-        cross the imaginary axis to and fro within a step are not seen.
+    bounds
+        Of the parameter, which may be infinite; the last point lies on one where the branch reaches it.
+    ds, ds_max
+        First and longest step, in the space of state and parameter. Roots that cross the imaginary axis to and fro
+        within a step are not seen.
+    direction
+        1 to begin with a growing parameter, −1 with a falling one.
 
     Raises
     ------
@@ -70,15 +80,20 @@ def follow_equilibrium(
         If roots cross the imaginary axis in a way that is none of the three.
     """
     system.check_names([parameter])
+    Stepping(ds, ds_max)
+    check_steps(max_steps, direction)
     d = system.dim
     start = np.append(equilibrium_of(system, equilibrium), numbers(system)[parameter])
     function = _equilibria(system, parameter)
-    segments, reason = trace(lambda point: (function, point), start, d, {d: bounds}, step, longest, max_steps)
+    segments, ended = trace(
+        lambda point: (function, point), start, d, {d: bounds}, float(direction * ds), float(ds_max), max_steps
+    )
     points = np.array([start, *(segment.end for segment in segments)])
     unstable = np.array([_unstable(system, parameter, point) for point in points])
     special: list[EquilibriumPoint] = []
     for segment, (before, after) in zip(segments, itertools.pairwise(unstable.tolist()), strict=True):
         special += _bifurcations(system, parameter, segment, before, after)
+    reason = why_ended(ended, {parameter: float(points[-1, d])}, {parameter: bounds}, max_steps)
     return EquilibriumBranch(parameter, points[:, d].copy(), points[:, :d].copy(), unstable, special, reason)
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from sciml.errors import ConfigError
 
 from mackeyglass.arclength import Function, trace
+from mackeyglass.continuation import Stepping, check_steps, why_ended
 from mackeyglass.errors import ContinuationError
 from mackeyglass.hopf import hopf_equations, hopf_point
 from mackeyglass.normal_form import HopfPoint, hopf_normal_form
@@ -17,8 +18,8 @@ from mackeyglass.normal_form import HopfPoint, hopf_normal_form
 class HopfBranch:
     """Hopf points along a curve in two parameters, and their first Lyapunov coefficients.
 
-    `generalised` are the points with l₁ = 0, at which a curve of folds of periodic orbits begins; `stop_reason` is
-    "bounds", "max_steps" or what failed.
+    `generalised` are the points with l₁ = 0, at which a curve of folds of periodic orbits begins; `stop_reason` says
+    why it ended.
     """
 
     parameters: tuple[str, str]
@@ -27,15 +28,23 @@ class HopfBranch:
     generalised: Sequence[HopfPoint]
     stop_reason: str
 
+    def __repr__(self) -> str:
+        ranges = []
+        for name in self.parameters:
+            values = [point.parameters[name] for point in self.points]
+            ranges.append(f"{name}={min(values):.6g} … {max(values):.6g}")
+        return f"HopfBranch({len(self.points)} points, {', '.join(ranges)}, {len(self.generalised)} generalised)"
+
 
 def continue_hopf(
     point: HopfPoint,
     parameters: tuple[str, str],
     bounds: Mapping[str, tuple[float | int, float | int]],
     *,
-    step: float = 0.05,
-    longest: float = 0.5,
+    ds: float | int = 0.05,
+    ds_max: float | int = 0.5,
     max_steps: int = 500,
+    direction: int = 1,
 ) -> HopfBranch:
     """The curve of Hopf points through `point`, of any number of components and delays.
 
@@ -44,10 +53,11 @@ def continue_hopf(
     parameters
         Names of the two that change; delays may be among them.
     bounds
-        (lowest, highest) of them.
-    step, longest
-        Lengths in the space of x, Re q, Im q, ω and both parameters. With a negative `step` the first parameter falls
-        at the start.
+        (lowest, highest) of both, which may be infinite; the last point lies on one where the curve reaches it.
+    ds, ds_max
+        First and longest step, in the space of x, Re q, Im q, ω and both parameters.
+    direction
+        1 to begin with a growing second parameter, −1 with a falling one.
 
     Raises
     ------
@@ -56,8 +66,10 @@ def continue_hopf(
     """
     system, d = point.system, point.system.dim
     system.check_names([*parameters, *bounds])
-    if parameters[0] == parameters[1] or set(bounds) - set(parameters):
-        raise ConfigError(f"need two different parameters and bounds of these, got {parameters} and {sorted(bounds)}")
+    if len(set(parameters)) != 2 or set(bounds) != set(parameters):
+        raise ConfigError(f"need two different parameters and bounds of both, got {parameters} and {sorted(bounds)}")
+    Stepping(ds, ds_max)
+    check_steps(max_steps, direction)
 
     def equations(unknowns: np.ndarray) -> tuple[Function, np.ndarray]:
         # a mode is scaled by its product with the one before
@@ -75,7 +87,9 @@ def continue_hopf(
     values = [point.parameters[name] for name in parameters]
     start = np.concatenate([point.equilibrium, np.real(point.vector), np.imag(point.vector), [point.omega, *values]])
     limits = {3 * d + 1 + parameters.index(name): bound for name, bound in bounds.items()}
-    segments, reason = trace(equations, start, 3 * d + 1, limits, step, longest, max_steps)
+    segments, ended = trace(equations, start, 3 * d + 2, limits, float(direction * ds), float(ds_max), max_steps)
+    last = dict(zip(parameters, segments[-1].end[3 * d + 1 :].tolist(), strict=True)) if segments else {}
+    reason = why_ended(ended, last, bounds, max_steps)
 
     points, l1, generalised = [point], [hopf_normal_form(point).l1], []
     try:
