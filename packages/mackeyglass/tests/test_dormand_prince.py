@@ -54,6 +54,29 @@ def test_two_delays_and_two_components_against_the_analytic_solution():
         assert (values - exact).abs().max() < 20 * rtol
 
 
+def test_values_at_many_times_are_those_at_each():
+    """In any order, of the history and of the solution, also where not all fit into one go."""
+    weights = torch.tensor([1.0, 0.8, -0.3], dtype=torch.float64)
+    solution = solve_dde(LINEAR, lambda t: linear_history(t)[:, None] * weights[:, None], (0, 5), rtol=1e-6, atol=1e-8)
+    times = torch.rand(70_000, generator=torch.manual_seed(0), dtype=torch.float64) * 6 - 1
+    values = solution.evaluate(times)
+    assert values.shape == (2, 3, 70_000)
+    for i in (0, 1, 2, 34_952, 34_953, 69_999):
+        torch.testing.assert_close(values[..., i], solution.at(times[i].item()), rtol=0, atol=0)
+    past = times <= 0
+    torch.testing.assert_close(values[:, 0, past], linear_history(times[past]), rtol=1e-14, atol=0)
+    torch.testing.assert_close(values[:, 1], 0.8 * values[:, 0], rtol=0, atol=1e-5)
+    assert solution.evaluate(times[:0]).shape == (2, 3, 0)
+
+
+def test_the_first_step_may_be_a_delay_whatever_the_rounding_of_times():
+    system = DDE(lambda x, x_tau, p: 1e-3 * x_tau, [0.7], {})
+    for t0 in torch.rand(20, generator=torch.manual_seed(0), dtype=torch.float64).tolist():
+        solution = solve_dde(system, 1.0, (t0, t0 + 0.7))
+        assert len(solution.times) == 2
+        assert solution.at(t0 + 0.7).item() == pytest.approx(1.0007, abs=1e-12)
+
+
 def test_steps_end_at_all_breaking_points():
     solution = solve_dde(LINEAR, linear_history, (0, 5), rtol=1e-3, atol=1e-3)
     assert set(solution.breaking_points) <= set(solution.times)

@@ -40,6 +40,7 @@ DENSE = (
     69997945 / 29380423,
 )
 ORDER = 5
+CHUNK = 2**20  # coefficients of polynomials that are evaluated at once
 
 
 class IntegrationError(SciMLError, ArithmeticError):
@@ -57,7 +58,9 @@ class DenseSolution:
         Times where a derivative of order 1 to 6 of the solution jumps; each is the end of a step.
     """
 
-    def __init__(self, start: float, history: Callable[[float], Tensor], breaking_points: Sequence[float]) -> None:
+    def __init__(
+        self, start: float, history: Callable[[Sequence[float]], Tensor], breaking_points: Sequence[float]
+    ) -> None:
         self.times, self.breaking_points = [start], list(breaking_points)
         self._history, self._pieces = history, list[Tensor]()
 
@@ -68,11 +71,7 @@ class DenseSolution:
 
     def at(self, time: float) -> Float[Tensor, "d *batch"]:
         """The value at one time, of the history if that is not after t₀."""
-        if time <= self.times[0]:
-            return self._history(time - self.times[0])
-        index = min(bisect.bisect_left(self.times, time), len(self._pieces)) - 1
-        left, right = self.times[index : index + 2]
-        return _polynomial(self._pieces[index], (time - left) / (right - left))
+        return self.values([time])[0]
 
     def evaluate(self, times: Float[Tensor, "times"]) -> Float[Tensor, "d *batch times"]:
         """Values at times of the solved interval or of the history.
@@ -87,7 +86,29 @@ class DenseSolution:
             raise ConfigError(f"times must not exceed {self.times[-1]}, the end of the solution, got {max(listed)}")
         if not listed:
             return self.at(self.times[0])[..., None][..., :0]
-        return torch.stack([self.at(time) for time in listed], -1)
+        several = max(1, CHUNK // self._pieces[0].numel())
+        chunks = [self.values(listed[i : i + several]) for i in range(0, len(listed), several)]
+        return torch.cat(chunks).movedim(0, -1)
+
+    def values(self, times: Sequence[float]) -> Float[Tensor, "times d *batch"]:
+        """Values at times up to the end of what has been added, all at once."""
+        start = self.times[0]
+        after = [i for i, time in enumerate(times) if time > start and self._pieces]
+        before = [i for i, time in enumerate(times) if time <= start or not self._pieces]
+        parts = []
+        if before:
+            parts.append(self._history([min(times[i] - start, 0.0) for i in before]))
+        if after:
+            parts.append(self._solved([times[i] for i in after]))
+        return torch.cat(parts)[torch.tensor(before + after).argsort()] if before and after else parts[0]
+
+    def _solved(self, times: Sequence[float]) -> Float[Tensor, "times d *batch"]:
+        # where two polynomials meet, that which ends
+        index = [min(bisect.bisect_left(self.times, time), len(self._pieces)) - 1 for time in times]
+        shares = [(t - self.times[i]) / (self.times[i + 1] - self.times[i]) for i, t in zip(index, times, strict=True)]
+        c = torch.stack([self._pieces[i] for i in index], 1)
+        s = c.new_tensor(shares).reshape(-1, *(1,) * (c.ndim - 2))
+        return c[0] + s * (c[1] + (1 - s) * (c[2] + s * (c[3] + (1 - s) * c[4])))
 
 
 def solve_dde(
@@ -138,8 +159,8 @@ def solve_dde(
     points = [point for point in breaking_points(start, end, delays) if point < end] + [end]
     solution = DenseSolution(start, past, points[:-1])
     field = _Field(system, delays, solution)
-    x = past(0.0)
-    slope = field(start, x)
+    x = past([0.0])[0]
+    slope = field(x, field.delayed([start])[0])
     h = _first_step(x, slope, rtol, atol, min(delays))
     t, target = start, 0
     for _ in range(max_steps):
@@ -157,7 +178,7 @@ def solve_dde(
             )
         x_next, ks = _step(field, t, x, slope, h)
         allowed = atol + rtol * torch.maximum(x.detach().abs(), x_next.detach().abs())
-        error = _norm(h * _sum(ERROR, ks).detach() / allowed)
+        error = _norm(_add(torch.zeros_like(x), ERROR, [k.detach() for k in ks], h) / allowed)
         if not math.isfinite(error):
             h *= 0.2
             continue
@@ -172,29 +193,35 @@ def solve_dde(
 
 
 class _Field:
-    """The right-hand side along a solution, as a function of time and state."""
+    """The right-hand side along a solution, and the delayed states that it takes."""
 
     def __init__(self, system: DDE, delays: Sequence[float], solution: DenseSolution) -> None:
         self.system, self.delays, self.solution = system, delays, solution
 
-    def __call__(self, t: float, x: Tensor) -> Tensor:
-        delayed = [self.solution.at(t - delay) for delay in self.delays]
+    def delayed(self, times: Sequence[float]) -> list[Sequence[Tensor]]:
+        """For each time the delayed states, which all lie on what is known of the solution."""
+        states = self.solution.values([t - delay for t in times for delay in self.delays]).unbind(0)
+        k = len(self.delays)
+        return [states[i : i + k] for i in range(0, len(states), k)]
+
+    def __call__(self, x: Tensor, delayed: Sequence[Tensor]) -> Tensor:
         return self.system.field(x, delayed, self.system.parameters)
 
 
 def _step(field: _Field, t: float, x: Tensor, slope: Tensor, h: float) -> tuple[Tensor, list[Tensor]]:
     """The state after a step, and the slopes of all stages."""
     stage, ks = x, [slope]
-    for node, row in zip(NODES[1:], STAGES[1:], strict=True):
-        stage = x + h * _sum(row, ks)
-        ks.append(field(t + node * h, stage))
+    for row, delayed in zip(STAGES[1:], field.delayed([t + node * h for node in NODES[1:]]), strict=True):
+        stage = _add(x, row, ks, h)
+        ks.append(field(stage, delayed))
     return stage, ks
 
 
 def _dense_output(x: Tensor, x_next: Tensor, ks: Sequence[Tensor], h: float) -> Tensor:
     difference = x_next - x
     bend = h * ks[0] - difference
-    return torch.stack([x, difference, bend, difference - h * ks[-1] - bend, h * _sum(DENSE, ks)])
+    last = _add(torch.zeros_like(x), DENSE, ks, h)
+    return torch.stack([x, difference, bend, difference - h * ks[-1] - bend, last])
 
 
 def breaking_points(start: float, end: float, delays: Sequence[float]) -> list[float]:
@@ -232,43 +259,34 @@ def _common(delay: float | int | Tensor) -> float:
 
 def _history_function(
     history: History, system: DDE, longest: float, dtype: torch.dtype, device: torch.device
-) -> Callable[[float], Tensor]:
-    """φ as a function of one time, giving ``(d, *batch)``; checked at nodes."""
+) -> Callable[[Sequence[float]], Tensor]:
+    """φ as a function of some times, giving ``(times, d, *batch)``; checked at nodes."""
     degree = history.shape[-1] - 1 if isinstance(history, Tensor) and history.shape[-1:] > (1,) else 32
     nodes = torch.as_tensor(lobatto_nodes(degree), dtype=dtype, device=device)
     values = sample_history(history, system, longest * (nodes - 1), on_nodes="Chebyshev–Lobatto nodes")
     if not callable(history) or isinstance(history, Tensor):
 
-        def interpolated(time: float) -> Tensor:
-            if time == 0:
-                return values[..., -1]
-            position = torch.tensor(1 + time / longest, dtype=dtype, device=device)
-            return (values * lagrange_basis(position, degree)).sum(-1)
+        def interpolated(times: Sequence[float]) -> Tensor:
+            basis = lagrange_basis(torch.tensor([1 + time / longest for time in times], dtype=dtype), degree)
+            return torch.einsum("d...n,tn->td...", values, basis.to(device))
 
         return interpolated
 
-    def called(time: float) -> Tensor:
-        result = history(torch.full((1,), time, dtype=dtype, device=device))
-        result = result if system.dim > 1 else result[None]
-        return (
-            result[..., 0]
-            .reshape(system.dim, *(1,) * (values.ndim - result.ndim), *result.shape[1:-1])
-            .expand(values.shape[:-1])
-        )
+    def called(times: Sequence[float]) -> Tensor:
+        result = history(torch.tensor(times, dtype=dtype, device=device))
+        result = (result if system.dim > 1 else result[None]).movedim(-1, 0)
+        missing = (1,) * (values.ndim - result.ndim)
+        return result.reshape(*result.shape[:2], *missing, *result.shape[2:]).expand(len(times), *values.shape[:-1])
 
     return called
 
 
-def _sum(coefficients: Sequence[float], terms: Sequence[Tensor]) -> Tensor:
-    total = coefficients[0] * terms[0]
-    for coefficient, term in zip(coefficients[1:], terms[1:], strict=True):
+def _add(x: Tensor, coefficients: Sequence[float], slopes: Sequence[Tensor], h: float) -> Tensor:
+    """x + h Σⱼ cⱼkⱼ."""
+    for coefficient, slope in zip(coefficients, slopes, strict=True):
         if coefficient:
-            total = total + coefficient * term
-    return total
-
-
-def _polynomial(piece: Tensor, s: float) -> Tensor:
-    return piece[0] + s * (piece[1] + (1 - s) * (piece[2] + s * (piece[3] + (1 - s) * piece[4])))
+            x = x.add(slope, alpha=h * coefficient)
+    return x
 
 
 def _norm(scaled: Tensor) -> float:
