@@ -190,6 +190,7 @@ def test_branches_are_read_back_bit_by_bit_and_go_on_alike(follow, request, tmp_
     loaded = load_branch(tmp_path / "branch.nc")
     whole = follow(request, 14)
     assert len(whole) == 15
+    assert [special.kind for special in whole.special] == (["PD"] if whole.kind == "orbit" else [])
     for other in (short.extended(8), loaded.extended(8)):
         assert len(other) == len(whole)
         for one, two in zip(other.states, whole.states, strict=True):

@@ -8,8 +8,17 @@ from mackeyglass import load_branch
 from mackeyglass.branch import RESONANT, continue_bifurcation
 from mackeyglass.branch_files import branch_dataset, branch_from_dataset
 from mackeyglass.errors import ContinuationError
-from mackeyglass.experiments import atlas, branch_tau2, cascade_tau, fold_curve, pd_curve, subcritical_pd, torus
-from mackeyglass.experiments.branches import Reference, differences, found, halved, mesh_error
+from mackeyglass.experiments import (
+    atlas,
+    bistability,
+    branch_tau2,
+    cascade_tau,
+    fold_curve,
+    pd_curve,
+    subcritical_pd,
+    torus,
+)
+from mackeyglass.experiments.branches import Reference, differences, found, halved, largest, mesh_error, until, within
 from mackeyglass.mesh import Mesh
 from sciml.errors import ConfigError, DataError
 from sciml.experiment import Metric, RunDirectory
@@ -76,8 +85,58 @@ def test_errors_of_meshes_are_those_of_the_coarse_one(principal):
 
 def test_bars_are_distances_from_references():
     references = [Reference("n", "a", 2.0, 0.1), Reference("n", "b", 1.0, 0.1), Reference("T", "a", 5.0)]
-    (bar,) = differences([Metric("n", "a", 1.75), Metric("T", "a", 6.0)], references)
+    bar, missing = differences([Metric("n", "a", 1.75), Metric("T", "a", 6.0)], references)
     assert (bar.value, bar.limit, bar.met) == (0.25, 0.1, False)
+    assert np.isnan(missing.value)
+    assert (missing.claim, missing.met) == ("n, b: distance from 1", False)
+
+
+def test_bars_of_what_is_missing_are_not_met():
+    for module in (branch_tau2, cascade_tau, bistability):
+        bars = differences([], module.asked(module.EXPERIMENT.config("small")))
+        assert bars
+        assert not any(bar.met for bar in bars)
+    assert not largest("changes", [], 1.0).met
+    assert not largest("changes", [0.1, np.nan, 0.2], 1.0).met
+    assert largest("changes", [0.1, 0.2], 0.2).met
+
+
+def test_what_a_configuration_does_not_ask_for_has_no_bar():
+    subjects = {
+        module: {reference.subject for reference in module.asked(module.EXPERIMENT.config("smoke"))}
+        for module in (branch_tau2, cascade_tau, bistability)
+    }
+    assert subjects[branch_tau2] == {"PD1", "fold", "n=12"}
+    assert subjects[cascade_tau] == {"PD1"}
+    assert subjects[bistability] == {"crisis at τ=1.5"}
+    near = within(fold_curve.REFERENCES, (14.0, 16.0), (1.0, 1.16))
+    assert {reference.subject for reference in near} == {"cusp", "left fold at τ=1.15", "right fold at τ=1.15"}
+    small = [module.EXPERIMENT.config("small") for module in (fold_curve, pd_curve, atlas)]
+    for module, config in zip((fold_curve, pd_curve, atlas), small, strict=True):
+        assert within(module.REFERENCES, config.n, config.tau) == module.REFERENCES
+
+
+def test_references_and_converged_values_agree_within_the_tolerance():
+    for module, name in ((branch_tau2, "n"), (cascade_tau, "τ")):
+        known = {(r.name, r.subject): r for r in module.REFERENCES}
+        own = [r for r in module.REFERENCES if r.name == module.CONVERGED]
+        assert own
+        for reference in own:
+            other = known[name, reference.subject]
+            assert 1e-9 < abs(other.value - reference.value) < other.tolerance
+
+
+def test_branches_that_ended_are_not_extended(principal):
+    ended = principal.extended(20, {"n": (4.2, principal["n"][-1] + 0.01)})
+    assert "reached its bound" in ended.stop_reason
+    assert len(until("NS", ended)) == len(ended)
+
+
+def test_what_was_detected_is_read_back(principal):
+    (special,) = principal.special
+    copy = branch_from_dataset(branch_dataset(principal))
+    assert copy.special == [special]
+    assert found(copy, "PD").parameters == found(principal, "PD").parameters
 
 
 def test_points_of_one_branch_may_have_different_numbers_of_multipliers(principal):

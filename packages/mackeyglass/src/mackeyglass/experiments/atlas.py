@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from pydantic import Field, NonNegativeInt, PositiveInt
 from sciml.config import config
-from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
+from sciml.experiment import Experiment, Metric, Report, RunDirectory
 
 from mackeyglass.branch import Branch
 from mackeyglass.experiments import PAPER, lyapunov_map
@@ -23,22 +23,24 @@ from mackeyglass.experiments.branches import (
     draw_curve,
     draw_points,
     found,
+    largest,
     located,
     rising,
     special_points,
+    within,
 )
-from mackeyglass.experiments.fold_curve import fold_curves
+from mackeyglass.experiments.fold_curve import CUSP, FLIP, fold_curves
 from mackeyglass.experiments.pd_curve import doubling_curves, first_doubling, second_doubling
 from mackeyglass.experiments.torus import doubled_orbits, torus_curves
 from mackeyglass.hopf import hopf_curve
 
 REFERENCES = [
-    Reference("n", "cusp of folds", 15.162656, 2e-5),
-    Reference("τ", "cusp of folds", 1.0998704, 2e-5),
-    Reference("n", "fold-flip of folds", 15.054045, 2e-5),
-    Reference("τ", "fold-flip of folds", 1.3397758, 2e-5),
-    Reference("n, as published", "cusp of folds", 15.16, 0.005, ABSTRACT),
-    Reference("τ, as published", "cusp of folds", 1.1, 0.05, ABSTRACT),
+    Reference("n", "cusp of folds", CUSP[0], 2e-5, place=CUSP),
+    Reference("τ", "cusp of folds", CUSP[1], 2e-5, place=CUSP),
+    Reference("n", "fold-flip of folds", FLIP[0], 2e-5, place=FLIP),
+    Reference("τ", "fold-flip of folds", FLIP[1], 2e-5, place=FLIP),
+    Reference("n, as published", "cusp of folds", 15.16, 0.005, ABSTRACT, CUSP),
+    Reference("τ, as published", "cusp of folds", 1.1, 0.05, ABSTRACT, CUSP),
 ]
 COLORS = {"folds": "C0", "PD1": "C1", "PD2": "C2", "torus": "C4"}
 MARKERS = {"cusp": "^", "fold-flip": "s"}
@@ -97,11 +99,12 @@ def run(config: Config, run: RunDirectory) -> Report:
         for metric in metrics
         if metric.subject == "cusp of folds" and metric.name in ("n", "τ")
     ]
-    touching = [tables[name].get("fold-flip") for name in ("folds", "PD1")]
-    bars = differences(metrics, REFERENCES)
-    if all(touching):
-        apart = max(abs(touching[0][key] - touching[1][key]) for key in ("n", "τ"))
-        bars.append(Bar("distance of the fold-flip on the folds from that on PD1", apart, 2e-5))
+    asked = within(REFERENCES, config.n, config.tau)
+    bars = differences(metrics, asked)
+    if any(reference.place == FLIP for reference in asked):
+        both = [tables[name]["fold-flip"] for name in ("folds", "PD1") if "fold-flip" in tables[name]]
+        apart = [abs(both[0][key] - both[1][key]) for key in ("n", "τ")] if len(both) == 2 else []
+        bars.append(largest("distance of the fold-flip on the folds from that on PD1", apart, 2e-5))
     metrics += [Metric("points", name, float(sum(map(len, branches)))) for name, branches in curves.items()]
     return Report(metrics, NOTES, bars)
 

@@ -30,11 +30,12 @@ from mackeyglass.segment_map import SegmentMap
 
 FOLD, CRISIS, SHIFT = 1e-4, 0.02, 0.005
 TAU_CRISIS, N_CYCLE = 1.5, 13.8  # the delay of the boundary crisis; n past it, where only the long cycle is left
+CRISIS_NAME = f"crisis at τ={TAU_CRISIS:g}"
 TAU_MERGED = 2.0  # the delay at which chaos ends at the fold
 REFERENCES = [
     *(Reference("n", f"left fold at τ={tau:g}", n, FOLD) for tau, n in {**LEFT, 2.0: 11.214847}.items()),
     *(Reference("n", f"right fold at τ={tau:g}", n, FOLD) for tau, n in RIGHT.items()),
-    Reference("n", "crisis at τ=1.5", 13.27, CRISIS),
+    Reference("n", CRISIS_NAME, 13.27, CRISIS),
 ]
 
 
@@ -89,7 +90,14 @@ def run(config: Config, run: RunDirectory) -> Report:
         run.figure("fold", figure(fine, [TAU_MERGED], folds))
     ends = {metric.subject: metric.value for metric in metrics if metric.name == "n"}
     run.figure("diagrams", figure(diagram, config.taus, ends))
-    return Report(metrics, NOTES, [*differences(metrics, REFERENCES), *bars])
+    return Report(metrics, NOTES, [*differences(metrics, asked(config)), *bars])
+
+
+def asked(config: Config) -> list[Reference]:
+    """The references that a run has to meet: folds at its delays, and the crisis."""
+    places = {f"τ={tau:g}" for tau in config.taus} if config.folds else set()
+    folds = [r for r in REFERENCES if r.subject.partition(" fold at ")[2] in places]
+    return [*folds, *(r for r in REFERENCES if config.crisis and r.subject == CRISIS_NAME)]
 
 
 NOTES = [
@@ -196,7 +204,7 @@ def lifetimes(config: Config, run: RunDirectory) -> xr.Dataset:
 
 def _crisis(lives: xr.Dataset) -> list[Metric]:
     """Between which n the crisis is, lifetimes past it, and where their power law has its pole."""
-    n, jumps, subject = lives["n"].values, lives["jumps"].values, f"crisis at τ={TAU_CRISIS:g}"
+    n, jumps, subject = lives["n"].values, lives["jumps"].values, CRISIS_NAME
     metrics = []
     for value, mean, lived in zip(n, lives["mean"].values, lives["lived"].values, strict=True):
         known = np.isfinite(mean)

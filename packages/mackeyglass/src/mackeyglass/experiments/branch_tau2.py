@@ -14,17 +14,19 @@ from mackeyglass.crossings import orbits_at
 from mackeyglass.experiments import PAPER
 from mackeyglass.experiments.branches import (
     ABSTRACT,
+    OURS,
     Collocation,
     Interval,
     Reference,
     born_at_hopf,
     cascade,
+    converged,
     differences,
     draw_maxima,
     draw_periods,
     found,
     kept,
-    mesh_error,
+    largest,
     rising,
     second_family,
 )
@@ -32,15 +34,16 @@ from mackeyglass.experiments.branches import (
 TAU = 2.0
 START = 12.0  # n at which the second family is found by simulation
 WINDOW = 1.6  # beyond the first period doubling, in which the second one lies
+CONVERGED = "n on a mesh twice as fine"
 TOLERANCES = {"PD1": 1e-7, "PD2": 1e-6, "PD3": 1e-6, "PD4": 1e-5, "fold": 1e-6}  # of n
 REFERENCES = [
     Reference("n", "PD1", 7.395926925, TOLERANCES["PD1"]),
-    Reference("n", "PD2", 8.672829554, TOLERANCES["PD2"]),
-    Reference("n", "PD3", 8.812067345, TOLERANCES["PD3"]),
-    Reference("n", "PD4", 8.851620088, TOLERANCES["PD4"]),
+    Reference("n", "PD2", 8.67282948, TOLERANCES["PD2"]),
+    Reference("n", "PD3", 8.81206700, TOLERANCES["PD3"]),
+    Reference("n", "PD4", 8.85161494, TOLERANCES["PD4"]),
     Reference("n", "fold", 11.21484654, TOLERANCES["fold"]),
     Reference("T", "PD1", 5.425485348, 1e-7),
-    Reference("T", "PD2", 11.858934057, 1e-6),
+    Reference("T", "PD2", 11.85893, 1e-5),
     Reference("T", "PD3", 23.59274, 1e-5),
     Reference("T", "PD4", 47.15172, 1e-4),
     Reference("T", "fold", 7.21371146, 1e-6),
@@ -49,6 +52,9 @@ REFERENCES = [
     Reference("largest multiplier", "n=12", -0.19209631, 1e-6),
     Reference("largest multiplier", "n=20", -0.461587, 1e-5),
     Reference("n of the fold, as published", "fold", 11.21485, 5e-6, ABSTRACT),
+    Reference(CONVERGED, "PD2", 8.672829554, source=OURS),
+    Reference(CONVERGED, "PD3", 8.812067345, source=OURS),
+    Reference(CONVERGED, "PD4", 8.851620088, source=OURS),
 ]
 NEGLIGIBLE = 1e-6  # error of the trivial multiplier
 
@@ -84,7 +90,8 @@ def run(config: Config, run: RunDirectory) -> Report:
     down = kept(run, "second-down", lambda: second_family(mesh, config.second, -1, **options))
     fold = found(down, "LP")
     points = {**{f"PD{k}": point for k, point in enumerate(doublings, 1)}, "fold": fold}
-    changes = run.step("finer meshes", lambda: {name: mesh_error(point) for name, point in points.items()})
+    finer = run.step("finer meshes", lambda: {name: converged(point) for name, point in points.items()})
+    changes = {name: abs(finer[name] - point.parameters["n"]) for name, point in points.items()}
     run.figure("bifurcation-diagram", figure(principal, doubled, [up, down], points))
 
     n = [point.parameters["n"] for point in doublings]
@@ -95,6 +102,7 @@ def run(config: Config, run: RunDirectory) -> Report:
         Metric("ratio of distances", f"PD{k} to PD{k + 2}", (n[k] - n[k - 1]) / (n[k + 1] - n[k]))
         for k in range(1, len(n) - 1)
     ]
+    metrics += [Metric(CONVERGED, name, value) for name, value in finer.items()]
     metrics += [Metric("change of n on a mesh twice as fine", name, change) for name, change in changes.items()]
     metrics += [
         Metric("n where another multiplier passes −1", f"number {k}", found(principal, "PD", k).parameters["n"])
@@ -108,19 +116,28 @@ def run(config: Config, run: RunDirectory) -> Report:
         ]
     defect = max(float(branch.defects.max()) for branch in (principal, *doubled, up))
     metrics += [Metric("largest error of the trivial multiplier", "branches without a fold", defect)]
-    resolved = max((changes[name] / limit for name, limit in TOLERANCES.items() if name in changes), default=0.0)
+    resolved = [changes[name] / limit for name, limit in TOLERANCES.items() if name in changes]
     bars = [
-        *differences(metrics, REFERENCES),
-        Bar("largest change of n on a mesh twice as fine, in units of its tolerance", resolved, 1.0),
+        *differences(metrics, asked(config)),
+        largest("largest change of n on a mesh twice as fine, in units of its tolerance", resolved, 1.0),
         Bar("largest error of the trivial multiplier, on branches without a fold", defect, NEGLIGIBLE),
     ]
     return Report(metrics, NOTES, bars)
 
 
+def asked(config: Config) -> list[Reference]:
+    """The references that a run has to meet: of its period doublings, and of the second family as far as it goes."""
+    subjects = {f"PD{k}" for k in range(1, config.doublings + 1)} | {"fold", f"n={START:g}"}
+    if config.second[1] >= 20:
+        subjects.add("n=20")
+    return [reference for reference in REFERENCES if reference.subject in subjects]
+
+
 NOTES = [
     "PD1 is on the branch that is born at the Hopf point, PD(k + 1) on the orbits of twice the period that are born at "
     "PDk; T is the period of the orbit that doubles. Each is a solution of its defining system, not a bisection.",
-    "Reference values of PD2 to PD4 are converged in the mesh to all digits given.",
+    "Reference values of PD2, PD3 and PD4 differ by 7e-8, 3.5e-7 and 5.1e-6 from what this program finds on meshes "
+    "that are fine enough for all digits: 8.672829554, 8.812067345 and 8.851620088.",
     "The fold ends the family of the cycle of period about 7.2. Chaos, for smaller n, ends where this cycle appears: "
     "there is no coexistence.",
     "In the figure unstable orbits are pale; a line ends where a maximum merges with a minimum.",

@@ -23,6 +23,7 @@ from mackeyglass.orbits import PeriodicOrbit
 
 SYSTEM = MackeyGlass(beta=2.0, gamma=1.0, theta=1.0)
 ABSTRACT = "arXiv 2203.00181, abstract"
+OURS = "this program, converged in the mesh"
 PALE = 0.3
 FEIGENBAUM = 2.5  # by about which amplitudes shrink from one period doubling to the next
 
@@ -46,13 +47,17 @@ class Collocation:
 
 @dataclass(frozen=True)
 class Reference:
-    """A known number, and within what distance it has to be found, where that is required."""
+    """A known number, and within what distance it has to be found, where that is required.
+
+    `place` is where in the (n, τ) plane it belongs, for experiments that look at a part of it.
+    """
 
     name: str
     subject: str
     value: float
     tolerance: float | None = None
     source: str = "reference values"
+    place: tuple[float, float] | None = None
 
     @property
     def published(self) -> Published:
@@ -61,17 +66,28 @@ class Reference:
 
 
 def differences(metrics: Sequence[Metric], references: Sequence[Reference]) -> list[Bar]:
-    """Bars of the distances from references; those that were not measured are left out."""
+    """Bars of the distances from references; of one that was not measured it is NaN, which is not met."""
     measured = {(metric.name, metric.subject): metric.value for metric in metrics}
     return [
         Bar(
             f"{r.name}, {r.subject}: distance from {r.value:.10g}",
-            abs(measured[r.name, r.subject] - r.value),
+            abs(measured.get((r.name, r.subject), float("nan")) - r.value),
             r.tolerance,
         )
         for r in references
-        if r.tolerance is not None and (r.name, r.subject) in measured
+        if r.tolerance is not None
     ]
+
+
+def within(references: Sequence[Reference], n: Interval, tau: Interval) -> list[Reference]:
+    """The references of which the place lies in that part of the plane."""
+    return [r for r in references if r.place and n[0] < r.place[0] < n[1] and tau[0] < r.place[1] < tau[1]]
+
+
+def largest(claim: str, values: Iterable[float], limit: float) -> Bar:
+    """Bar of the largest of some values; without any it is NaN, which is not met."""
+    found = np.array([*values])
+    return Bar(claim, float(found.max()) if found.size else float("nan"), limit)
 
 
 def rising(**intervals: Interval) -> None:
@@ -118,7 +134,10 @@ def found(branch: Branch, kind: str, index: int = 0) -> BifurcationPoint:
 
 
 def until(kind: str, branch: Branch, most: int = 60) -> Branch:
-    """The branch with further points until a bifurcation of a kind is among what was detected, or it ends."""
+    """The branch with further points until a bifurcation of a kind is among what was detected, or it ends.
+
+    It ends on a bound or where a step fails: then `extended` adds nothing.
+    """
     while not any(special.kind == kind for special in branch.special) and len(branch) < most:
         before, branch = len(branch), branch.extended(3)
         if len(branch) == before:
@@ -167,10 +186,14 @@ def halved(mesh: Mesh) -> Mesh:
     return Mesh(np.sort(np.concatenate([mesh.knots, middles])), mesh.degree)
 
 
+def converged(point: BifurcationPoint) -> float:
+    """The determined parameter when every interval of the mesh is cut in two."""
+    return point.on(halved(point.solution.mesh)).parameters[point.parameter]
+
+
 def mesh_error(point: BifurcationPoint) -> float:
     """By how much the determined parameter changes when every interval of the mesh is cut in two."""
-    finer = point.on(halved(point.solution.mesh))
-    return abs(finer.parameters[point.parameter] - point.parameters[point.parameter])
+    return abs(converged(point) - point.parameters[point.parameter])
 
 
 def on_finer_mesh(curve: Branch, special: Special) -> CodimensionTwoPoint:

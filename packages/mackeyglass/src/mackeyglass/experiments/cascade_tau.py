@@ -6,22 +6,24 @@ import numpy as np
 from matplotlib.figure import Figure
 from pydantic import Field, NonNegativeInt, PositiveInt
 from sciml.config import config
-from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
+from sciml.experiment import Experiment, Metric, Report, RunDirectory
 
 from mackeyglass.bifurcations import BifurcationPoint
 from mackeyglass.branch import Branch
 from mackeyglass.experiments import PAPER
 from mackeyglass.experiments.branches import (
+    OURS,
     Collocation,
     Interval,
     Reference,
     born_at_hopf,
     cascade,
+    converged,
     differences,
     draw_maxima,
     found,
     kept,
-    mesh_error,
+    largest,
     rising,
 )
 
@@ -29,13 +31,16 @@ N = 10.0
 CLASSIC = 10.0  # units of time in 1/γ with γ = 0.1
 WINDOW = 0.35  # beyond the first period doubling, in which the second one lies
 TOLERANCE = 1e-6
+CONVERGED = "τ on a mesh twice as fine"
 REFERENCES = [
     *(
         Reference("τ", f"PD{k}", tau, TOLERANCE)
-        for k, tau in enumerate([1.3249215, 1.5792962, 1.631265755, 1.643303123], 1)
+        for k, tau in enumerate([1.3249215, 1.5792962, 1.6312661, 1.6433027], 1)
     ),
     Reference("ratio of distances", "PD1 to PD3", 4.89, 0.01),
     Reference("ratio of distances", "PD2 to PD4", 4.32, 0.01),
+    Reference(CONVERGED, "PD3", 1.631265755, source=OURS),
+    Reference(CONVERGED, "PD4", 1.643303123, source=OURS),
 ]
 
 
@@ -68,7 +73,7 @@ def run(config: Config, run: RunDirectory) -> Report:
         ),
     )
     points, doubled = cascade(run, found(principal, "PD"), config.doublings, WINDOW)
-    changes = run.step("finer meshes", lambda: [mesh_error(point) for point in points])
+    finer = run.step("finer meshes", lambda: [converged(point) for point in points])
     run.figure("cascade", figure(principal, doubled, points))
 
     tau = [point.parameters["tau"] for point in points]
@@ -79,18 +84,27 @@ def run(config: Config, run: RunDirectory) -> Report:
         Metric("ratio of distances", f"PD{k} to PD{k + 2}", (tau[k] - tau[k - 1]) / (tau[k + 1] - tau[k]))
         for k in range(1, len(tau) - 1)
     ]
+    changes = np.abs(np.subtract(finer, tau)).tolist()
+    metrics += [Metric(CONVERGED, f"PD{k}", value) for k, value in enumerate(finer, 1)]
     metrics += [Metric("change of τ on a mesh twice as fine", f"PD{k}", value) for k, value in enumerate(changes, 1)]
     bars = [
-        *differences(metrics, REFERENCES),
-        Bar("largest change of τ on a mesh twice as fine", max(changes), TOLERANCE),
+        *differences(metrics, asked(config)),
+        largest("largest change of τ on a mesh twice as fine", changes, TOLERANCE),
     ]
     return Report(metrics, NOTES, bars)
+
+
+def asked(config: Config) -> list[Reference]:
+    """The references that a run has to meet, of so many period doublings."""
+    last = {reference: int(reference.subject[-1]) for reference in REFERENCES}
+    return [reference for reference in REFERENCES if last[reference] <= config.doublings]
 
 
 NOTES = [
     "n = 10, β = 2, γ = θ = 1: delays are in units of 1/γ. The classic parameters β = 0.2, γ = 0.1, τ = 17 are the "
     "point τ = 1.7 here, beyond the limit of the cascade.",
-    "Reference values of PD3 and PD4 are converged in the mesh to all digits given.",
+    "Reference values of PD3 and PD4 differ by 3.5e-7 and 4.2e-7 from what this program finds on meshes that are fine "
+    "enough for all digits: 1.631265755 and 1.643303123.",
     "In the figure unstable orbits are pale; a line ends where a maximum merges with a minimum.",
 ]
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from matplotlib.figure import Figure
 from pydantic import Field, NonNegativeInt, PositiveInt
 from sciml.config import config
-from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
+from sciml.experiment import Experiment, Metric, Report, RunDirectory
 
 from mackeyglass.branch import Branch, continue_bifurcation
 from mackeyglass.crossings import points_at, turning_points
@@ -20,12 +20,14 @@ from mackeyglass.experiments.branches import (
     draw_points,
     found,
     kept,
+    largest,
     located,
     mesh_error,
     rising,
     second_family,
     special_points,
     until,
+    within,
 )
 from mackeyglass.mesh import Mesh
 
@@ -46,21 +48,24 @@ LEFT = {
 }
 RIGHT = {1.15: 14.935947, 1.2: 14.798837, 1.3: 14.780488}
 THIRD = {1.3: 18.365872}
-REFERENCES = [
-    Reference("n", "cusp", 15.162656, POINT),
-    Reference("τ", "cusp", 1.0998704, POINT),
-    Reference("T", "cusp", 3.829158, POINT),
-    Reference("n", "fold-flip", 15.054045, POINT),
-    Reference("τ", "fold-flip", 1.3397758, POINT),
-    Reference("T", "fold-flip", 4.071701, POINT),
-    Reference("n, as published", "cusp", 15.16, 0.005, ABSTRACT),
-    Reference("τ, as published", "cusp", 1.1, 0.05, ABSTRACT),
-    Reference("n, as published", "fold at τ=2", 11.21485, 5e-6, ABSTRACT),
-    *(Reference("n", f"left fold at τ={tau:g}", n, 1e-4 if tau == FAR else CURVE) for tau, n in LEFT.items()),
-    *(Reference("n", f"right fold at τ={tau:g}", n, CURVE) for tau, n in RIGHT.items()),
-    *(Reference("n", f"third fold at τ={tau:g}", n, CURVE) for tau, n in THIRD.items()),
-]
+CUSP, FLIP = (15.162656, 1.0998704), (15.054045, 1.3397758)
 NAMES = ("left", "right", "third")  # folds in the order of the curve from (11.2, 2)
+REFERENCES = [
+    Reference("n", "cusp", CUSP[0], POINT, place=CUSP),
+    Reference("τ", "cusp", CUSP[1], POINT, place=CUSP),
+    Reference("T", "cusp", 3.829158, POINT, place=CUSP),
+    Reference("n", "fold-flip", FLIP[0], POINT, place=FLIP),
+    Reference("τ", "fold-flip", FLIP[1], POINT, place=FLIP),
+    Reference("T", "fold-flip", 4.071701, POINT, place=FLIP),
+    Reference("n, as published", "cusp", 15.16, 0.005, ABSTRACT, CUSP),
+    Reference("τ, as published", "cusp", 1.1, 0.05, ABSTRACT, CUSP),
+    Reference("n, as published", "fold at τ=2", 11.21485, 5e-6, ABSTRACT, (11.21485, 2.0)),
+    *(
+        Reference("n", f"{name} fold at τ={tau:g}", n, 1e-4 if tau == FAR else CURVE, place=(n, tau))
+        for name, folds in zip(NAMES, (LEFT, RIGHT, THIRD), strict=True)
+        for tau, n in folds.items()
+    ),
+]
 
 
 @config
@@ -103,15 +108,12 @@ def run(config: Config, run: RunDirectory) -> Report:
         for k, point in enumerate(turning_points(curves[0], "tau"), 1)
         for name, key in (("n", "n"), ("τ", "tau"))
     ]
-    bars = [
-        *differences(metrics, REFERENCES),
-        Bar(
-            "largest change of a cusp or fold-flip on a mesh twice as fine",
-            max((point["change"] for point in table.values()), default=0.0),
-            POINT,
-        ),
-        Bar("largest change of n of a fold on a mesh twice as fine", max(rows["change"].values(), default=0.0), CURVE),
-    ]
+    asked = within(REFERENCES, config.n, config.tau)
+    bars = differences(metrics, asked)
+    if any(reference.place in (CUSP, FLIP) for reference in asked):
+        changes = [point["change"] for point in table.values()]
+        bars.append(largest("largest change of a cusp or fold-flip on a mesh twice as fine", changes, POINT))
+    bars.append(largest("largest change of n of a fold on a mesh twice as fine", rows["change"].values(), CURVE))
     return Report(metrics, NOTES, bars)
 
 

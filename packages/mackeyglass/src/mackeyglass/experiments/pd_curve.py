@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from matplotlib.figure import Figure
 from pydantic import Field, NonNegativeInt, PositiveInt
 from sciml.config import config
-from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
+from sciml.experiment import Experiment, Metric, Report, RunDirectory
 
 from mackeyglass.bifurcations import BifurcationPoint
 from mackeyglass.branch import Branch, continue_bifurcation, continue_branch
@@ -21,11 +21,13 @@ from mackeyglass.experiments.branches import (
     draw_points,
     found,
     kept,
+    largest,
     located,
     mesh_error,
     rising,
     special_points,
     until,
+    within,
 )
 from mackeyglass.mesh import Mesh
 from mackeyglass.orbits import PeriodicOrbit
@@ -42,18 +44,18 @@ AT_N = {8.28782: 1.62341, 9.01538: 1.45187, 9.75712: 1.34796, 13.50335: 1.28780}
 SMALLEST = "smallest delay of PD1"
 FLIP = {"n": 15.054045, "τ": 1.3397758, "T": 4.071701}
 REFERENCES = [
-    Reference("n", "PD1, τ=2", 7.395926925, TOLERANCE),
-    Reference("n", "PD2, τ=2", 8.672829554, TOLERANCE),
+    Reference("n", "PD1, τ=2", 7.395926925, TOLERANCE, place=(7.395926925, START)),
+    Reference("n", "PD2, τ=2", 8.67282948, TOLERANCE, place=(8.67282948, START)),
     *(
-        Reference("n", f"{curve}, τ={tau:g}, crossing {k}", n, TOLERANCE)
+        Reference("n", f"{curve}, τ={tau:g}, crossing {k}", n, TOLERANCE, place=(n, tau))
         for curve, rows in AT_DELAYS.items()
         for tau, values in rows.items()
         for k, n in enumerate(values, 1)
     ),
-    *(Reference("τ", f"PD1, n={n:g}", tau, TOLERANCE) for n, tau in AT_N.items()),
-    *(Reference(name, "fold-flip", value, 2e-5) for name, value in FLIP.items()),
-    Reference("τ", SMALLEST, 1.2619, 1e-4),
-    Reference("n", SMALLEST, 11.7, 0.1),
+    *(Reference("τ", f"PD1, n={n:g}", tau, TOLERANCE, place=(n, tau)) for n, tau in AT_N.items()),
+    *(Reference(name, "fold-flip", value, 2e-5, place=(FLIP["n"], FLIP["τ"])) for name, value in FLIP.items()),
+    Reference("τ", SMALLEST, 1.2619, 1e-4, place=(11.7, 1.2619)),
+    Reference("n", SMALLEST, 11.7, 0.1, place=(11.7, 1.2619)),
 ]
 
 
@@ -106,9 +108,10 @@ def run(config: Config, run: RunDirectory) -> Report:
     for point in turning_points(curves["PD1"][0], "tau")[:1]:
         metrics += [Metric(name, SMALLEST, point.parameters[key]) for name, key in (("n", "n"), ("τ", "tau"))]
     changes = [value[1] for row in rows.values() for value in row.values()]
+    asked = within(REFERENCES, config.n, config.tau)
     bars = [
-        *differences(metrics, REFERENCES),
-        Bar("largest change of these n and τ on a mesh twice as fine", max(changes, default=0.0), TOLERANCE),
+        *differences(metrics, [r for r in asked if config.second or not r.subject.startswith("PD2")]),
+        largest("largest change of these n and τ on a mesh twice as fine", changes, TOLERANCE),
     ]
     return Report(metrics, NOTES, bars)
 
