@@ -9,6 +9,7 @@ from mackeyglass.bifurcations import problem_of, singular_vectors, solved_point,
 from mackeyglass.branch import JOINED, VANISHED, continue_bifurcation, continue_branch, locate
 from mackeyglass.branch_files import load_branch
 from mackeyglass.codimension_two import (
+    CodimensionTwoPoint,
     antiperiodic_linearisation,
     bordered,
     locate_codimension_two,
@@ -282,6 +283,14 @@ def test_errors(principal, doubling):
         doubling.at(n=8.0)
 
 
+def test_curves_end_on_the_bound_that_comes_first(fold):
+    """The folds are at n = 11.653139 where τ is 1.8: a step passes both bounds."""
+    bounds = {"n": (10, 11.66), "tau": (1.8, 2.5)}
+    curve = continue_bifurcation(fold, ("n", "tau"), bounds, direction=-1)
+    assert curve.stop_reason == "tau reached its bound 1.8"
+    assert curve["n"][-1] == pytest.approx(11.653139, abs=1e-5)
+
+
 def test_branches_go_on_without_a_bound(principal):
     branch = continue_branch(principal.orbit(3), "n", (5, np.inf), max_steps=4)
     assert (len(branch), branch.stop_reason) == (5, "4 steps were done")
@@ -354,6 +363,9 @@ def test_objects_in_the_wrong_place(principal, doubling):
         (lambda: continue_bifurcation(doubling, ("n",), n), "two different parameters, got n"),
         (lambda: continue_bifurcation(doubling, "n", n), "two different parameters, got n"),
         (lambda: continue_bifurcation(doubling, ("n", "tau"), (5, 9)), r"as a dictionary, got \(5, 9\)"),
+        (lambda: PeriodicOrbit.from_hopf(doubling, "n"), r"born at a HopfPoint, .* got BifurcationPoint\(PD"),
+        (lambda: PeriodicOrbit.from_period_doubling(hopf), r"only a period doubling .* got HopfPoint"),
+        (lambda: continue_bifurcation(CodimensionTwoPoint("R2", doubling), ("n", "tau"), n), r"point\.bifurcation"),
         (lambda: locate(principal, "PD"), r"one of branch\.special \(PD near n=.*\), got 'PD'"),
         (lambda: locate(principal, replace(principal.special[0], index=400)), "not of this branch"),
         (lambda: continue_branch(orbit, "n", (5, 9), detect="XX"), "must be of LP, PD, NS, BP, got XX"),

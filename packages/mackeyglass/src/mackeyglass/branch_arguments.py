@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sciml.errors import ConfigError
 
 from mackeyglass.bifurcations import BifurcationPoint
+from mackeyglass.codimension_two import CodimensionTwoPoint
 from mackeyglass.collocation import Solution
 from mackeyglass.normal_form import HopfPoint
 from mackeyglass.orbits import PeriodicOrbit
@@ -75,4 +76,6 @@ def to_bifurcation(given: object) -> str:
     """How an object that is no bifurcation of orbits leads to one."""
     if isinstance(given, HopfPoint):
         return "Hopf points are followed by continue_hopf"
+    if isinstance(given, CodimensionTwoPoint):
+        return "give the point of the curve, point.bifurcation"
     return "find one by continue_branch and locate(branch, branch.special[0])"

@@ -248,6 +248,8 @@ class PeriodicOrbit:
         parameter
             The one that is determined with the orbit.
         """
+        if not isinstance(point, HopfPoint):
+            raise ConfigError(f"orbits are born at a HopfPoint, from hopf_points or locate_hopf, got {point!r}")
         point.system.check_names([parameter])
         mesh = mesh or Mesh.uniform(50, 5)
         mode = np.real(np.exp(2j * np.pi * mesh.points)[:, None] * point.vector)
@@ -261,8 +263,8 @@ class PeriodicOrbit:
 
         `amplitude` is how far along the null vector, whose mean square is one, it is from the orbit that doubles.
         """
-        if point.kind != "PD":
-            raise ConfigError(f"only a period doubling (PD) has an orbit of twice the period, got {point.kind}")
+        if getattr(point, "kind", "") != "PD":
+            raise ConfigError(f"only a period doubling (PD) has an orbit of twice the period, got {point!r}")
         d, solution = point.system.dim, point.solution
         mesh = solution.mesh.doubled()
         x, v = solution.values[:, :d], solution.values[:, d:]
