@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -178,3 +180,13 @@ def test_tensors_of_different_batches_are_listed():
         MackeyGlass(n=tensor(8, 9, 10), tau=tensor(1, 2))
     with pytest.raises(ShapeError, match=r"with one B, got a \(3,\), tau \(2,\)"):
         DDE(two, [1.0], {"a": tensor(8, 9, 10), "tau": tensor(1, 2)}, dim=2)
+
+
+def test_the_first_derivative_of_a_program_warns_of_nothing():
+    program = (
+        "import torch, mackeyglass; x = torch.ones(1, 1, dtype=torch.float64)\n"
+        "system = mackeyglass.DDE(lambda x, y, p: -x + torch.tanh(y), [1.0], {})\n"
+        "assert system.differential(x, [x], {}, x, [0 * x]).item() == -1"
+    )
+    command = [sys.executable, "-W", "error::FutureWarning", "-c", program]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == ""

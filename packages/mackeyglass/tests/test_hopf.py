@@ -326,6 +326,10 @@ def test_errors():
         hopf_points(MackeyGlass(beta=0.5))
     with pytest.raises(ConfigError, match="k must be 0, 1, …, got -1"):
         hopf_curve(MackeyGlass(), -1)
+    with pytest.raises(ConfigError, match=r"k must be 0, 1, …, got 0\.5"):
+        hopf_curve(MackeyGlass(), 0.5)
+    with pytest.raises(ConfigError, match="tau must be a number or a tensor of numbers, got True"):
+        hopf_curve(MackeyGlass(), 0, True)
     with pytest.raises(ConfigError, match="tau must be finite and greater than 0"):
         hopf_curve(MackeyGlass(), 0, torch.tensor([1.0, 0.0]))
     with pytest.raises(ConfigError, match=r"stable for every tau unless n > 4, got n=3\.5"):

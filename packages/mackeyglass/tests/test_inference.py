@@ -142,6 +142,8 @@ def test_wrong_arguments(series):
     with pytest.raises(ShapeError, match="one by one"):
         infer_parameters(series[None], DT, TRUTH, noise=0.1)
     with pytest.raises(DataError, match="finite"):
-        infer_parameters(series / 0, DT, TRUTH, noise=0.1)
+        infer_parameters((series / 0).tolist(), DT, TRUTH, noise=0.1)
+    with pytest.raises(ConfigError, match="too few"):
+        infer_parameters(series[:50].numpy(), DT, TRUTH, noise=0.1)
     with pytest.raises(ConfigError, match="one system"):
         infer_parameters(series, DT, MackeyGlass(n=torch.tensor([8.0, 9.0])), noise=0.1)

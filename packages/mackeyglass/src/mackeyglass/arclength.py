@@ -11,6 +11,7 @@ from sciml.errors import ConfigError
 from scipy.optimize import brentq
 
 from mackeyglass.errors import ContinuationError
+from mackeyglass.forward import jvp
 
 Function = Callable[[torch.Tensor], torch.Tensor]  # (unknowns, *batch) → (equations, *batch)
 
@@ -102,7 +103,7 @@ def differentiate(
     """Value and exact Jacobian, one copy of the point for each direction."""
     size = len(point)
     copies = torch.from_numpy(point)[:, None].repeat(1, size)
-    value, jacobian, *_ = torch.func.jvp(function, (copies,), (torch.eye(size, dtype=torch.float64),))
+    value, jacobian, *_ = jvp(function, (copies,), (torch.eye(size, dtype=torch.float64),))
     return value[:, 0].numpy().copy(), jacobian.numpy().copy()
 
 

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from sciml.errors import ConfigError, ShapeError
 from torch import Tensor
 
+from mackeyglass.forward import jvp
+
 Value = float | int | Tensor
 
 
@@ -95,7 +97,7 @@ class DDE:
         def field(x: Tensor, *delayed: Tensor) -> Tensor:
             return self.field(x, delayed, parameters)
 
-        return torch.func.jvp(field, (x, *delayed), (dx, *d_delayed))[1]
+        return jvp(field, (x, *delayed), (dx, *d_delayed))[1]
 
     def with_parameters(self, **values: Value) -> "DDE":
         """The same equation with other values of some parameters."""

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from sciml.errors import ConfigError, ShapeError
 from torch import Tensor
 
+from mackeyglass.forward import jvp
+
 
 def squash(u: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """tanh(u − 1), the transform under which some of the literature forecasts the series."""
@@ -139,7 +141,7 @@ def _with_tangents(
 ) -> tuple[Tensor, Tensor]:
     """The next state, and the derivative of the map in k directions: all in one batch."""
     k = len(V)
-    following, tangents = torch.func.jvp(step, (state.repeat(k, 1),), (V.flatten(0, 1),))[:2]
+    following, tangents = jvp(step, (state.repeat(k, 1),), (V.flatten(0, 1),))[:2]
     return following[: len(state)], tangents.unflatten(0, (k, -1))
 
 

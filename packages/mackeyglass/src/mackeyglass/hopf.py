@@ -199,8 +199,8 @@ def _phase_step(omega: Tensor, tau: Tensor, gamma: Tensor, k: int) -> Tensor:
 
 
 def _check_index(k: int) -> None:
-    if k < 0:
-        raise ConfigError(f"k must be 0, 1, …, got {k}: Hopf curves are counted from the one of lowest n and tau")
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 0:
+        raise ConfigError(f"k must be 0, 1, …, got {k!r}: Hopf curves are counted from the one of lowest n and tau")
 
 
 def _float64(value: Value) -> Tensor:

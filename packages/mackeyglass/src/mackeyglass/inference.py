@@ -38,7 +38,7 @@ class Inference:
 
 
 def infer_parameters(
-    u: Float[Tensor, "times"],
+    u: Float[Tensor, "times"] | np.ndarray | Sequence[float | int],
     dt: float | int,
     start: MackeyGlass,
     *,
@@ -56,6 +56,8 @@ def infer_parameters(
 
     Parameters
     ----------
+    u
+        A tensor, or what makes one.
     dt
         Between samples; at least 8 of them in a delay.
     start
@@ -77,8 +79,8 @@ def infer_parameters(
     ConfigError, ShapeError, DataError
         For arguments out of range, a series that is too short, not one-dimensional or not finite.
     """
+    u = torch.as_tensor(u).detach().double().cpu()
     _check(u, dt, start, noise, free)
-    u = u.detach().double().cpu()
     found = _fit(u, float(dt), start, free, float(noise), n_nodes, max_iterations)
     if found.misfit <= FITS:
         return found

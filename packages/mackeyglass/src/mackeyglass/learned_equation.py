@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mackeyglass.equation import DDE, Value, check_batch, check_positive
+from mackeyglass.forward import jvp
 
 
 class LearnedDDE(DDE):
@@ -76,7 +77,7 @@ class LearnedDDE(DDE):
 
     def _production_slope(self, u_tau: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """∂N/∂u_τ, elementwise."""
-        return torch.func.jvp(self._production, (u_tau,), (torch.ones_like(u_tau),))[1]
+        return jvp(self._production, (u_tau,), (torch.ones_like(u_tau),))[1]
 
     def _network(self, values: list[Tensor], conditions: list[Value]) -> Tensor:
         like = values[0]

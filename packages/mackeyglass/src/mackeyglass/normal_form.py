@@ -12,6 +12,7 @@ from sciml.errors import ConfigError
 from mackeyglass.arclength import Function
 from mackeyglass.characteristic import null_vector
 from mackeyglass.equation import DDE
+from mackeyglass.forward import jvp
 from mackeyglass.linearisation import linearise_at, numbers
 
 
@@ -128,4 +129,4 @@ def derivative(point: HopfPoint, *directions: Complex[np.ndarray, "terms d"]) ->
 
 
 def _along(function: Function, direction: torch.Tensor) -> Function:
-    return lambda states: torch.func.jvp(function, (states,), (direction,))[1]
+    return lambda states: jvp(function, (states,), (direction,))[1]

@@ -23,6 +23,7 @@ from mackeyglass.chebyshev import (
     lobatto_nodes,
 )
 from mackeyglass.equation import DDE, Value
+from mackeyglass.forward import jvp
 from mackeyglass.history import History, batch_shape, sample_history, tensors_of
 
 # vector loops and matrix kernels of a CPU treat all entries alike in whole blocks only, to which sizes are padded
@@ -213,7 +214,7 @@ class SegmentMap(nn.Module):
     def _slope(self, U: Tensor, V: Tensor) -> Tensor:
         if isinstance(self._rows, DDE):
             return self._rows.production_slope(U) * V  # type: ignore[attr-defined]
-        return torch.func.jvp(self._rows.production, (U.expand(V.shape),), (V,))[1]
+        return jvp(self._rows.production, (U.expand(V.shape),), (V,))[1]
 
     def _operators(self) -> tuple[Tensor, Tensor]:
         """E and Q, one pair for all rows or one a padded row; see `_integrals`."""

@@ -12,6 +12,7 @@ from scipy.signal import savgol_filter
 from torch import Tensor
 
 from mackeyglass.chebyshev import lobatto_nodes
+from mackeyglass.forward import jvp
 from mackeyglass.linearisation import numbers
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.segment_map import SegmentMap
@@ -143,7 +144,7 @@ class Shooting:
         # the first history alone has observations; directions along its nodes
         by_early = parts[2].mT
         columns = [
-            torch.func.jvp(lambda t: self.predictions(U, t), (theta,), (direction,))[1]
+            jvp(lambda t: self.predictions(U, t), (theta,), (direction,))[1]
             for direction in torch.eye(p, dtype=U.dtype)
         ]
         t_observed, t_after, t_early = (torch.stack(part, -1) for part in zip(*columns, strict=True))
