@@ -311,7 +311,7 @@ def _grow(branch: Branch, max_steps: int, progress: bool) -> Branch:
         title = f"orbits in {parameter}"
     else:
         title = f"{branch.kind} in {' and '.join(branch.free)}"
-    told = any(map(_inaccurate, branch.multipliers[1:]))
+    told = len(branch) > 1 and any(map(_inaccurate, branch.multipliers))
     _advance(branch, max_steps, Progress(title, max_steps, active=progress))
     if not told:
         _warn(branch, title)
@@ -333,7 +333,7 @@ def _warn(branch: Branch, title: str) -> None:
         where = ", ".join(f"{name}={branch[name][wrong[0]]:.6g}" for name in branch.free)
         warnings.warn(
             f"{title}: the trivial multiplier is off by up to {branch.defects[wrong].max():.1e} at {len(wrong)} of "
-            f"{len(branch)} points, first at {where}: multipliers and what was detected there cannot be trusted; begin "
+            f"{len(branch)} points, first at {where}: multipliers and what was detected there may be wrong; begin "
             f"on a finer mesh than {branch.states[0].solution.mesh}, with orbit.on(Mesh.uniform(intervals, degree))",
             UserWarning,
             stacklevel=4,
