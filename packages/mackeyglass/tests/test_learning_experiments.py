@@ -7,7 +7,7 @@ import torch
 import xarray as xr
 from mackeyglass import MackeyGlass, SegmentMap
 from mackeyglass.experiments import forecast, inference, neural_dde, surrogate
-from mackeyglass.models import AttractorMap
+from mackeyglass.hopf import hopf_curve
 from sciml.errors import ConfigError
 from sciml.plotting import save_figure
 
@@ -99,11 +99,24 @@ def test_types_of_attractors():
     """An equilibrium below the Hopf curve, and chaos where the exponent says so."""
     config = surrogate.Attractors(points=40, delays=60, transient=100)
     found = surrogate._attractors(config, 3)
-    below = AttractorMap()._features(found["points"])[:, 2] < 0
+    n, tau = found["points"].unbind(-1)
+    below = n < hopf_curve(MackeyGlass(), 0, tau)[0]
     assert set(found["type"].tolist()) == {0, 1, 2}
     assert (found["type"][below] == 0).all()
     assert (found["exponent"][found["type"] == 2] > 0.01).all()
     assert (found["exponent"][found["type"] == 0] < 0).all()
+
+
+def test_what_is_known_from_the_hopf_curve_is_not_counted_as_learned(tmp_path):
+    report = sciml.run("mackeyglass/surrogate", "smoke", out=tmp_path / "run")
+    found = {m.subject: m.value for m in report.metrics if m.name == "cycle or chaos is right"}
+    assert set(found) == {"attractor map, test points", "most frequent type"}
+    kind, right = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([True, True, False, True, False])
+    values = [m.value for m in surrogate._shares("", right[kind > 0], kind[kind > 0])]
+    assert values == pytest.approx([1 / 3, 2 / 3])
+    dimensions = {m.subject: m.value for m in report.metrics if m.name == "D_KY"}
+    assert set(dimensions) == {"equation", "mlp"}
+    assert 1 <= dimensions["equation"] < 3
 
 
 @pytest.mark.unchecked

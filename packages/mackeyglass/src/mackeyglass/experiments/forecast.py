@@ -13,12 +13,11 @@ from sciml.experiment import Bar, Experiment, Metric, Published, Report, RunDire
 from torch import Tensor
 
 from mackeyglass.experiments import PAPER
+from mackeyglass.experiments.common import Positive
 from mackeyglass.forecasting import map_exponents, nrmse, squash, unsquash, valid_prediction_time, wasserstein
 from mackeyglass.lyapunov import kaplan_yorke_dimension, lyapunov_spectrum
 from mackeyglass.models import ESN
 from mackeyglass.problems import TimeSeries
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 BARS = {300: 10**-2.2, 1000: 10**-2.7, 2000: 10**-3.5}  # NRMSE₈₄ by the number of units, at τ = 17
 FREE = 84  # steps of the classic free run

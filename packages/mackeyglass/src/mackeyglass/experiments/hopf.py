@@ -1,26 +1,23 @@
 """Hopf bifurcations of the positive equilibrium in the (n, τ) plane, by four independent routes."""
 
 import itertools
-from typing import Annotated
 
 import numpy as np
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from sciml.config import config
 from sciml.experiment import Bar, Experiment, Metric, Published, Report, RunDirectory
 from scipy.optimize import root_scalar
 
 from mackeyglass.characteristic import characteristic_roots, lambert_roots, unstable_roots
 from mackeyglass.experiments import PAPER
+from mackeyglass.experiments.common import SYSTEM, Positive
 from mackeyglass.hopf import hopf_asymptote, hopf_curve, hopf_points, locate_hopf
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.normal_form import hopf_normal_form
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-SYSTEM = MackeyGlass(beta=2.0, gamma=1.0, theta=1.0)
 SOURCE = "reference values"
 CURVES = [  # τ, k, n, ω
     (1.0, 0, 6.523652668, 2.028757838),

@@ -12,12 +12,12 @@ from sciml.config import config
 from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
 
 from mackeyglass.experiments import PAPER
+from mackeyglass.experiments.common import Positive
 from mackeyglass.inference import infer_parameters
 from mackeyglass.linearisation import numbers
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.simulation import simulate
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Literal["n", "tau", "beta", "gamma"]
 WITHIN = 0.005  # relative error that counts as found

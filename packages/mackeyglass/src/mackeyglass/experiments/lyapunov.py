@@ -11,10 +11,9 @@ from sciml.config import config
 from sciml.experiment import Bar, Experiment, Metric, Published, Report, RunDirectory
 
 from mackeyglass.experiments import PAPER
+from mackeyglass.experiments.common import SYSTEM
 from mackeyglass.lyapunov import LyapunovSpectrum, lyapunov_spectrum
-from mackeyglass.mackey_glass import MackeyGlass
 
-SYSTEM = MackeyGlass(beta=2.0, gamma=1.0, theta=1.0)
 SOURCE = "reference values"
 SIGMAS = 3.0
 DIMENSION = 0.02

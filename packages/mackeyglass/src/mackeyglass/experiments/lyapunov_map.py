@@ -1,7 +1,6 @@
 """The largest Lyapunov exponent over the (n, τ) plane, and whether four times longer runs agree with it."""
 
 import warnings
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -10,18 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from sciml.config import config
 from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
 
 from mackeyglass.experiments import PAPER
+from mackeyglass.experiments.common import SYSTEM, Positive
 from mackeyglass.hopf import hopf_curve
 from mackeyglass.lyapunov import lyapunov_spectrum
-from mackeyglass.mackey_glass import MackeyGlass
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-SYSTEM = MackeyGlass(beta=2.0, gamma=1.0, theta=1.0)
 CLEAR = 0.01  # modulus from which the sign of an exponent is compared
 NONE = 1e-3  # and below which that of the longer run has no sign
 WINDOW = 1.0  # largest distance in n of the chaos on both sides of a periodic window

@@ -19,13 +19,13 @@ from mackeyglass.chebyshev import lobatto_nodes
 from mackeyglass.equation import DDE
 from mackeyglass.errors import ContinuationError
 from mackeyglass.experiments import PAPER
+from mackeyglass.experiments.common import Positive
 from mackeyglass.lyapunov import lyapunov_spectrum
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.models import NeuralDDE
 from mackeyglass.orbits import PeriodicOrbit
 from mackeyglass.segment_map import SegmentMap
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 N, TAU = 9.65, 2.0

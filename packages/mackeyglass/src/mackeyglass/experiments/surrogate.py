@@ -15,15 +15,16 @@ from sciml.training import TrainerOptions
 from torch import Tensor
 
 from mackeyglass.experiments import PAPER
+from mackeyglass.experiments.common import Positive
 from mackeyglass.forecasting import map_exponents, valid_prediction_time, wasserstein
-from mackeyglass.lyapunov import lyapunov_spectrum
+from mackeyglass.hopf import hopf_curve
+from mackeyglass.lyapunov import ZERO, kaplan_yorke_dimension, lyapunov_spectrum
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.models import AttractorMap, SegmentOperator
 from mackeyglass.models.attractor_map import TYPES
 from mackeyglass.problems import Segments
 from mackeyglass.segment_map import SegmentMap
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Architecture = Literal["mlp", "deeponet", "fno"]
 
 N, TAU = 10.0, 1.7
@@ -99,8 +100,8 @@ def run(config: Config, run: RunDirectory) -> Report:
     )
     data = run.step("windows", lambda: problem.generate(1, run.seed("windows")).isel(run=0))
     train, test = _split(data)
-    exact = run.step("exponents", lambda: _exact(config))
-    metrics = [Metric("λ1", "equation", exact)]
+    exact, dimension = run.step("exponents", lambda: _exact(config))
+    metrics = [Metric("λ1", "equation", exact), Metric("D_KY", "equation", dimension)]
     bars, runs = [], {}
     for architecture in config.architectures:
         model = _train(config, run, architecture, train)
@@ -125,7 +126,8 @@ def run(config: Config, run: RunDirectory) -> Report:
         f"train, {test['history'].shape[0]} of the rest test. Free runs feed segments back; their valid prediction "
         "time ends where the error exceeds 0.4 standard deviations, in units of 1/λ1.",
         "Attractor map: types are equilibrium (n below the Hopf curve), chaos (λ1 > 0.01) or cycle; a fifth of the "
-        "points tests. λ1 after a few hundred delays is that of a transient in places.",
+        "points tests. That an equilibrium is stable the map knows from the Hopf curve, which it sees; telling cycles "
+        "from chaos it has learned. λ1 after a few hundred delays is that of a transient in places.",
     ]
     return Report(metrics, notes, bars)
 
@@ -139,9 +141,11 @@ def _split(data: xr.Dataset) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return parts[0], parts[1]
 
 
-def _exact(config: Config) -> float:
+def _exact(config: Config) -> tuple[float, float]:
+    """λ₁ and the Kaplan–Yorke dimension of the equation."""
     delays = max(20, config.exponent_delays)
-    return lyapunov_spectrum(MackeyGlass(n=N, tau=TAU), 3, n_delays=delays, n_ensemble=16).exponents[0, 0].item()
+    found = lyapunov_spectrum(MackeyGlass(n=N, tau=TAU), 3, n_delays=delays, n_ensemble=16)
+    return found.exponents[0, 0].item(), found.dimension[0].item()
 
 
 def _loss(model: SegmentOperator, batch: dict[str, Tensor]) -> Tensor:
@@ -197,6 +201,7 @@ def _evaluate(config: Config, model: SegmentOperator, test: dict[str, Tensor], e
         "valid prediction time": valid.mean().item(),
         "shortest valid prediction time": valid.min().item(),
         "λ1": exponents[:, 0].mean().item() / TAU,
+        "D_KY": kaplan_yorke_dimension(exponents.mean(0), ZERO).item(),
         "Wasserstein distance": wasserstein(run[:, run.shape[1] // 2 :], history),
         "truth": truth[0],
         "run": run[0],
@@ -238,7 +243,7 @@ def _attractors(config: Attractors, seed: int) -> dict[str, Tensor]:
     system = MackeyGlass(n=points[:, 0].contiguous(), tau=points[:, 1].contiguous())
     found = lyapunov_spectrum(system, 1, n_delays=config.delays, n_transient=config.transient, n_ensemble=1)
     exponent = found.exponents[:, 0]
-    below = AttractorMap()._features(points)[:, 2] < 0
+    below = system.n < hopf_curve(system)[0]  # where the equilibrium is stable
     kind = torch.where(exponent > 0.01, 2, torch.where(below, 0, 1))
     return {"points": points, "exponent": exponent, "type": kind}
 
@@ -272,15 +277,25 @@ def _map(config: Config, run: RunDirectory, atlas: dict[str, Tensor]) -> dict[st
     model.cpu()
     with torch.no_grad():
         out = model(atlas["points"][test])
-        right = (out[:, :3].argmax(-1) == atlas["type"][test]).double().mean().item()
+        right = out[:, :3].argmax(-1) == atlas["type"][test]
         error = (out[:, 3] - atlas["exponent"][test].clamp(min=-0.2)).abs().mean().item()
-    share = torch.bincount(atlas["type"][test], minlength=3).max().item() / int(test.sum())
+    # which points have an equilibrium, the model is told by the Hopf curve
+    moving = atlas["type"][test] > 0
     metrics = [
-        Metric("type is right", "attractor map, test points", right),
-        Metric("type is right", "most frequent type", share),
+        *_shares("type is right", right, atlas["type"][test]),
+        *_shares("cycle or chaos is right", right[moving], atlas["type"][test][moving]),
         Metric("mean error of λ1", "attractor map, test points", error),
     ]
     return {"metrics": metrics, "model": model}
+
+
+def _shares(name: str, right: Tensor, kind: Tensor) -> list[Metric]:
+    """How often the map is right, and the most frequent type would be."""
+    most = torch.bincount(kind, minlength=len(TYPES)).max()
+    return [
+        Metric(name, "attractor map, test points", right.double().mean().item()),
+        Metric(name, "most frequent type", (most / len(kind)).item()),
+    ]
 
 
 def _free_runs(runs: dict[str, Any]) -> Figure:
