@@ -175,7 +175,9 @@ def test_curves_of_period_doublings(doubling):
 
 
 def a_branch_of_orbits(request, max_steps):
-    return continue_branch(request.getfixturevalue("principal").orbit(3), "n", (5, 8), max_steps=max_steps)
+    principal = request.getfixturevalue("principal")
+    orbit = principal.orbit(int(np.abs(principal["n"] - 6.9).argmin()))
+    return continue_branch(orbit, "n", (5, 8.9), max_steps=max_steps)
 
 
 def a_curve_of_folds(request, max_steps):
