@@ -2,8 +2,10 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
+from sciml import info
 from sciml.cli import _fitting
 from sciml.config import config, override, parse_settings
 from sciml.errors import ConfigError, DataError
@@ -77,6 +79,15 @@ def test_measured_numbers_have_two_digits_more_than_published_ones(tmp_path):
     assert report.comparison()[0][2:4] == ["11.2148465", "11.21485"]
     assert report.table()[1] == [["n", "11.2148465", "8.8616401"], ["error", "0.3333", ""]]
     assert "| 11.2148465 | 11.21485 |" in report.to_markdown(tmp_path)
+
+
+@pytest.mark.unchecked
+def test_info_shows_published_numbers_as_they_were_written():
+    experiment = SimpleNamespace(
+        paper="", presets={"small": Config()}, published=[Published("n", "fold", 11.21485, "1", "abstract")]
+    )
+    entry = SimpleNamespace(name="a/b", load=lambda: experiment)
+    assert "  n of fold: 11.21485 1  (abstract)" in list(info._experiment(entry))
 
 
 @pytest.mark.parametrize(

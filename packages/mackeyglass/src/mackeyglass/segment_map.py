@@ -71,8 +71,8 @@ class SegmentMap(nn.Module):
     segments ``(…, B, nodes)``. Where γτ differs by sample, so does the matrix Q. In float32 an orbit stays within a
     relative 1e-4 for some two delays, after which chaos leaves it only its statistics; products do not use TF32.
 
-    For few trajectories `RungeKutta4`, compiled, is faster. On one core of a CPU and at an error of 1e-9 the map took 4.9
-    times as long for a single one, as long for five or six, and a tenth and a nineteenth of the time for 64 and 512.
+    For few trajectories `RungeKutta4`, compiled, is faster: on one core of a CPU and at an error of 1e-9 the map took
+    4.9 times as long for one, as long for five or six, a tenth of the time for 64 and a nineteenth for 512.
 
     Raises
     ------
