@@ -17,10 +17,12 @@ from symplectic_opt.experiments.learning.methods import (
     KICKS_FIRST,
     OURS,
     Method,
+    Tuned,
     full_batch,
     published,
     ranking,
     schedule_free,
+    search,
     stochastic,
 )
 from symplectic_opt.experiments.learning.networks import BatchLoss, Comparison, Race
@@ -109,14 +111,40 @@ def test_a_method_that_diverges_keeps_what_it_had_found():
 def test_tuning_returns_the_best_of_all_settings():
     config, method = BlobsConfig(gradients=15, radius=1), EVERY["Adam"]
     problems = [Blobs(seed=k) for k in (0, 1)]
-    cell, gap = tune(config, method, problems)
+    tuned, gap = tune(config, method, problems)
 
     def mean(cell):
         ends = [descend(p.function(), p.start, method, cell, 15)[-1] / p.minimum - 1 for p in problems]
         return np.mean(ends)
 
-    assert min(map(mean, method.cells(1))) == pytest.approx(mean(cell), rel=1e-9)
-    assert gap[:, -1].mean() == pytest.approx(mean(cell), rel=1e-9)
+    assert not tuned.at_end
+    assert min(map(mean, method.cells(1))) >= mean(tuned.cell)
+    assert gap[:, -1].mean() == pytest.approx(mean(tuned.cell), rel=1e-9)
+
+
+def test_grids_move_to_their_best_cell_while_it_lies_on_the_border():
+    calls = []
+
+    def hill(h, C):
+        def score(cell):
+            calls.append(cell)
+            return abs(np.log10(cell[0] / h)) + abs(np.log10(cell[1] / C))
+
+        return score
+
+    method = Method("any", lambda p, cell: torch.optim.SGD(p, cell[0]), (1.0, 1.0))
+    found = search(method, 2, 3, hill(10.0, 100.0))
+    assert found.cell == pytest.approx((10.0, 100.0), rel=1e-12)
+    assert (found.tried, found.at_end) == (len(calls), False)
+    assert len(set(calls)) == len(calls), "no setting is tried twice"
+    far = search(method, 2, 1, hill(1e6, 1e6))
+    assert far.at_end
+    assert far.cell[0] * far.cell[1] > 1e2
+    near = search(method, 2, 3, hill(1.0, 10.0))
+    assert (near.cell, near.tried) == ((1.0, pytest.approx(10.0)), 13)
+    one = Method("one", lambda p, cell: torch.optim.SGD(p, cell[0]), (1.0,))
+    assert search(one, 2, 3, lambda cell: abs(np.log10(cell[0]) - 3)).cell == pytest.approx((1e3,), rel=1e-12)
+    assert search(one, 2, 3, lambda cell: np.inf) == Tuned(one.cells(2)[0], 13, False)
 
 
 def test_blobs_come_within_their_limits():
@@ -236,7 +264,7 @@ def test_a_setting_that_diverges_is_not_chosen(tmp_path):
     losses = [comparison.tuning_loss(wild, cell, str(k), 0) for k, cell in enumerate(wild.cells(1))]
     assert np.isinf(losses).all()
     mixed = Method("mixed", lambda p, cell: torch.optim.SGD(p, cell[0] if cell[0] < 0.02 else 1e6), (0.01,))
-    assert comparison.tune(mixed)[0] < 0.02
+    assert comparison.tune(mixed).cell[0] < 0.02
     numbers = comparison.train(wild, (1e3,), 0)
     assert all(np.isnan(value) for value in numbers.values())
 

@@ -16,6 +16,7 @@ from scipy import sparse
 from torch import Tensor
 
 from mackeyglass.equation import DDE
+from mackeyglass.forward import jvp
 from mackeyglass.mesh import Mesh, Stencil
 
 
@@ -194,7 +195,7 @@ class CollocatedEquation:
             return problem.equation(at)
 
         copies = (point.repeat(len(tangent), 1, 1, 1), scalars.repeat(len(tangent), 1))
-        value, derivative = (part.numpy() for part in torch.func.jvp(equation, copies, (tangent, scalar_tangent)))
+        value, derivative = (part.numpy() for part in jvp(equation, copies, (tangent, scalar_tangent)))
         by_functions = derivative[:, :count].reshape(components, kinds, components, times)
         blocks = [(here, by_functions[:, 0], by_functions[:, 1])]
         for index, (stencil, flip) in enumerate(zip(there, flips, strict=True)):

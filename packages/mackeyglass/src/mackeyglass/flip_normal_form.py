@@ -12,6 +12,7 @@ from mackeyglass.bifurcations import BifurcationPoint, mode_block, orbit_part, s
 from mackeyglass.collocation import CollocatedEquation, Solution, linearise
 from mackeyglass.defining_systems import FlipProblem, OrbitProblem
 from mackeyglass.equation import DDE
+from mackeyglass.forward import jvp
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,10 @@ def _taylor(problem: FlipProblem, solution: Solution) -> tuple[Float[np.ndarray,
         return system.field(moved[0], moved[1:], solution.parameters)
 
     def derivative(function, size: Tensor) -> Tensor:
-        return torch.func.jvp(function, (size,), (one,))[1]
+        return jvp(function, (size,), (one,))[1]
 
     def second(size: Tensor) -> Tensor:
         return derivative(lambda s: derivative(along, s), size)
 
-    two, three = torch.func.jvp(second, (torch.zeros((), dtype=torch.float64),), (one,))
+    two, three = jvp(second, (torch.zeros((), dtype=torch.float64),), (one,))
     return two.numpy().T, three.numpy().T

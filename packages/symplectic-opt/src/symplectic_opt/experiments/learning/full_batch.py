@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,13 @@ from symplectic_opt.experiments.learning.methods import (
     Cell,
     Method,
     Rates,
+    Tuned,
     full_batch,
+    note_on_grids,
     notes_of_ends,
     published,
     ranking,
+    search,
 )
 from symplectic_opt.problems._objective import RandomObjective
 from symplectic_opt.problems.fermat_weber import FermatWeber
@@ -40,6 +44,7 @@ class FullBatch:
     repeats: PositiveInt = 5
     gradients: PositiveInt = 60
     radius: NonNegativeInt = 2
+    moves: NonNegativeInt = 3
     rates: Rates
 
     def problem(self, seed: int) -> RandomObjective:
@@ -137,19 +142,20 @@ def quasi_newton(config: FullBatch, problems: Sequence[RandomObjective]) -> np.n
     return np.stack(rows)
 
 
-def tune(config: FullBatch, method: Method, problems: Sequence[RandomObjective]) -> tuple[Cell, np.ndarray]:
-    """The cell with the least mean excess after all gradients, one for all functions, and the excess there.
+def tune(config: FullBatch, method: Method, problems: Sequence[RandomObjective]) -> tuple[Tuned, np.ndarray]:
+    """The setting with the least mean excess after all gradients, one for all functions, and the excess there.
 
     The excess is (repeats, gradients).
     """
     functions = [(p.function(), p.start, p.minimum) for p in problems]
-    found = []
-    for cell in (cells := method.cells(config.radius)):
+
+    def excess(cell: Cell) -> np.ndarray:
         values = [descend(f, start, method, cell, config.gradients) for f, start, _ in functions]
         rows = [(v - low) / (abs(low) if config.relative() else 1.0) for v, (*_, low) in zip(values, functions)]
-        found.append(np.stack(rows))
-    best = int(np.argmin([gap[:, -1].mean() for gap in found]))
-    return cells[best], found[best]
+        return np.stack(rows)
+
+    tuned = search(method, config.radius, config.moves, lambda cell: float(excess(cell)[:, -1].mean()))
+    return tuned, excess(tuned.cell)
 
 
 def run(config: FullBatch, run: RunDirectory) -> Report:
@@ -160,13 +166,14 @@ def run(config: FullBatch, run: RunDirectory) -> Report:
     for method in (*full_batch(config.rates), *published(config.rates)):
 
         def compute(method: Method = method) -> dict[str, Any]:
-            cell, gap = tune(config, method, problems)
-            return {"cell": list(cell), "excess": torch.from_numpy(gap)}
+            tuned, gap = tune(config, method, problems)
+            return {**asdict(tuned), "cell": list(tuned.cell), "excess": torch.from_numpy(gap)}
 
         found = run.step(method.slug, compute)
         gaps[method.label] = found["excess"].numpy()
         metrics += measured(config, method.label, gaps[method.label], found["cell"])
-        at_ends += [method.label] if method.ends(tuple(found["cell"]), config.radius) else []
+        metrics.append(Metric("settings_tried", method.label, float(found["tried"])))
+        at_ends += [method.label] if found["at_end"] else []
     gaps[LBFGS] = run.step("l-bfgs", lambda: torch.from_numpy(quasi_newton(config, problems))).numpy()
     metrics += measured(config, LBFGS, gaps[LBFGS], [])
     lines = {label: np.median(gap, 0) for label, gap in gaps.items()}
@@ -186,13 +193,12 @@ def measured(config: FullBatch, label: str, gap: np.ndarray, cell: Sequence[floa
 
 def note(config: FullBatch, problems: Sequence[RandomObjective]) -> str:
     """What a reader of the table must know."""
-    cells = 2 * config.radius**2 + 2 * config.radius + 1
     minima = ", ".join(f"{p.minimum:.9g}" for p in problems)
     return (
         f"Seeds {config.seed} to {config.seed + config.repeats - 1} with the minima {minima}; {config.gradients} "
-        f"gradients of each method, those of line searches included. Each method has the one of {cells} settings with "
-        "the least mean excess over these functions; rate is h or the learning rate. Published rates and L-BFGS, which "
-        "is SciPy's, are not tuned. "
+        "gradients of each method, those of line searches included. Each method has the setting with the least mean "
+        f"excess over these functions. {note_on_grids(config.radius, config.moves)} Rate is h or the learning rate. "
+        "Published rates and L-BFGS, which is SciPy's, are not tuned. "
         "eBrAVO and pBrAVO decide on restarts with the next gradient; in the bravo order, that of the authors' "
         "optimizers for minibatches, with the one that has just moved the point."
     )

@@ -1,5 +1,6 @@
 """The optimizers that are compared, and the grids on which they are tuned."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ from symplectic_opt.problems._common import ml
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Cell = tuple[float, ...]
+Place = tuple[int, ...]
 OURS = ("eBrAVO", "pBrAVO")
 KICKS_FIRST = ("eBrAVO, bravo order", "pBrAVO, bravo order")
 
@@ -53,20 +55,56 @@ class Method:
         One number takes equal steps of its logarithm, over two decades to each side, or one for r = 1. Of (h, C), h
         takes i half decades and C takes j decades with |i| + |j| ≤ r.
         """
-        if not self.tuned:
-            return [self.centre]
-        steps = range(-radius, radius + 1)
-        if len(self.centre) == 2:
-            h, C = self.centre
-            return [(h * 10 ** (i / 2), C * 10.0**j) for i in steps for j in steps if abs(i) + abs(j) <= radius]
-        side = radius * (radius + 1)
-        decades = min(0.5, 2 / side) if side else 0.0
-        return [(self.centre[0] * 10 ** (decades * k),) for k in range(-side, side + 1)]
+        return [self.cell(place, radius) for place in self.places(radius)]
 
-    def ends(self, cell: Cell, radius: int) -> bool:
-        """Whether the cell is the first or last of a grid of one number: the best may lie beyond."""
-        cells = self.cells(radius)
-        return len(cells) > 1 and len(cell) == 1 and cell in (cells[0], cells[-1])
+    def places(self, radius: int) -> list[Place]:
+        """The cells in steps from the centre."""
+        if not self.tuned:
+            return [tuple(0 for _ in self.centre)]
+        if len(self.centre) == 2:
+            steps = range(-radius, radius + 1)
+            return [(i, j) for i in steps for j in steps if abs(i) + abs(j) <= radius]
+        return [(k,) for k in range(-radius * (radius + 1), radius * (radius + 1) + 1)]
+
+    def cell(self, place: Place, radius: int) -> Cell:
+        """The setting that many steps from the centre."""
+        if len(place) == 2:
+            return self.centre[0] * 10 ** (place[0] / 2), self.centre[1] * 10.0 ** place[1]
+        side = radius * (radius + 1)
+        return (self.centre[0] * 10 ** ((min(0.5, 2 / side) if side else 0.0) * place[0]),)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The best setting of a search, how many were `tried`, and whether it is `at_end`: others beyond may be better."""
+
+    cell: Cell
+    tried: int
+    at_end: bool
+
+
+def search(method: Method, radius: int, moves: int, score: Callable[[Cell], float]) -> Tuned:
+    """The setting with the least score on the grid of a method.
+
+    While the best one lies on the border of the grid, this moves there, `moves` times at most. Where no setting has a
+    finite score, it is the first one.
+    """
+    grid, scores, centre = method.places(radius), {}, tuple(0 for _ in method.centre)
+    if len(grid) == 1:
+        return Tuned(method.centre, 1, False)
+    reach = max(sum(map(abs, place)) for place in grid)
+    for _ in range(moves + 1):
+        around = [tuple(a + b for a, b in zip(centre, place, strict=True)) for place in grid]
+        for place in around:
+            if place not in scores:
+                scores[place] = score(method.cell(place, radius))
+        best = min(around, key=lambda place: scores[place])
+        away = sum(abs(a - b) for a, b in zip(best, centre, strict=True))
+        at_end = away == reach and math.isfinite(scores[best])
+        centre = best
+        if not at_end:
+            break
+    return Tuned(method.cell(centre, radius), len(scores), at_end)
 
 
 def stochastic(rates: Rates) -> list[Method]:
@@ -100,6 +138,14 @@ def published(rates: Rates) -> list[Method]:
         Method("Adam, published rate", lambda p, cell: torch.optim.Adam(p, cell[0]), (rates.adam,), tuned=False),
         Method("SGD, published rate", lambda p, cell: torch.optim.SGD(p, cell[0]), (rates.sgd,), tuned=False),
     ]
+
+
+def note_on_grids(radius: int, moves: int) -> str:
+    """How settings were looked for."""
+    return (
+        f"Each method has a grid of {2 * radius**2 + 2 * radius + 1} settings around its published rates, which moves "
+        f"to its best setting while that lies on its border, {moves} times at most."
+    )
 
 
 def notes_of_ends(labels: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Networks trained with each optimizer: tuned on data kept for that, then trained anew from several seeds."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,17 @@ from sciml.training import Trainer, TrainerOptions
 from torch import Tensor, nn
 
 from symplectic_opt.experiments.learning.figures import progress
-from symplectic_opt.experiments.learning.methods import Cell, Method, Rates, notes_of_ends, ranking, stochastic
+from symplectic_opt.experiments.learning.methods import (
+    Cell,
+    Method,
+    Rates,
+    Tuned,
+    note_on_grids,
+    notes_of_ends,
+    ranking,
+    search,
+    stochastic,
+)
 from symplectic_opt.problems._learning import Learning, Split
 
 Part = dict[str, Tensor]
@@ -40,6 +51,7 @@ class Training:
     tuning_epochs: PositiveInt = 20
     tuning_seeds: PositiveInt = 2
     radius: NonNegativeInt = 2
+    moves: NonNegativeInt = 3
     validation: Fraction = 0.1
     refit: bool = True
     batch_size: PositiveInt | None = None
@@ -122,15 +134,15 @@ class Race:
             self.aside = {name: value[n - kept :] for name, value in self.whole.items()}
         self.size = config.batch_size or self.problem.batch_size
 
-    def tune(self, method: Method) -> Cell:
+    def tune(self, method: Method) -> Tuned:
         """The cell whose trainings have the least mean loss; the first one where none comes through with all seeds."""
-        cells, seeds = method.cells(self.config.radius), range(self.config.tuning_seeds)
-        if len(cells) == 1:
-            return cells[0]
-        means = [
-            np.mean([self.tuning_loss(method, cell, f"{k}-{j}", j) for j in seeds]) for k, cell in enumerate(cells)
-        ]
-        return cells[int(np.argmin(means))]
+        numbers = itertools.count()
+
+        def mean(cell: Cell) -> float:
+            number, seeds = next(numbers), range(self.config.tuning_seeds)
+            return float(np.mean([self.tuning_loss(method, cell, f"{number}-{j}", j) for j in seeds]))
+
+        return search(method, self.config.radius, self.config.moves, mean)
 
     def tuning_loss(self, method: Method, cell: Cell, name: str, seed: int) -> float:
         """Least loss of the data kept aside in a training of `tuning_epochs`, infinite where that fails.
@@ -190,7 +202,8 @@ def run(config: Training, run: RunDirectory) -> Report:
     metrics: list[Metric] = []
     at_ends, names, numbers, rows = [], {}, {}, []
     for method in config.methods():
-        label, cell = method.label, race.tune(method)
+        label, tuned = method.label, race.tune(method)
+        cell = tuned.cell
         rows = [race.train(method, cell, k) for k in range(config.repeats)]
         names[label] = [f"{method.slug}-{k}" for k in range(config.repeats)]
         numbers[label] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
@@ -200,7 +213,8 @@ def run(config: Training, run: RunDirectory) -> Report:
             if unit == "1":
                 metrics.append(Metric(f"{name}_std", label, float(values.std())))
         metrics += [Metric(name, label, float(value)) for name, value in zip(("rate", "C"), cell)]
-        at_ends += [label] if method.ends(cell, config.radius) else []
+        metrics.append(Metric("settings_tried", label, float(tuned.tried)))
+        at_ends += [label] if tuned.at_end else []
     found = Comparison(_losses(run, names, config.epochs), numbers)
     title = f"{'training' if config.refit else 'validation'} loss (median)"
     lines = {label: np.median(values, 0) for label, values in found.losses.items()}
@@ -227,14 +241,13 @@ def _losses(run: RunDirectory, names: Mapping[str, Sequence[str]], epochs: int) 
 
 def note(config: Training) -> str:
     """What a reader of the table must know."""
-    cells = 2 * config.radius**2 + 2 * config.radius + 1
     aside = f"{config.validation:.0%} of the training data, kept aside" if config.validation else "the training data"
     final = "with all training data, at the epoch of their least loss" if config.refit else "and chosen in the same way"
     return (
         f"Means over {config.repeats} seeds of weights and batches from {config.seed}, with standard deviations. Each "
-        f"method was tuned over {cells} settings by {config.tuning_epochs} epochs each (other seeds, "
-        f"{config.tuning_seeds} of them), by the least loss of {aside}; then trained {final}. Test data "
-        "choose nothing. Rates are constant; rate is h or the learning rate. Methods at published rates are not "
+        f"method was tuned by {config.tuning_epochs} epochs for each setting (other seeds, {config.tuning_seeds} of "
+        f"them), by the least loss of {aside}; then trained {final}. {note_on_grids(config.radius, config.moves)} Test "
+        "data choose nothing. Rates are constant; rate is h or the learning rate. Methods at published rates are not "
         "tuned. eBrAVO and pBrAVO decide on restarts with the next gradient, of another minibatch; in the bravo "
         "order, as their authors do, with the gradient that has just moved the weights."
     )

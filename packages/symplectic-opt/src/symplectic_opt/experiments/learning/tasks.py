@@ -157,7 +157,15 @@ class WeatherConfig(Training):
 
 
 def _experiment(small: Training, smoke: Mapping[str, Any], paper: Mapping[str, Any]) -> Experiment:
-    tiny: dict[str, Any] = {"repeats": 1, "radius": 1, "tuning_epochs": 1, "tuning_seeds": 1, "epochs": 1, **smoke}
+    tiny: dict[str, Any] = {
+        "repeats": 1,
+        "radius": 1,
+        "moves": 0,
+        "tuning_epochs": 1,
+        "tuning_seeds": 1,
+        "epochs": 1,
+        **smoke,
+    }
     presets = {"smoke": replace(small, **tiny), "small": small, "paper": replace(small, **paper)}
     return Experiment(run=run, presets=presets, paper=PAPER)
 
