@@ -6,7 +6,7 @@ import pytest
 import torch
 from mackeyglass import DDE, MackeyGlass
 from mackeyglass.bifurcations import problem_of, singular_vectors, solved_point, with_null_vector
-from mackeyglass.branch import JOINED, VANISHED, continue_bifurcation, continue_branch, locate
+from mackeyglass.branch import continue_bifurcation, continue_branch, locate
 from mackeyglass.branch_files import load_branch
 from mackeyglass.codimension_two import (
     CodimensionTwoPoint,
@@ -16,7 +16,8 @@ from mackeyglass.codimension_two import (
     periodic_linearisation,
 )
 from mackeyglass.collocation import linearise
-from mackeyglass.flip_normal_form import flip_normal_form
+from mackeyglass.flip import flip_normal_form
+from mackeyglass.growth import JOINED, VANISHED
 from mackeyglass.hopf import hopf_points
 from mackeyglass.mesh import Mesh
 from mackeyglass.orbits import PeriodicOrbit

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from mackeyglass import load_branch
-from mackeyglass.branch import RESONANT, continue_bifurcation
+from mackeyglass.branch import continue_bifurcation
 from mackeyglass.branch_files import branch_dataset, branch_from_dataset
 from mackeyglass.errors import ContinuationError
 from mackeyglass.experiments import (
@@ -19,6 +19,7 @@ from mackeyglass.experiments import (
     torus,
 )
 from mackeyglass.experiments.branches import Reference, differences, found, halved, largest, mesh_error, until, within
+from mackeyglass.growth import RESONANT
 from mackeyglass.mesh import Mesh
 from sciml.errors import ConfigError, DataError
 from sciml.experiment import Metric, RunDirectory

@@ -5,13 +5,14 @@ import pytest
 import torch
 from mackeyglass import DDE, MackeyGlass, codimension_two, locate_hopf
 from mackeyglass.bifurcations import singular_vectors, solved_point, with_null_vector
-from mackeyglass.branch import JOINED, continue_bifurcation, continue_branch, locate
+from mackeyglass.branch import continue_bifurcation, continue_branch, locate
 from mackeyglass.codimension_two import locate_codimension_two
 from mackeyglass.collocation import Solution
 from mackeyglass.continuation import State
 from mackeyglass.crossings import orbits_at, points_at, turning_points
-from mackeyglass.flip_normal_form import flip_normal_form
+from mackeyglass.flip import flip_normal_form
 from mackeyglass.floquet import Multipliers
+from mackeyglass.growth import JOINED
 from mackeyglass.hopf import hopf_points
 from mackeyglass.mesh import Mesh
 from mackeyglass.orbits import PeriodicOrbit

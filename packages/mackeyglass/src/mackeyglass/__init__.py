@@ -2,7 +2,7 @@
 
 from mackeyglass.attractors import Attractor, basin, hysteresis, orbit_diagram
 from mackeyglass.bifurcations import BifurcationPoint
-from mackeyglass.branch import Branch, Special, continue_bifurcation, continue_branch, locate
+from mackeyglass.branch import Branch, continue_bifurcation, continue_branch, locate
 from mackeyglass.branch_files import branch_dataset, branch_from_dataset, load_branch
 from mackeyglass.characteristic import characteristic_roots, lambert_roots, unstable_roots
 from mackeyglass.codimension_two import CodimensionTwoPoint, locate_codimension_two
@@ -12,8 +12,9 @@ from mackeyglass.equation import DDE
 from mackeyglass.equilibria import EquilibriumBranch, follow_equilibrium
 from mackeyglass.errors import ContinuationError
 from mackeyglass.extrema import Maxima, local_maxima
-from mackeyglass.flip_normal_form import FlipNormalForm, flip_normal_form
+from mackeyglass.flip import FlipNormalForm, flip_normal_form
 from mackeyglass.floquet import Multipliers, floquet_multipliers
+from mackeyglass.growth import Special
 from mackeyglass.hopf import hopf_asymptote, hopf_curve, hopf_points, locate_hopf
 from mackeyglass.hopf_curves import HopfBranch, continue_hopf
 from mackeyglass.identities import averages

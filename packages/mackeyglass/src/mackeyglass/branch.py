@@ -1,60 +1,38 @@
 """Branches of periodic orbits and curves of their bifurcations, with what was detected on them."""
 
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float
 from sciml.errors import ConfigError
-from sciml.progress import Progress
 from sciml.store import to_netcdf
 
 from mackeyglass import codimension_two
 from mackeyglass.bifurcations import (
     BifurcationPoint,
-    crossed,
     crossing_share,
     locate_between,
     orbit_part,
     problem_of,
 )
 from mackeyglass.branch_arguments import Bounds, bounds_of, kinds_of, to_bifurcation, to_orbit, widened
-from mackeyglass.collocation import Problem, Solution
+from mackeyglass.collocation import Solution
 from mackeyglass.continuation import (
     State,
     Stepping,
-    at_bound,
     check_steps,
     first_state,
     outside,
-    steps_done,
-    trace,
 )
 from mackeyglass.equation import DDE
 from mackeyglass.errors import ContinuationError
-from mackeyglass.floquet import Multipliers, floquet_multipliers
+from mackeyglass.floquet import Multipliers
+from mackeyglass.growth import Special, begin, grow
 from mackeyglass.orbits import PeriodicOrbit
 
 ON_ORBITS = ("LP", "PD", "NS", "BP")
-VANISHED = "the orbits shrank to an equilibrium (a Hopf point)"
-RESONANT = "ω came close to {0}, where torus bifurcations end"
-CLOSE = 0.05
-JOINED = "the orbits joined the branch of half their period (a period doubling)"
-INACCURATE = 1e-4  # error of the trivial multiplier of an orbit that its mesh does not resolve
-
-
-@dataclass(frozen=True)
-class Special:
-    """A change that was detected between the points `index` − 1 and `index` of a branch."""
-
-    kind: str
-    index: int
-    parameters: Mapping[str, float]  # those of point `index`
-
-    def __str__(self) -> str:
-        return f"{self.kind} near " + ", ".join(f"{name}={value:.6g}" for name, value in self.parameters.items())
 
 
 @dataclass(eq=False)
@@ -157,7 +135,7 @@ class Branch:
             multipliers=list(self.multipliers),
             special=list(self.special),
         )
-        return longer if outside(last, limits) else _grow(longer, max_steps, progress)
+        return longer if outside(last, limits) else grow(longer, max_steps, progress)
 
 
 def continue_branch(
@@ -216,7 +194,7 @@ def continue_branch(
     stepping = Stepping(min(0.01 * scale, ds_max) if ds is None else ds, ds_max, adapt_every)
     branch = Branch("orbit", orbit.system, (parameter,), limits, stepping, kinds)
     state = first_state(problem_of("orbit", orbit.system), orbit.solution, (parameter,), stepping, direction=direction)
-    return _grow(_begin(branch, state), max_steps, progress)
+    return grow(begin(branch, state), max_steps, progress)
 
 
 def continue_bifurcation(
@@ -259,7 +237,7 @@ def continue_bifurcation(
     along = np.zeros(point.solution.values.size + 1 + len(point.solution.extras) + 2)
     along[-1] = direction
     state = first_state(problem, point.solution, names, branch.stepping, towards=along)
-    return _grow(_begin(branch, state), max_steps, progress)
+    return grow(begin(branch, state), max_steps, progress)
 
 
 def locate(branch: Branch, special: Special) -> BifurcationPoint:
@@ -299,77 +277,6 @@ def locate(branch: Branch, special: Special) -> BifurcationPoint:
     )
 
 
-def _begin(branch: Branch, state: State) -> Branch:
-    branch.states.append(state)
-    branch.multipliers.append(_multipliers(branch, state))
-    return branch
-
-
-def _grow(branch: Branch, max_steps: int, progress: bool) -> Branch:
-    if branch.kind == "orbit":
-        (parameter,) = branch.free
-        title = f"orbits in {parameter}"
-    else:
-        title = f"{branch.kind} in {' and '.join(branch.free)}"
-    told = len(branch) > 1 and any(map(_inaccurate, branch.multipliers))
-    _advance(branch, max_steps, Progress(title, max_steps, active=progress))
-    if not told:
-        _warn(branch, title)
-    return branch
-
-
-def _inaccurate(multipliers: Multipliers) -> bool:
-    """Whether the trivial multiplier shows that the mesh does not resolve an orbit.
-
-    Near a fold another multiplier at a distance δ from 1 makes its error 1/δ times as large.
-    """
-    distance = np.abs(multipliers.values - 1).min(initial=1.0)
-    return bool(multipliers.defect * distance > INACCURATE)
-
-
-def _warn(branch: Branch, title: str) -> None:
-    wrong = [index for index, multipliers in enumerate(branch.multipliers) if _inaccurate(multipliers)]
-    if wrong:
-        where = ", ".join(f"{name}={branch[name][wrong[0]]:.6g}" for name in branch.free)
-        warnings.warn(
-            f"{title}: the trivial multiplier is off by up to {branch.defects[wrong].max():.1e} at {len(wrong)} of "
-            f"{len(branch)} points, first at {where}: multipliers and what was detected there may be wrong; begin "
-            f"on a finer mesh than {branch.states[0].solution.mesh}, with orbit.on(Mesh.uniform(intervals, degree))",
-            UserWarning,
-            stacklevel=4,
-        )
-
-
-def _advance(branch: Branch, max_steps: int, progress: Progress) -> None:
-    problem = problem_of(branch.kind, branch.system)
-    branch.stop_reason = _resonant(branch) or steps_done(max_steps)
-    steps = _trace_from(branch, problem, branch.states[-1])
-    with progress as bar:
-        for _ in range(max_steps):
-            if _resonant(branch):
-                return
-            try:
-                state, last = next(steps, None), branch.states[-1]
-                while state is not None and _degenerate(branch, state) and last.ds > branch.stepping.ds:
-                    # something may happen just before the end: come closer to it
-                    last = replace(last, ds=last.ds / 4)
-                    steps = _trace_from(branch, problem, last)
-                    state = next(steps, None)
-            except ContinuationError as error:
-                branch.stop_reason = str(error)
-                return
-            if state is None:
-                branch.stop_reason = at_bound(*(outside(branch.states[-1].solution, branch.bounds) or ("", 0.0)))
-                return
-            ended = _degenerate(branch, state)
-            if ended:
-                branch.stop_reason = ended
-                return
-            _append(branch, state)
-            branch.stop_reason = _resonant(branch) or branch.stop_reason
-            bar.advance(**{name: state.solution.parameters[name] for name in branch.free})
-
-
 def _others(kind: str, state: State, multipliers: Multipliers) -> np.ndarray:
     """Multipliers without those that are 1 in modulus by the definition of the curve."""
     critical = {"LP": [1.0], "PD": [-1.0]}.get(kind, [])
@@ -379,64 +286,6 @@ def _others(kind: str, state: State, multipliers: Multipliers) -> np.ndarray:
     for target in critical:
         values = np.delete(values, np.argmin(np.abs(values - target)))
     return values
-
-
-def _trace_from(branch: Branch, problem: Problem, state: State) -> Iterator[State]:
-    return trace(problem, state, branch.free, branch.bounds, branch.stepping)
-
-
-def _append(branch: Branch, state: State) -> None:
-    multipliers, index = _multipliers(branch, state), len(branch.states)
-    before, earlier = branch.states[-1], branch.multipliers[-1]
-    if branch.kind == "orbit":
-        turned = bool(before.tangent[-1] * state.tangent[-1] < 0)
-        kinds = crossed(earlier, multipliers, turned)
-    else:
-        kinds = codimension_two.crossed(
-            branch.kind, branch.system, (before, state), (earlier, multipliers), branch.detect
-        )
-    branch.states.append(state)
-    branch.multipliers.append(multipliers)
-    values = {name: state.solution.parameters[name] for name in branch.free}
-    branch.special += [Special(kind, index, values) for kind in kinds if kind in branch.detect]
-
-
-def _multipliers(branch: Branch, state: State) -> Multipliers:
-    return floquet_multipliers(branch.system, orbit_part(state.solution, branch.system.dim), 24)
-
-
-def _resonant(branch: Branch) -> str | None:
-    """Why a curve of torus bifurcations ended with its last point: ω came close to 0 or 1, or passed it.
-
-    Beyond is the same curve with the conjugate mode. At ω = 0 every orbit with the mode x' solves the defining system,
-    and coarse meshes lead to these.
-    """
-    if branch.kind != "NS" or len(branch) < 2:
-        return None
-    before, last = (state.solution.extras[0] for state in branch.states[-2:])
-    ends = [end for end in (0, 1) if abs(last - end) < CLOSE or (before - end) * (last - end) < 0]
-    return RESONANT.format(ends[0]) if ends else None
-
-
-def _degenerate(branch: Branch, state: State) -> str | None:
-    """Why the branch ended between its last point and `state`: a part that breaks a symmetry went through zero."""
-    if branch.kind != "orbit":
-        return None
-    mesh = state.solution.mesh
-    times = np.arange(400) / 400
-    last, now = (
-        solution.mesh.interpolate(solution.values, times)
-        for solution in (branch.states[-1].solution.remeshed(mesh), state.solution)
-    )
-    parts: list[tuple[Callable[[np.ndarray], np.ndarray], str]] = [
-        (lambda x: x - x.mean(axis=0), VANISHED),
-        (lambda x: x - np.roll(x, 200, axis=0), JOINED),
-    ]
-    for part, reason in parts:
-        first, second = part(last), part(now)
-        if np.abs(second).max() < 1e-4 * np.abs(first).max() or (first * second).sum() < 0:
-            return reason
-    return None
 
 
 def _distance(first: Solution, last: Solution, parameter: str) -> float:

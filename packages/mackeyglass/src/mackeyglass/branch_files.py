@@ -10,11 +10,12 @@ import numpy as np
 import xarray
 from sciml.errors import DataError
 
-from mackeyglass.branch import Branch, Special
+from mackeyglass.branch import Branch
 from mackeyglass.collocation import Solution
 from mackeyglass.continuation import State, Stepping
 from mackeyglass.equation import DDE
 from mackeyglass.floquet import Multipliers
+from mackeyglass.growth import Special
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.mesh import Mesh
 

@@ -16,12 +16,13 @@ from mackeyglass.continuation import State, weights
 from mackeyglass.defining_systems import FlipProblem, OrbitProblem
 from mackeyglass.equation import DDE
 from mackeyglass.errors import ContinuationError
-from mackeyglass.flip_normal_form import FlipNormalForm, normal_form_of
+from mackeyglass.flip import FlipNormalForm, normal_form_of
 from mackeyglass.floquet import Multipliers, floquet_multipliers
 from mackeyglass.newton import solve
 
 if TYPE_CHECKING:
-    from mackeyglass.branch import Branch, Special
+    from mackeyglass.branch import Branch
+    from mackeyglass.growth import Special
 
 # which curves have them
 KINDS = {

@@ -12,10 +12,11 @@ from sciml.config import config
 from sciml.experiment import Bar, Metric, Published, RunDirectory
 
 from mackeyglass.bifurcations import BifurcationPoint, crossing_share
-from mackeyglass.branch import Branch, Special, continue_bifurcation, continue_branch, locate
+from mackeyglass.branch import Branch, continue_bifurcation, continue_branch, locate
 from mackeyglass.branch_files import branch_dataset, branch_from_dataset, load_branch
 from mackeyglass.codimension_two import CodimensionTwoPoint, locate_codimension_two
 from mackeyglass.errors import ContinuationError
+from mackeyglass.growth import Special
 from mackeyglass.hopf import hopf_points
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.mesh import Mesh

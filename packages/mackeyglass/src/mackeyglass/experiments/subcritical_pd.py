@@ -25,7 +25,7 @@ from mackeyglass.experiments.branches import (
     mesh_error,
 )
 from mackeyglass.experiments.torus import doubled_orbits
-from mackeyglass.flip_normal_form import flip_normal_form
+from mackeyglass.flip import flip_normal_form
 from mackeyglass.lifetimes import transient_lifetime
 from mackeyglass.orbits import PeriodicOrbit
 

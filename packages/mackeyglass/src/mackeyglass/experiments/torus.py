@@ -9,7 +9,7 @@ from sciml.config import config
 from sciml.experiment import Experiment, Metric, Report, RunDirectory
 
 from mackeyglass.bifurcations import BifurcationPoint
-from mackeyglass.branch import RESONANT, Branch, continue_bifurcation, continue_branch
+from mackeyglass.branch import Branch, continue_bifurcation, continue_branch
 from mackeyglass.experiments import PAPER
 from mackeyglass.experiments.branches import (
     Collocation,
@@ -30,6 +30,7 @@ from mackeyglass.experiments.branches import (
     until,
 )
 from mackeyglass.experiments.pd_curve import first_doubling
+from mackeyglass.growth import RESONANT
 from mackeyglass.orbits import PeriodicOrbit
 
 TOLERANCE = 1e-5
