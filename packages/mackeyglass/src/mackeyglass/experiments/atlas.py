@@ -14,10 +14,8 @@ from mackeyglass.branch import Branch
 from mackeyglass.experiments import PAPER, lyapunov_map
 from mackeyglass.experiments.branches import (
     ABSTRACT,
-    SYSTEM,
     Collocation,
     Interval,
-    Positive,
     Reference,
     differences,
     draw_curve,
@@ -29,6 +27,7 @@ from mackeyglass.experiments.branches import (
     special_points,
     within,
 )
+from mackeyglass.experiments.common import SYSTEM, Positive
 from mackeyglass.experiments.fold_curve import CUSP, FLIP, fold_curves
 from mackeyglass.experiments.pd_curve import doubling_curves, first_doubling, second_doubling
 from mackeyglass.experiments.torus import doubled_orbits, torus_curves

@@ -16,19 +16,17 @@ from mackeyglass.branch import Branch, continue_bifurcation, continue_branch, lo
 from mackeyglass.branch_files import branch_dataset, branch_from_dataset, load_branch
 from mackeyglass.codimension_two import CodimensionTwoPoint, locate_codimension_two
 from mackeyglass.errors import ContinuationError
+from mackeyglass.experiments.common import SYSTEM, Positive
 from mackeyglass.growth import Special
 from mackeyglass.hopf import hopf_points
-from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.mesh import Mesh
 from mackeyglass.orbits import PeriodicOrbit
 
-SYSTEM = MackeyGlass(beta=2.0, gamma=1.0, theta=1.0)
 ABSTRACT = "arXiv 2203.00181, abstract"
 OURS = "this program, converged in the mesh"
 PALE = 0.3
 FEIGENBAUM = 2.5  # by about which amplitudes shrink from one period doubling to the next
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Interval = tuple[Positive, Positive]
 Place = tuple[float, ...]
 

@@ -14,7 +14,6 @@ from mackeyglass.branch import Branch, continue_branch
 from mackeyglass.crossings import orbits_at
 from mackeyglass.experiments import PAPER
 from mackeyglass.experiments.branches import (
-    SYSTEM,
     Collocation,
     Reference,
     differences,
@@ -24,6 +23,7 @@ from mackeyglass.experiments.branches import (
     largest,
     mesh_error,
 )
+from mackeyglass.experiments.common import SYSTEM
 from mackeyglass.experiments.torus import doubled_orbits
 from mackeyglass.flip import flip_normal_form
 from mackeyglass.lifetimes import transient_lifetime

@@ -14,7 +14,6 @@ from mackeyglass.experiments import PAPER
 from mackeyglass.experiments.branches import (
     Collocation,
     Interval,
-    Positive,
     Reference,
     differences,
     draw_curve,
@@ -29,6 +28,7 @@ from mackeyglass.experiments.branches import (
     special_points,
     until,
 )
+from mackeyglass.experiments.common import Positive
 from mackeyglass.experiments.pd_curve import first_doubling
 from mackeyglass.growth import RESONANT
 from mackeyglass.orbits import PeriodicOrbit
