@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
-from mackeyglass import MackeyGlass, characteristic_roots
-from mackeyglass.experiments import bistability, lyapunov, lyapunov_map
+from mackeyglass import MackeyGlass, SegmentMap, characteristic_roots
+from mackeyglass.experiments import bistability, crises, lyapunov, lyapunov_map
 from sciml.errors import ConfigError
 from sciml.experiment import RunDirectory
 from sciml.runtime import Runtime
@@ -90,7 +91,16 @@ def test_chaos_beside_a_cycle_and_chaos_that_ends_in_a_fold(directory):
     for direction in ("rising", "falling"):
         # in steps of 0.02; transients just past the fold outlast a short run
         assert 11.21 < report.metric("n from which the cycle is found", f"{direction} at τ=2").value < 11.26
-    assert figures(directory) == ["diagrams.png", "fold.png"]
+    # distances shrink, and vanish at about the crisis
+    distances = [m.value for m in report.metrics if m.name == "least distance of chaos from the unstable cycle"]
+    assert 0.02 > distances[0] > distances[1] > distances[2] > 0
+    vanishing = report.metric("n, by the distances from the unstable cycle", "crisis at τ=1.5").value
+    assert vanishing == pytest.approx(13.275, abs=0.03)
+    # 1/√gap, less the part of a passage that lies outside of the channel
+    assert report.metric("exponent of longest phases", "channel at τ=2").value == pytest.approx(-0.5, abs=0.06)
+    fold = report.metric("n of the fold, by its defining system", "channel at τ=2").value
+    assert fold == pytest.approx(11.214847, abs=1e-4)
+    assert figures(directory) == ["crises.png", "diagrams.png", "fold.png"]
 
 
 def test_windows_are_the_longest_runs():
@@ -134,6 +144,31 @@ def test_where_cycles_have_settled():
     )
     assert [bistability._settled(diagram, direction) for direction in ("up", "down")] == [3, 4]
     assert np.isnan(bistability._settled(diagram.isel(n=slice(1, 2)), "up"))
+
+
+def test_zero_of_a_line_and_its_error():
+    n, random = np.array([12.9, 13.0, 13.1, 13.2]), np.random.default_rng(0)
+    line = 0.035 * (13.275 - n)
+    assert crises.vanishing(n, line)[0] == pytest.approx(13.275, abs=1e-10)
+    fits = np.array([crises.vanishing(n, line + 1e-4 * random.standard_normal(4)) for _ in range(200)])
+    assert np.sqrt(np.mean(fits[:, 1] ** 2)) == pytest.approx(np.std(fits[:, 0]), rel=0.3)
+
+
+def test_laminar_phases_repeat_a_whole_period():
+    segment_map = SegmentMap(MackeyGlass(n=7.0, tau=1.0))
+    times = (torch.arange(40)[:, None] + segment_map.nodes)[:, None]
+    # sin 2πt that rises by 0.3 in a period twice
+    u = torch.sin(2 * torch.pi * times) + 0.3 * (times.clamp(10, 12) + times.clamp(30, 32))
+    (length,) = crises.laminar_lengths(segment_map, u, 1.0)  # what begins or ends with the record does not count
+    # u(t+1) − u(t) is less than 0.1 for t between 12 − 1/3 and 29 + 1/3, and over all of a period one less
+    assert length == pytest.approx(29 - 12 + 2 / 3 - 1, abs=0.1)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("change", [{"approach": {"n": (13.0, 13.1)}}, {"channel": {"gaps": (0.01, 0.005, 0.001)}}])
+def test_lines_need_three_points_that_rise(change):
+    with pytest.raises(ConfigError, match="must rise, and be at least 3"):
+        bistability.EXPERIMENT.config("small", **change)
 
 
 @pytest.mark.unchecked

@@ -13,25 +13,16 @@ from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
 
 from mackeyglass.attractors import hysteresis, orbit_diagram
 from mackeyglass.crossings import points_at
-from mackeyglass.experiments import PAPER
-from mackeyglass.experiments.branches import (
-    SYSTEM,
-    Collocation,
-    Interval,
-    Positive,
-    Reference,
-    differences,
-    rising,
-)
+from mackeyglass.experiments import PAPER, crises
+from mackeyglass.experiments.branches import Collocation, Interval, Reference, differences, rising
+from mackeyglass.experiments.common import SYSTEM, Positive
+from mackeyglass.experiments.crises import CRISIS_NAME, N_CHAOS, N_CYCLE, TAU_CRISIS, TAU_MERGED, Approach, Channel
 from mackeyglass.experiments.fold_curve import LEFT, NAMES, RIGHT, fold_curves
 from mackeyglass.lifetimes import fit_crisis, transient_lifetime
 from mackeyglass.orbits import PeriodicOrbit
 from mackeyglass.segment_map import SegmentMap
 
 FOLD, CRISIS, SHIFT = 1e-4, 0.02, 0.005
-TAU_CRISIS, N_CYCLE = 1.5, 13.8  # the delay of the boundary crisis; n past it, where only the long cycle is left
-CRISIS_NAME = f"crisis at τ={TAU_CRISIS:g}"
-TAU_MERGED = 2.0  # the delay at which chaos ends at the fold
 REFERENCES = [
     *(Reference("n", f"left fold at τ={tau:g}", n, FOLD) for tau, n in {**LEFT, 2.0: 11.214847}.items()),
     *(Reference("n", f"right fold at τ={tau:g}", n, FOLD) for tau, n in RIGHT.items()),
@@ -47,6 +38,7 @@ class Config:
     value. At τ = 1.5 chaos is watched from `members` histories for up to `delays` delays at each of `crisis`. At τ = 2
     another sweep around the fold has the step `fine`, and `fine_delays` delays at each value before as many others in
     which there must be no end of a laminar phase, if there is to be a cycle. What is empty, False or 0 is left out.
+    How chaos comes closer to the crisis and to the fold is measured as `approach` and `channel` say.
     """
 
     seed: NonNegativeInt = 0
@@ -61,6 +53,8 @@ class Config:
     delays: PositiveInt = 6000
     fine: Annotated[float, Field(ge=0, lt=0.1)] = 0.0025
     fine_delays: PositiveInt = 1500
+    approach: Approach = Approach()
+    channel: Channel = Channel()
 
     def __post_init__(self) -> None:
         rising(n=self.n)
@@ -88,6 +82,17 @@ def run(config: Config, run: RunDirectory) -> Report:
         claim = f"distance of rising from falling n at which chaos ends, τ={TAU_MERGED:g}"
         bars.append(Bar(claim, abs(up - down), SHIFT))
         run.figure("fold", figure(fine, [TAU_MERGED], folds))
+    approached = laminar = None
+    if config.approach.n:
+        approached = crises.distances(config.approach, config.mesh.mesh, run)
+        metrics += crises.approach(approached)
+    if config.channel.gaps:
+        laminar = crises.phases(config.channel, config.mesh.mesh, run)
+        found, bar = crises.channel(laminar)
+        metrics += found
+        bars.append(bar)
+    if approached is not None or laminar is not None:
+        run.figure("crises", crises.figure(approached, laminar))
     ends = {metric.subject: metric.value for metric in metrics if metric.name == "n"}
     run.figure("diagrams", figure(diagram, config.taus, ends))
     return Report(metrics, NOTES, [*differences(metrics, asked(config)), *bars])
@@ -108,7 +113,11 @@ NOTES = [
     "The crisis lies between the largest n at which no chaotic trajectory jumped to the long cycle, and the smallest "
     "at which one did. Histories are segments of the chaos at a smaller n. Independently of that, mean lifetimes past "
     "the crisis are fitted by a power of the distance from it.",
-    "At τ = 2 chaos ends at the fold: n at which the sweeps change from chaos to the cycle do not differ.",
+    "Before the crisis the least distance of chaos from the unstable cycle, which lies on the edge of the basin of the "
+    "long one, is nearly linear in n: where the line is zero does not depend on any jump.",
+    "At τ = 2 chaos ends at the fold: n at which the sweeps change from chaos to the cycle do not differ. Before it "
+    "there are laminar phases near the cycle to come, on average as long as 1/√(distance from the fold). Where they "
+    "begin varies with n, and with it the mean, more than by chance; the longest are passages of the whole channel.",
 ]
 
 
@@ -179,8 +188,7 @@ def lifetimes(config: Config, run: RunDirectory) -> xr.Dataset:
     system = SYSTEM.with_parameters(tau=TAU_CRISIS)
     cycle = PeriodicOrbit.from_simulation(system.with_parameters(n=N_CYCLE))
     inside = system.with_parameters(n=13.0)
-    # at 12.6 there is nothing but chaos
-    risen = orbit_diagram(inside, "n", [12.6, 12.8, 13.0], n_transient=200, n_delays=20)
+    risen = orbit_diagram(inside, "n", [N_CHAOS, 12.8, 13.0], n_transient=200, n_delays=20)
     segment = torch.from_numpy(risen["segment"].sel(direction="up").values[-1])
     histories = SegmentMap(inside).trajectory(segment, 3 * config.members)[::3][-config.members :]
     rows = []
@@ -261,6 +269,7 @@ EXPERIMENT = Experiment(
     run=run,
     presets={
         "smoke": Config(
+            mesh=Collocation(intervals=20),
             taus=(1.5, 2.0),
             n=(12.6, 13.6),
             step=0.2,
@@ -271,6 +280,8 @@ EXPERIMENT = Experiment(
             delays=100,
             fine=0.02,
             fine_delays=100,
+            approach=Approach(n=(13.0, 13.1, 13.2), members=64, delays=100),
+            channel=Channel(gaps=(0.001, 0.002, 0.004, 0.008), members=8, delays=40),
         ),
         "small": Config(),
         "paper": Config(
@@ -283,6 +294,8 @@ EXPERIMENT = Experiment(
             delays=30_000,
             fine=0.001,
             fine_delays=10_000,
+            approach=Approach(n=(12.8, 12.9, 13.0, 13.05, 13.1, 13.15, 13.2, 13.225, 13.25, 13.26), members=256),
+            channel=Channel(gaps=tuple(np.geomspace(2e-5, 1e-2, 28).round(7).tolist()), members=48, delays=200),
         ),
     },
     paper=PAPER,
