@@ -6,7 +6,7 @@ import sciml
 import torch
 import xarray as xr
 from mackeyglass import MackeyGlass, SegmentMap
-from mackeyglass.experiments import forecast, inference, neural_dde, surrogate
+from mackeyglass.experiments import attractor_types, forecast, inference, neural_dde, surrogate
 from mackeyglass.hopf import hopf_curve
 from sciml.errors import ConfigError
 from sciml.plotting import save_figure
@@ -33,7 +33,7 @@ def test_splits_of_a_long_run_do_not_share_a_time():
     time = np.sort(np.random.default_rng(0).uniform(1, 99, 300))
     values = np.stack([time, time], -1)
     data = xr.Dataset({"history": (("window", "node"), values), "following": (("window", "node"), values)})
-    train, test = surrogate._split(data.assign_coords(time=("window", time)))
+    train, test = surrogate._split(data.assign_coords(time=("window", time)), 100)
     last, first = train["history"].max().item() + 1, test["history"].min().item() - 1
     assert last < 85 <= first
     assert len(train["history"]) + len(test["history"]) > 285
@@ -97,8 +97,8 @@ def test_windows_in_time_have_the_length_of_the_model_delay():
 
 def test_types_of_attractors():
     """An equilibrium below the Hopf curve, and chaos where the exponent says so."""
-    config = surrogate.Attractors(points=40, delays=60, transient=100)
-    found = surrogate._attractors(config, 3)
+    config = attractor_types.Attractors(points=40, delays=60, transient=100)
+    found = attractor_types.simulate_attractors(config, 3)
     n, tau = found["points"].unbind(-1)
     below = n < hopf_curve(MackeyGlass(), 0, tau)[0]
     assert set(found["type"].tolist()) == {0, 1, 2}
@@ -112,7 +112,7 @@ def test_what_is_known_from_the_hopf_curve_is_not_counted_as_learned(tmp_path):
     found = {m.subject: m.value for m in report.metrics if m.name == "cycle or chaos is right"}
     assert set(found) == {"attractor map, test points", "most frequent type"}
     kind, right = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([True, True, False, True, False])
-    values = [m.value for m in surrogate._shares("", right[kind > 0], kind[kind > 0])]
+    values = [m.value for m in attractor_types._shares("", right[kind > 0], kind[kind > 0])]
     assert values == pytest.approx([1 / 3, 2 / 3])
     dimensions = {m.subject: m.value for m in report.metrics if m.name == "D_KY"}
     assert set(dimensions) == {"equation", "mlp"}

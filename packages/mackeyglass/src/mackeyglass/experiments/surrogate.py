@@ -1,13 +1,12 @@
 """Operators that replace the equation: next segment from history, and the attractor as a function of the parameters."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import xarray as xr
-from matplotlib import colormaps
 from matplotlib.figure import Figure
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from sciml.config import config
 from sciml.data import BatchLoader
 from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
@@ -15,13 +14,13 @@ from sciml.training import TrainerOptions
 from torch import Tensor
 
 from mackeyglass.experiments import PAPER
+from mackeyglass.experiments.attractor_types import Attractors, draw_attractors, learn_attractors, simulate_attractors
 from mackeyglass.experiments.common import Positive
+from mackeyglass.experiments.lyapunov_map import CLEAR
 from mackeyglass.forecasting import map_exponents, valid_prediction_time, wasserstein
-from mackeyglass.hopf import hopf_curve
 from mackeyglass.lyapunov import ZERO, kaplan_yorke_dimension, lyapunov_spectrum
 from mackeyglass.mackey_glass import MackeyGlass
-from mackeyglass.models import AttractorMap, SegmentOperator
-from mackeyglass.models.attractor_map import TYPES
+from mackeyglass.models import SegmentOperator
 from mackeyglass.problems import Segments
 from mackeyglass.segment_map import SegmentMap
 
@@ -49,18 +48,6 @@ class Plane:
     windows: PositiveInt = 100
     n: tuple[Positive, Positive] = (6.0, 14.0)
     tau: tuple[Positive, Positive] = (1.0, 2.5)
-
-
-@config
-class Attractors:
-    """Random points (n, γτ), a fifth for testing, with λ₁ over `delays` delays."""
-
-    points: PositiveInt = 1500
-    delays: Annotated[int, Field(ge=20)] = 400
-    transient: Annotated[int, Field(ge=100)] = 300
-    n: tuple[Positive, Positive] = (4.5, 14.0)
-    tau: tuple[Positive, Positive] = (1.0, 2.5)
-    epochs: PositiveInt = 400
 
 
 @config
@@ -99,8 +86,8 @@ def run(config: Config, run: RunDirectory) -> Report:
         nodes=config.nodes,
     )
     data = run.step("windows", lambda: problem.generate(1, run.seed("windows")).isel(run=0))
-    train, test = _split(data)
-    exact, dimension = run.step("exponents", lambda: _exact(config))
+    train, test = _split(data, config.delays)
+    exact, dimension = run.step("exponents", lambda: _exact(config, run.seed("exponents")))
     metrics = [Metric("λ1", "equation", exact), Metric("D_KY", "equation", dimension)]
     bars, runs = [], {}
     for architecture in config.architectures:
@@ -116,35 +103,35 @@ def run(config: Config, run: RunDirectory) -> Report:
     ]
     if config.plane is not None:
         metrics += _conditioned(config, config.plane, run)
-    atlas = run.step("attractors", lambda: _attractors(config.attractors, run.seed("attractors")))
-    predicted = _map(config, run, atlas)
-    metrics += predicted["metrics"]
+    atlas = run.step("attractors", lambda: simulate_attractors(config.attractors, run.seed("attractors")))
+    attractor_map, found = learn_attractors(config.attractors, run, atlas)
+    metrics += found
     run.figure("free-runs", _free_runs(runs))
-    run.figure("attractors", _attractor_figure(config.attractors, atlas, predicted))
+    run.figure("attractors", draw_attractors(config.attractors, atlas, attractor_map))
     notes = [
         f"{train['history'].shape[0]} windows of the first {TRAINING_SHARE:.0%} of one run of {config.delays} delays "
         f"train, {test['history'].shape[0]} of the rest test. Free runs feed segments back; their valid prediction "
         "time ends where the error exceeds 0.4 standard deviations, in units of 1/λ1.",
-        "Attractor map: types are equilibrium (n below the Hopf curve), chaos (λ1 > 0.01) or cycle; a fifth of the "
+        f"Attractor map: types are equilibrium (n below the Hopf curve), chaos (λ1 > {CLEAR}) or cycle; a fifth of the "
         "points tests. That an equilibrium is stable the map knows from the Hopf curve, which it sees; telling cycles "
         "from chaos it has learned. λ1 after a few hundred delays is that of a transient in places.",
     ]
     return Report(metrics, notes, bars)
 
 
-def _split(data: xr.Dataset) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _split(data: xr.Dataset, delays: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Windows that end before 85 % of the run, and windows that begin after; those across are dropped."""
-    bound = TRAINING_SHARE * float(np.ceil(data["time"].values.max() + 1))
+    bound = TRAINING_SHARE * delays
     parts = []
     for chosen in (data["time"].values + 1 < bound, data["time"].values - 1 >= bound):
         parts.append({name: torch.from_numpy(data[name].values[chosen]) for name in ("history", "following")})
     return parts[0], parts[1]
 
 
-def _exact(config: Config) -> tuple[float, float]:
+def _exact(config: Config, seed: int) -> tuple[float, float]:
     """λ₁ and the Kaplan–Yorke dimension of the equation."""
     delays = max(20, config.exponent_delays)
-    found = lyapunov_spectrum(MackeyGlass(n=N, tau=TAU), 3, n_delays=delays, n_ensemble=16)
+    found = lyapunov_spectrum(MackeyGlass(n=N, tau=TAU), 3, n_delays=delays, n_ensemble=16, seed=seed)
     return found.exponents[0, 0].item(), found.dimension[0].item()
 
 
@@ -234,70 +221,6 @@ def _conditioned(config: Config, plane: Plane, run: RunDirectory) -> list[Metric
     ]
 
 
-def _attractors(config: Attractors, seed: int) -> dict[str, Tensor]:
-    """λ₁ and type at random points."""
-    random = torch.Generator().manual_seed(seed)
-    draws = torch.rand(config.points, 2, generator=random, dtype=torch.float64)
-    low, high = torch.tensor([config.n, config.tau], dtype=torch.float64).unbind(-1)
-    points = low + (high - low) * draws
-    system = MackeyGlass(n=points[:, 0].contiguous(), tau=points[:, 1].contiguous())
-    found = lyapunov_spectrum(system, 1, n_delays=config.delays, n_transient=config.transient, n_ensemble=1)
-    exponent = found.exponents[:, 0]
-    below = system.n < hopf_curve(system)[0]  # where the equilibrium is stable
-    kind = torch.where(exponent > 0.01, 2, torch.where(below, 0, 1))
-    return {"points": points, "exponent": exponent, "type": kind}
-
-
-def _map(config: Config, run: RunDirectory, atlas: dict[str, Tensor]) -> dict[str, Any]:
-    """Train the attractor map, and test it on every fifth point."""
-    torch.manual_seed(run.seed("weights-map"))
-    model = AttractorMap()
-    test = torch.arange(len(atlas["points"])) % 5 == 0
-    model.set_normalization(atlas["points"][~test])
-    loader = BatchLoader({key: value[~test] for key, value in atlas.items()}, 100, run.seed("order-map"))
-    options = TrainerOptions(epochs=config.attractors.epochs)
-    steps = options.epochs * len(loader) + 1
-
-    def loss(model: AttractorMap, batch: dict[str, Tensor]) -> Tensor:
-        out = model(batch["points"])
-        # exponents have a scale of a tenth
-        return torch.nn.functional.cross_entropy(out[:, :3], batch["type"]) + 100 * (
-            (out[:, 3] - batch["exponent"].clamp(min=-0.2)).square().mean()
-        )
-
-    run.train(
-        "attractor-map",
-        model,
-        loss,
-        loader,
-        options,
-        lambda m: torch.optim.AdamW(m.parameters(), 3e-3, weight_decay=1e-3),
-        scheduler=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 3e-3, total_steps=steps),
-    )
-    model.cpu()
-    with torch.no_grad():
-        out = model(atlas["points"][test])
-        right = out[:, :3].argmax(-1) == atlas["type"][test]
-        error = (out[:, 3] - atlas["exponent"][test].clamp(min=-0.2)).abs().mean().item()
-    # which points have an equilibrium, the model is told by the Hopf curve
-    moving = atlas["type"][test] > 0
-    metrics = [
-        *_shares("type is right", right, atlas["type"][test]),
-        *_shares("cycle or chaos is right", right[moving], atlas["type"][test][moving]),
-        Metric("mean error of λ1", "attractor map, test points", error),
-    ]
-    return {"metrics": metrics, "model": model}
-
-
-def _shares(name: str, right: Tensor, kind: Tensor) -> list[Metric]:
-    """How often the map is right, and the most frequent type would be."""
-    most = torch.bincount(kind, minlength=len(TYPES)).max()
-    return [
-        Metric(name, "attractor map, test points", right.double().mean().item()),
-        Metric(name, "most frequent type", (most / len(kind)).item()),
-    ]
-
-
 def _free_runs(runs: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(9, 2.4 * len(runs) + 0.3), layout="constrained")
     axes = figure.subplots(len(runs), 1, squeeze=False)[:, 0]
@@ -308,30 +231,6 @@ def _free_runs(runs: dict[str, Any]) -> Figure:
         axis.set(title=f"{name}: one test window", ylabel="u")
         axis.legend(loc="upper right", fontsize="small")
     axes[-1].set(xlabel="time")
-    return figure
-
-
-def _attractor_figure(config: Attractors, atlas: dict[str, Tensor], predicted: dict[str, Any]) -> Figure:
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    left, middle, right = figure.subplots(1, 3, sharey=True)
-    n, tau = (np.linspace(*ends, 120) for ends in (config.n, config.tau))
-    grid = torch.cartesian_prod(torch.from_numpy(n), torch.from_numpy(tau))
-    with torch.no_grad():
-        out = predicted["model"](grid).unflatten(0, (120, 120)).transpose(0, 1)
-    exponent, kind = out[..., 3].numpy(), out[..., :3].argmax(-1).numpy()
-    scale: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -0.12, "vmax": 0.12}
-    left.scatter(*atlas["points"].numpy().T, c=atlas["exponent"].numpy(), s=6, **scale)
-    image = middle.pcolormesh(n, tau, exponent, rasterized=True, **scale)
-    figure.colorbar(image, ax=middle, label=r"$\lambda_1$")
-    three = colormaps["viridis"].resampled(3)
-    types = right.pcolormesh(n, tau, kind, cmap=three, vmin=-0.5, vmax=2.5, rasterized=True)
-    bar = figure.colorbar(types, ax=right, ticks=[0, 1, 2])
-    bar.ax.set_yticklabels(TYPES)
-    left.set(title=r"simulated $\lambda_1$", ylabel=r"$\gamma\tau$")
-    middle.set(title=r"predicted $\lambda_1$")
-    right.set(title="predicted type")
-    for axis in (left, middle, right):
-        axis.set(xlabel="n", xlim=config.n, ylim=config.tau)
     return figure
 
 
