@@ -1,6 +1,7 @@
 import itertools
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -38,6 +39,20 @@ def test_dense_output_has_order_four():
     errors = [(classic(steps, *times.tolist()) - reference).abs().max().item() for steps in (100, 200, 400)]
     assert math.log2(errors[1] / errors[2]) == pytest.approx(4, abs=0.3)
     assert errors[2] < 1e-7
+
+
+def test_late_times_are_as_exact_as_early_ones_in_float32():
+    system, k = MackeyGlass(tau=torch.tensor([2.0])), 50_000
+    wave = math.pi * torch.linspace(0, 2, 101, dtype=torch.float64)[:, None]
+    solver = RungeKutta4(system, 100, dtype=torch.float32)
+    solution = solver.run(solver.history(0.9), 1)
+    solution = replace(
+        solution, values=wave.sin().float().expand(k, -1, 1), slopes=(math.pi * wave.cos()).float().expand(k, -1, 1)
+    )
+    times = 2.0 * k - 4.0 + 0.001 * torch.arange(4000, dtype=torch.float64)
+    found = solution.evaluate(times)[0]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), torch.sin(math.pi * times), rtol=0, atol=3e-6)
 
 
 def test_first_interval_is_the_analytic_solution():

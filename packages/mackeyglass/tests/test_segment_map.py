@@ -213,6 +213,15 @@ def test_float32_follows_for_two_delays():
     assert moved.forward(moved.history(1.2)).dtype == torch.float32
 
 
+def test_late_times_are_as_exact_as_early_ones_in_float32():
+    segment_map, k = SegmentMap(MackeyGlass(tau=2.0), 32, dtype=torch.float32), 50_000
+    segments = torch.sin(math.pi * segment_map.nodes).expand(k, -1)  # of period 2 = τ
+    times = 2.0 * k - 4.0 + 0.001 * torch.arange(4000, dtype=torch.float64)
+    found = segment_map.evaluate(segments, times)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), torch.sin(math.pi * times), rtol=0, atol=3e-6)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu():
     levels = torch.linspace(0.5, 1.3, 37, dtype=torch.float64, device="cuda")[:, None]

@@ -138,6 +138,18 @@ def test_float32():
     assert single.attrs["dtype"] == "float32"
 
 
+@pytest.mark.parametrize("tau", [2.0, tensor(2.0)])
+def test_float32_samples_long_runs_at_the_right_times(tau):
+    times = np.arange(19_996, 20_000, 0.002)
+    system = MackeyGlass(n=7.0, tau=tau)  # on a cycle, so that phases alone can differ
+    single, double = (
+        simulate(system, 0.9, (0, 2e4), saveat=times, dtype=d).u[0] for d in (torch.float32, torch.float64)
+    )
+    for order in (1, 2):
+        steps = [float(np.abs(np.diff(u, order)).max()) for u in (single, double)]
+        assert steps[0] == pytest.approx(steps[1], abs=4 * 33 * 1.2e-7)  # rounding, at 33 nodes and three times
+
+
 def test_zero_history_stays_zero():
     with pytest.warns(UserWarning, match="so is its solution"):
         assert not simulate(CLASSIC, 0.0, (0, 50), method="rk4").u.any()

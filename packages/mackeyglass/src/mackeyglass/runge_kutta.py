@@ -30,7 +30,7 @@ class GridSolution:
 
     values: Float[Tensor, "k nodes *batch"]
     slopes: Float[Tensor, "k nodes *batch"]
-    step: Float[Tensor, "*tau"]
+    step: Float[Tensor, "*tau"]  # in float64, for times late in a long run
     state: Float[Tensor, "halves *batch"]  # of the last interval, at ends and middles of steps: what continues the run
 
     def evaluate(self, times: Float[Tensor, "*tau times"]) -> Float[Tensor, "*batch times"]:
@@ -48,11 +48,11 @@ class GridSolution:
         if not bool(((scaled >= -slack) & (scaled <= cells + slack)).all()):
             raise ConfigError(f"times must lie between 0 and {k} delays, which the solution covers")
         cell = scaled.detach().floor().clamp(0, cells - 1)
-        s, index = scaled - cell, cell.long()
+        s, index = (scaled - cell).to(self.values.dtype), cell.long()
         index = index + index // (nodes - 1)  # each interval has one node more than cells
         left, right = self._at(self.values, index), self._at(self.values, index + 1)
         slope_left, slope_right = self._at(self.slopes, index), self._at(self.slopes, index + 1)
-        h = self.step[..., None]
+        h = self.step.to(left)[..., None]
         return cubic_hermite(s, left, right, h * slope_left, h * slope_right)
 
     def _at(self, stored: Tensor, index: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ class RungeKutta4:
             state = torch.cat([torch.stack([x[:-1], middles], 1).flatten(0, 1), x[-1:]])
             values.append(x)
             slopes.append(slope)
-        return GridSolution(torch.stack(values), torch.stack(slopes), h, state)
+        return GridSolution(torch.stack(values), torch.stack(slopes), self._step(), state)
 
     def _run_compiled(self, state: Tensor, k: int) -> GridSolution:
         from mackeyglass.runge_kutta_numba import integrate
@@ -181,9 +181,12 @@ class RungeKutta4:
         return GridSolution(
             values.permute(1, 2, 0).unflatten(-1, shape) if shape else values[0],
             slopes.permute(1, 2, 0).unflatten(-1, shape) if shape else slopes[0],
-            self.tau / self.steps,
+            self._step(),
             last.T.unflatten(-1, shape) if shape else last[0],
         )
+
+    def _step(self) -> Tensor:
+        return torch.as_tensor(self.system.tau, dtype=torch.float64, device=self.device) / self.steps
 
     def _obstacle(self) -> str | None:
         """Why the compiled engine cannot be used, if so."""

@@ -188,18 +188,21 @@ class SegmentMap(nn.Module):
     ) -> Float[Tensor, "*batch times"]:
         """Values between nodes of successive segments, times counted from the beginning of the first one.
 
+        Times late in a long run need float64, whatever the dtype of the map: the next one in float32 is further.
+
         Raises
         ------
         ConfigError
             If a time lies before the first segment or after the last one.
         """
         k, size = len(segments), self.size
-        scaled = times / self._tensor(self.system.tau)[..., None]
+        dtype = torch.promote_types(times.dtype, self.dtype)
+        scaled = times / torch.as_tensor(self.system.tau, dtype=dtype, device=self.device)[..., None]
         slack = 1e3 * torch.finfo(self.dtype).eps * max(k, 1)
         if not bool(((scaled >= -slack) & (scaled <= k + slack)).all()):
             raise ConfigError(f"times must lie between 0 and {k} delays, the length of the given segments")
         index = scaled.detach().floor().clamp(0, max(k - 1, 0))
-        columns, basis = basis_on_panels(scaled - index, self.n_nodes, self.panels)
+        columns, basis = basis_on_panels((scaled - index).to(self.dtype), self.n_nodes, self.panels)
         columns = columns + index.long()[..., None] * size
         flat = segments.movedim(0, -2).flatten(-2)
         if columns.ndim == 2:

@@ -14,7 +14,7 @@ from sciml.errors import ConfigError
 from torch import Tensor
 
 from mackeyglass.dormand_prince import interval, solve_dde
-from mackeyglass.equation import DDE
+from mackeyglass.equation import DDE, Value
 from mackeyglass.history import History
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.runge_kutta import RungeKutta4
@@ -96,7 +96,7 @@ def simulate(
         assert isinstance(system, MackeyGlass)
         runner = _segments if method == "segment" else _grid
         run = runner(system, history, intervals, dtype, device)
-        values = _sample(run, torch.as_tensor(system.tau, dtype=torch.float64).detach().cpu(), local)[None]
+        values = _sample(run, local)[None]
         details = {"n_per_delay": intervals, **run.details()}
     values = values.detach().cpu()
     if values.ndim > 3:
@@ -112,6 +112,7 @@ class _Run:
 
     advance: Callable[[int], Callable[[Tensor], Tensor]]
     details: Callable[[], dict[str, Any]]
+    tau: Float[Tensor, "*tau"]  # as rounded to the dtype of the computation
     batch: tuple[int, ...]
     size: int  # numbers a delay and sample
 
@@ -138,9 +139,10 @@ def _segments(
                 stacklevel=4,
             )
         worst = max(worst, now)
-        return lambda times: segment_map.evaluate(segments, times.to(device, dtype))
+        return lambda times: segment_map.evaluate(segments, times.to(device))
 
-    return _Run(advance, lambda: {"panels": panels, "resolution": worst}, U.shape[:-1], segment_map.size)
+    tau = _double(segment_map.system.tau)
+    return _Run(advance, lambda: {"panels": panels, "resolution": worst}, tau, U.shape[:-1], segment_map.size)
 
 
 def _grid(system: MackeyGlass, history: History, steps: int, dtype: torch.dtype, device: torch.device | str) -> _Run:
@@ -152,13 +154,18 @@ def _grid(system: MackeyGlass, history: History, steps: int, dtype: torch.dtype,
         with torch.no_grad():
             solution = solver.run(state, k)
         state = solution.state
-        return lambda times: solution.evaluate(times.to(device, dtype))
+        return lambda times: solution.evaluate(times.to(device))
 
-    return _Run(advance, dict, state.shape[1:], 3 * steps)
+    return _Run(advance, dict, _double(solver.system.tau), state.shape[1:], 3 * steps)
 
 
-def _sample(run: _Run, tau: Float[Tensor, "*tau"], times: Float[Tensor, "times"]) -> Float[Tensor, "*batch times"]:
+def _double(value: Value) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64).detach().cpu()
+
+
+def _sample(run: _Run, times: Float[Tensor, "times"]) -> Float[Tensor, "*batch times"]:
     """Values at times counted from the end of the history."""
+    tau = run.tau
     total = max(1, math.ceil(times[-1].item() / tau.min().item() - 1e-9))
     out = torch.empty(*run.batch, len(times), dtype=torch.float64)
     chunk = max(1, CHUNK // (run.size * math.prod(run.batch)))
