@@ -158,6 +158,43 @@ def test_gradients_by_finite_differences():
 
 
 @pytest.mark.unchecked
+def test_derivatives_by_a_delay_are_refused():
+    tau = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    also_in_the_field = DDE(lambda x, x_tau, p: -x - p.tau * torch.tanh(x_tau), ["tau"], {"tau": tau})
+    for system in (also_in_the_field, MackeyGlass(tau=tau)):
+        with pytest.raises(ConfigError, match=r"by \.detach"):
+            solve_dde(system, 0.5, (0.0, 3.0))
+        with torch.no_grad():
+            solved = solve_dde(system, 0.5, (0.0, 3.0)).at(3.0)
+        detached = solve_dde(system.with_parameters(tau=tau.detach()), 0.5, (0.0, 3.0)).at(3.0)
+        assert torch.equal(solved, detached)
+
+
+@pytest.mark.parametrize("rtol", [1e-2, 1e-4])
+def test_steps_are_not_longer_than_the_shortest_delay_at_loose_tolerances(rtol):
+    """x' = −3y with y = x(t−0.3) + 0·x(t−5) decays; steps past the shortest delay would extrapolate."""
+    system = DDE(lambda x, y, z, p: -3 * y + 0 * z, [0.3, 5.0], {})
+    solution = solve_dde(system, 1.0, (0, 30), rtol=rtol, atol=1e-6)
+    assert max(b - a for a, b in itertools.pairwise(solution.times)) <= 0.3 * (1 + 1e-12)
+    fine = solve_dde(system, 1.0, (0, 30), rtol=1e-10, atol=1e-12)
+    times = torch.linspace(0, 30, 61, dtype=torch.float64)
+    assert (solution.evaluate(times) - fine.evaluate(times)).abs().max() < 10 * rtol
+
+
+def test_tolerance_holds_in_each_sample_of_a_batch():
+    """One that oscillates fast among many at rest: their average error would be a hundred times smaller."""
+    system = DDE(lambda x, x_tau, p: p.rate * (torch.sin(8 * x_tau) - x), [0.5], {"rate": torch.ones(10_000).double()})
+    rate = torch.zeros(10_000, dtype=torch.float64)
+    rate[3] = 5.0
+    errors = []
+    for sizes in (rate, rate[3:4]):
+        batched = system.with_parameters(rate=sizes)
+        solution = solve_dde(batched, 0.7, (0, 4), rtol=1e-6, atol=1e-8)
+        errors.append(len(solution.times))
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.unchecked
 def test_wrong_input_and_failures_have_their_errors():
     with pytest.raises(ConfigError, match="later end"):
         solve_dde(MackeyGlass(), 1.0, (3.0, 3.0))
@@ -167,8 +204,10 @@ def test_wrong_input_and_failures_have_their_errors():
         solve_dde(MackeyGlass(tau=torch.tensor([1.0, 2.0])), 1.0, (0.0, 1.0))
     with pytest.raises(ShapeError, match=r"\(2, times\)"):
         solve_dde(LINEAR, torch.ones(3, 1), (0.0, 1.0))
-    with pytest.raises(ConfigError, match="must not exceed 1"):
-        solve_dde(MackeyGlass(), 1.0, (0.0, 1.0)).evaluate(torch.tensor([1.5]))
+    solution = solve_dde(MackeyGlass(tau=2.0), 1.0, (0.0, 1.0))
+    for time in (1.5, -2.5, math.nan):
+        with pytest.raises(ConfigError, match="between -2, where the history begins, and 1"):
+            solution.evaluate(torch.tensor([0.5, time], dtype=torch.float64))
     explosive = DDE(lambda x, x_tau, p: x**2 + 0 * x_tau, [1.0], {})
     with pytest.raises(IntegrationError, match=r"t = 0\.5|t = 0\.49"):
         solve_dde(explosive, 2.0, (0.0, 1.0))

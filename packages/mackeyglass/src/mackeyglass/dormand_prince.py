@@ -59,10 +59,10 @@ class DenseSolution:
     """
 
     def __init__(
-        self, start: float, history: Callable[[Sequence[float]], Tensor], breaking_points: Sequence[float]
+        self, start: float, history: Callable[[Sequence[float]], Tensor], longest: float, points: Sequence[float]
     ) -> None:
-        self.times, self.breaking_points = [start], list(breaking_points)
-        self._history, self._pieces = history, list[Tensor]()
+        self.times, self.breaking_points = [start], list(points)
+        self._history, self._earliest, self._pieces = history, start - longest, list[Tensor]()
 
     def append(self, end: float, piece: Float[Tensor, "5 d *batch"]) -> None:
         """Add the polynomial up to `end`."""
@@ -79,13 +79,19 @@ class DenseSolution:
         Raises
         ------
         ConfigError
-            If a time lies behind the end.
+            If a time lies before the history or behind the end.
         """
         listed = times.tolist()
-        if listed and not max(listed) <= self.times[-1] + 1e-12 * max(1.0, abs(self.times[-1])):
-            raise ConfigError(f"times must not exceed {self.times[-1]}, the end of the solution, got {max(listed)}")
         if not listed:
             return self.at(self.times[0])[..., None][..., :0]
+        first, last = self._earliest, self.times[-1]
+        slack = 1e-12 * max(1.0, abs(first), abs(last))
+        lowest, highest = times.min().item(), times.max().item()
+        if not (first - slack <= lowest and highest <= last + slack):
+            raise ConfigError(
+                f"times must lie between {first:.9g}, where the history begins, and {last:.9g}, the end of the "
+                f"solution, got {lowest:.9g} … {highest:.9g}"
+            )
         several = max(1, CHUNK // self._pieces[0].numel())
         chunks = [self.values(listed[i : i + several]) for i in range(0, len(listed), several)]
         return torch.cat(chunks).movedim(0, -1)
@@ -126,7 +132,8 @@ def solve_dde(
 
     A batch of systems takes common steps, with an error below the tolerance in each sample. Steps end at breaking
     points, which the beginning t₀ sends on through all delays, and are not longer than the shortest delay: delayed
-    values always belong to the past. The result is differentiable, its steps are not.
+    values always belong to the past. The result is differentiable by the history and by all parameters but delays; its
+    steps are not.
 
     Parameters
     ----------
@@ -146,7 +153,8 @@ def solve_dde(
     Raises
     ------
     ConfigError, ShapeError
-        For tolerances, intervals or histories that make no sense; for delays that differ by sample.
+        For tolerances, intervals or histories that make no sense; for delays that differ by sample, or by which
+        derivatives are to be taken: breaking points move with them, the steps between would have to.
     IntegrationError
         If the solution stops being finite, or steps get too small or too many.
     """
@@ -157,7 +165,7 @@ def solve_dde(
     system = moved(system, lambda value: value.to(device, dtype))
     past = _history_function(history, system, max(delays), dtype, torch.device(device))
     points = [point for point in breaking_points(start, end, delays) if point < end] + [end]
-    solution = DenseSolution(start, past, points[:-1])
+    solution = DenseSolution(start, past, max(delays), points[:-1])
     field = _Field(system, delays, solution)
     x = past([0.0])[0]
     slope = field(x, field.delayed([start])[0])
@@ -251,6 +259,11 @@ def interval(t_span: tuple[float | int, float | int]) -> tuple[float, float]:
 
 def _common(delay: float | int | Tensor) -> float:
     if isinstance(delay, Tensor):
+        if delay.requires_grad and torch.is_grad_enabled():
+            raise ConfigError(
+                "derivatives by a delay are not taken here: give the delay as a number or by .detach(), or take "
+                "SegmentMap or RungeKutta4, which differentiate by it"
+            )
         if delay.numel() != 1 and bool((delay != delay.flatten()[0]).any()):
             raise ConfigError("delays differ by sample, but samples take common steps here: solve each delay by itself")
         delay = delay.flatten()[0].item()
@@ -294,7 +307,7 @@ def _norm(scaled: Tensor) -> float:
     return scaled.square().mean(0).amax().sqrt().item()
 
 
-def _first_step(x: Tensor, slope: Tensor, rtol: float, atol: float, longest: float) -> float:
+def _first_step(x: Tensor, slope: Tensor, rtol: float, atol: float, shortest: float) -> float:
     allowed = atol + rtol * x.detach().abs()
     size, speed = _norm(x.detach() / allowed), _norm(slope.detach() / allowed)
-    return min(longest, 0.01 * size / speed if size > 1e-5 and speed > 1e-5 else 1e-3 * longest)
+    return min(shortest, 0.01 * size / speed if size > 1e-5 and speed > 1e-5 else 1e-3 * shortest)
