@@ -7,7 +7,9 @@ import torch
 import xarray as xr
 from mackeyglass import MackeyGlass, SegmentMap
 from mackeyglass.experiments import attractor_types, forecast, inference, neural_dde, surrogate
+from mackeyglass.experiments.segment_loss import WindowLoss
 from mackeyglass.hopf import hopf_curve
+from mackeyglass.models import NeuralDDE
 from sciml.errors import ConfigError
 from sciml.plotting import save_figure
 
@@ -37,6 +39,15 @@ def test_splits_of_a_long_run_do_not_share_a_time():
     last, first = train["history"].max().item() + 1, test["history"].min().item() - 1
     assert last < 85 <= first
     assert len(train["history"]) + len(test["history"]) > 285
+
+
+def test_a_long_run_is_split_where_it_is_long_not_where_its_last_window_is():
+    time = np.array([10.0, 83.5, 87.0])
+    values = np.stack([time, time], -1)
+    data = xr.Dataset({"history": (("window", "node"), values), "following": (("window", "node"), values)})
+    train, test = surrogate._split(data.assign_coords(time=("window", time)), 100)
+    assert train["history"][:, 0].tolist() == [10.0, 83.5]
+    assert test["history"][:, 0].tolist() == [87.0]
 
 
 def test_series_for_testing_are_not_trained_on():
@@ -75,11 +86,9 @@ def test_free_runs_that_diverge_are_measured_and_drawn(tmp_path):
 
 def test_windows_in_time_have_the_length_of_the_model_delay():
     """With the exact delay the windows are segments of the solution, and the exact production has no loss."""
-    from mackeyglass.models import NeuralDDE
-
     exact = SegmentMap(MackeyGlass(n=8.0, tau=2.0))
     segments = exact.trajectory(exact.history(0.8)[None], 12)
-    loss = neural_dde.WindowLoss(0.25, exact, segments)
+    loss = WindowLoss(0.25, exact, segments)
     seen = {}
 
     class Recorded(NeuralDDE):
@@ -93,6 +102,38 @@ def test_windows_in_time_have_the_length_of_the_model_delay():
     torch.testing.assert_close(seen["history"][0], segments[2, 0], rtol=0, atol=1e-10)
     # another delay, other windows: the map of the delay 2 is not theirs
     assert loss(Recorded(tau=1.9, hidden=(2,)), {"time": time}).item() > 1
+
+
+def test_delays_too_long_for_the_windows_do_not_end_a_training():
+    """A line search tries them; the loss there is a number, and leads back to the delay of the data."""
+    torch.manual_seed(0)
+    exact = SegmentMap(MackeyGlass(n=9.65, tau=2.0))
+    segments = exact.trajectory(exact.history(torch.tensor([[0.7], [1.2]], dtype=torch.float64)), 40)
+    loss = WindowLoss(0.25, exact, segments)
+    batch = {"time": torch.arange(2.4, 77.6, 5.0, dtype=torch.float64)}
+    model = NeuralDDE(tau=2.5, hidden=(4,), learn_tau=True)
+    for tau in (2.5, 10.0, 1000.0):
+        with torch.no_grad():
+            model.log_tau.fill_(np.log(tau))
+        value = loss(model, batch)
+        gradients = torch.autograd.grad(value, list(model.parameters()))
+        assert value.isfinite()
+        assert all(g.isfinite().all() for g in gradients)
+    # windows at the ends do not fit, those in the middle are as long as before
+    model = NeuralDDE(tau=2.42, hidden=(4,), learn_tau=True)
+    model.set_normalization(segments)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=20, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        value = loss(model, batch)
+        value.backward()
+        return value
+
+    first = closure().item()
+    optimizer.step(closure)
+    assert closure().item() < 0.5 * first
+    assert abs(model.tau.item() - 2) < 0.42
 
 
 def test_types_of_attractors():

@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from matplotlib.figure import Figure
 from pydantic import Field, NonNegativeInt, PositiveInt
 from sciml.config import config
@@ -15,11 +14,11 @@ from sciml.training import TrainerOptions
 from torch import Tensor, nn
 
 from mackeyglass.branch import continue_branch, locate
-from mackeyglass.chebyshev import lobatto_nodes
 from mackeyglass.equation import DDE
 from mackeyglass.errors import ContinuationError
 from mackeyglass.experiments import PAPER
 from mackeyglass.experiments.common import Positive
+from mackeyglass.experiments.segment_loss import UNIT, SegmentLoss, WindowLoss
 from mackeyglass.lyapunov import lyapunov_spectrum
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.models import NeuralDDE
@@ -29,7 +28,7 @@ from mackeyglass.segment_map import SegmentMap
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 N, TAU = 9.65, 2.0
-UNIT = 0.01  # of the standard deviation, in which the loss measures errors
+HELD_OUT = "error of segments held out"
 # where branches begin, on stable cycles, and the interval in which they double first
 DOUBLINGS = {"tau": ({"n": N, "tau": 1.25}, (1.2, 1.6)), "n": ({"n": 7.0, "tau": TAU}, (6.8, 8.0))}
 
@@ -71,35 +70,9 @@ class Config:
             raise ValueError(f"n={self.n} must increase, from above 1")
 
 
-class SegmentLoss(nn.Module):
-    """Mean square error of the next segment, in hundredths of the standard deviation."""
-
-    def __init__(self, std: float, weights: Float[Tensor, "nodes"]) -> None:
-        super().__init__()
-        self.std, self.weights = std, weights / weights.sum()
-
-    def forward(self, model: NeuralDDE, batch: dict[str, Tensor]) -> Tensor:
-        error = model(batch["history"], batch.get("conditions"))[:, 0] - batch["following"]
-        return (error.square() * self.weights.to(error)).sum(-1).mean() / (UNIT * self.std) ** 2
-
-
-class WindowLoss(SegmentLoss):
-    """The same for windows of series in time, as long as the model's delay says: for models that learn it."""
-
-    def __init__(self, std: float, segment_map: SegmentMap, segments: Float[Tensor, "k series nodes"]) -> None:
-        super().__init__(std, segment_map.weights)
-        self.segment_map, self.segments = segment_map, segments
-
-    def forward(self, model: NeuralDDE, batch: dict[str, Tensor]) -> Tensor:
-        s = torch.from_numpy(lobatto_nodes(model.nodes))
-        times = batch["time"][:, None] + torch.cat([s - 1, s]) * model.tau
-        values = self.segment_map.evaluate(self.segments, times.flatten()).reshape(-1, 2, len(s))
-        return super().forward(model, {"history": values[:, 0], "following": values[:, 1]})
-
-
 def run(config: Config, run: RunDirectory) -> Report:
     """Learn, compare functions and exponents, and follow the cycles of the learned equations to their doubling."""
-    truth = run.step("equation", lambda: _equation(config))
+    truth = run.step("equation", lambda: _equation(config, run.seed("equation")))
     metrics = [Metric(name, "equation", value) for name, value in truth.items()]
     bars: list[Bar] = []
     curves: dict[str, Any] = {}
@@ -120,7 +93,11 @@ def run(config: Config, run: RunDirectory) -> Report:
     data = run.step("data-n", lambda: _data(config, run.seed("data"), spread, 0.0))
     model = _train(config, run, "conditioned", data, ("n",))
     found = run.step(
-        "analysis-n", lambda: {"PD1 in n": _doubling(model.detached(n=7.0), "n") if config.doublings else None}
+        "analysis-n",
+        lambda: {
+            HELD_OUT: _held_out(config, model, data),
+            "PD1 in n": _doubling(model.detached(n=7.0), "n") if config.doublings else None,
+        },
     )
     metrics += [Metric(name, "model that sees n", value) for name, value in found.items() if value is not None]
     bars += _doubling_bars(found, truth, "model that sees n")
@@ -130,8 +107,9 @@ def run(config: Config, run: RunDirectory) -> Report:
     run.figure("production", _figure(curves))
     notes = [
         f"{config.series} series of {config.delays} delays, every fifth for testing; the loss is the error of whole "
-        "segments, each predicted from the one before. The error of f is over equally spaced values of the range that "
-        "the test series visit, the weighted one over the values as they are visited.",
+        "segments, each predicted from the one before; that of segments held out is the root mean square over the test "
+        "series, in standard deviations, with the noise of the data. The error of f is over equally spaced values of "
+        "the range that the test series visit, the weighted one over the values as they are visited.",
         "PD1 in tau: the first period doubling of the cycle of the learned equation at n = 9.65, by continuation in τ "
         "of a model that saw series at τ = 2 only. PD1 in n: at τ = 2, of the model that sees n and learnt series with "
         f"n = {', '.join(f'{n:.3g}' for n in _of(spread, test=False))}.",
@@ -144,12 +122,17 @@ def _of(series: Sequence[Any], *, test: bool) -> list[Any]:
     return [one for i, one in enumerate(series) if (i % 5 == 2) == test]
 
 
-def _equation(config: Config) -> dict[str, float]:
-    exact = lyapunov_spectrum(MackeyGlass(n=N, tau=TAU), 4, n_delays=max(config.exponent_delays, 20), n_transient=500)
-    values = {"λ1": exact.exponents[0, 0].item(), "D_KY": exact.dimension.item()}
+def _equation(config: Config, seed: int) -> dict[str, float]:
+    values = _exponents(config, MackeyGlass(n=N, tau=TAU), seed)
     if config.doublings:
         values |= {f"PD1 in {name}": _doubling(MackeyGlass(n=N, tau=TAU), name) for name in DOUBLINGS}
     return values
+
+
+def _exponents(config: Config, system: DDE, seed: int) -> dict[str, float]:
+    delays = max(config.exponent_delays, 20)
+    found = lyapunov_spectrum(system, 4, n_delays=delays, n_transient=500, seed=seed, history=0.9)
+    return {"λ1": found.exponents[0, 0].item(), "D_KY": found.dimension.item()}
 
 
 def _data(config: Config, seed: int, n: list[float], noise: float) -> dict[str, Tensor]:
@@ -167,22 +150,28 @@ def _data(config: Config, seed: int, n: list[float], noise: float) -> dict[str, 
     return {"segments": segments, "n": values, "std": std}
 
 
+def _pairs(data: dict[str, Tensor], conditions: Sequence[str], *, test: bool) -> dict[str, Tensor]:
+    """Histories and the segments that follow them, of the series for testing or of all others."""
+    chosen = _of(range(data["segments"].shape[1]), test=test)
+    segments = data["segments"][:, chosen]
+    pairs = {"history": segments[:-1].flatten(0, 1), "following": segments[1:].flatten(0, 1)}
+    if conditions:
+        pairs["conditions"] = data["n"][chosen].repeat(len(segments) - 1)[:, None]
+    return pairs
+
+
+def _loss(config: Config, data: dict[str, Tensor]) -> SegmentLoss:
+    return SegmentLoss(data["std"].item(), SegmentMap(MackeyGlass(n=N, tau=TAU), config.nodes).weights)
+
+
 def _train(
     config: Config, run: RunDirectory, name: str, data: dict[str, Tensor], conditions: tuple[str, ...]
 ) -> NeuralDDE:
     torch.manual_seed(run.seed(f"weights-{name}"))
-    chosen = _of(range(config.series), test=False)
-    segments, n = data["segments"][:, chosen], data["n"][chosen]
     model = NeuralDDE(1.0, TAU, config.hidden, conditions=conditions, nodes=config.nodes)
-    pairs = {"history": segments[:-1].flatten(0, 1), "following": segments[1:].flatten(0, 1)}
-    if conditions:
-        pairs["conditions"] = n.repeat(len(segments) - 1)[:, None]
-    model.set_normalization(segments, **({"n": n} if conditions else {}))
-    weights = SegmentMap(MackeyGlass(n=N, tau=TAU), config.nodes).weights
-    loss = SegmentLoss(data["std"].item(), weights)
-    loader = BatchLoader(pairs, len(pairs["history"]), shuffle=False)
-    run.train(name, model, loss, loader, _options(config), lambda m: _lbfgs(config, m))
-    return model.cpu()
+    pairs = _pairs(data, conditions, test=False)
+    model.set_normalization(pairs["history"], **({"n": pairs["conditions"]} if conditions else {}))
+    return _fit(config, run, name, model, _loss(config, data), pairs)
 
 
 def _train_delay(config: Config, run: RunDirectory) -> float:
@@ -196,21 +185,27 @@ def _train_delay(config: Config, run: RunDirectory) -> float:
     segment_map = SegmentMap(MackeyGlass(n=N, tau=TAU), config.nodes)
     # ends of histories, so that windows of two delays up to a tenth longer fit
     ends = torch.arange(1.2, len(segments) - 1.2, 5.0, dtype=torch.float64) * TAU
-    loader = BatchLoader({"time": ends}, len(ends), shuffle=False)
     loss = WindowLoss(data["std"].item(), segment_map, segments)
-    run.train("delay", model, loss, loader, _options(config), lambda m: _lbfgs(config, m))
-    return model.tau.item()
+    return _fit(config, run, "delay", model, loss, {"time": ends}).tau.item()
 
 
-def _options(config: Config) -> TrainerOptions:
-    return TrainerOptions(epochs=config.training.epochs)
-
-
-def _lbfgs(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+def _fit(
+    config: Config, run: RunDirectory, name: str, model: NeuralDDE, loss: nn.Module, batch: dict[str, Tensor]
+) -> NeuralDDE:
+    """The model, on the CPU, after L-BFGS on all samples at once."""
+    loader = BatchLoader(batch, len(next(iter(batch.values()))), shuffle=False)
     # the loss is far below one in the end, where the default tolerances would stop
-    settings: dict[str, Any] = {"history_size": 100, "line_search_fn": "strong_wolfe"}
-    iterations = config.training.iterations
-    return torch.optim.LBFGS(model.parameters(), max_iter=iterations, tolerance_grad=0, tolerance_change=0, **settings)
+    settings: dict[str, Any] = {"tolerance_grad": 0, "tolerance_change": 0, "line_search_fn": "strong_wolfe"}
+    settings |= {"max_iter": config.training.iterations, "history_size": 100}
+    options = TrainerOptions(epochs=config.training.epochs)
+    run.train(name, model, loss, loader, options, lambda m: torch.optim.LBFGS(m.parameters(), **settings))
+    return model.cpu()
+
+
+@torch.no_grad()
+def _held_out(config: Config, model: NeuralDDE, data: dict[str, Tensor]) -> float:
+    """Root mean square error of the segments of the test series, in standard deviations."""
+    return UNIT * _loss(config, data)(model, _pairs(data, model.names, test=True)).sqrt().item()
 
 
 def _analysis(config: Config, model: NeuralDDE, data: dict[str, Tensor], seed: int) -> dict[str, Any]:
@@ -218,14 +213,11 @@ def _analysis(config: Config, model: NeuralDDE, data: dict[str, Tensor], seed: i
     exact, learned = MackeyGlass(n=N, tau=TAU), model.detached()
     test = data["segments"][:, _of(range(config.series), test=True)].flatten()
     u = torch.linspace(test.min().item(), test.max().item(), 1000, dtype=torch.float64)
-    lyapunov = lyapunov_spectrum(
-        learned, 4, n_delays=max(config.exponent_delays, 20), n_transient=500, history=0.9, seed=seed % 2**31
-    )
     found: dict[str, Any] = {
+        HELD_OUT: _held_out(config, model, data),
         "error of f": _relative(learned.production(u), exact.production(u)),
         "error of f, weighted": _relative(learned.production(test), exact.production(test)),
-        "λ1": lyapunov.exponents[0, 0].item(),
-        "D_KY": lyapunov.dimension.item(),
+        **_exponents(config, learned, seed),
         "u": u,
         "production": learned.production(u),
         "exact": exact.production(u),
