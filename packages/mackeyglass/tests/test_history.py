@@ -75,6 +75,18 @@ def test_zero_history_warns_and_part_of_zero_is_refused():
         sample(1.0)
     with pytest.raises(ConfigError, match="least value is 0"):
         sample(lambda t: -t)
+    with pytest.warns(UserWarning, match="so is its solution"):  # one of a batch
+        sample(torch.tensor([[1.0], [0.0], [0.5]], dtype=torch.float64))
+
+
+@pytest.mark.unchecked
+def test_zero_history_where_the_equation_does_not_rest_is_no_mistake():
+    driven = DDE(lambda x, y, z, p: -0.1 * x + 0.1 * torch.cos(y) + p.a * z, [0.05, 2.0], {"a": torch.ones(3).double()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not sample(0.0, driven).any()
+    with pytest.warns(UserWarning, match="so is its solution"):
+        sample(0.0, PLANE)
 
 
 @pytest.mark.unchecked

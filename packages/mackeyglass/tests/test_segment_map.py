@@ -70,6 +70,14 @@ def test_resolution_estimates_the_error():
         assert error / 10 < segment_map.resolution(coarse).item() < 100 * error
 
 
+def test_resolution_sees_the_last_three_coefficients():
+    segment_map = SegmentMap(CLASSIC, 16)
+    angles = torch.arccos(1 - 2 * segment_map.nodes / 17)
+    for degree, expected in ((16, 0.1), (15, 0.1), (14, 0.1), (13, 0.0)):
+        U = 1 + 0.1 * torch.cos(degree * angles)
+        assert segment_map.resolution(U).item() == pytest.approx(expected, abs=1e-14)
+
+
 def test_weights_integrate_and_evaluation_interpolates():
     segment_map = SegmentMap(CLASSIC, 10, 3)
     nodes, weights = segment_map.nodes, segment_map.weights

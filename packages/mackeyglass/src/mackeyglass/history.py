@@ -53,7 +53,7 @@ def sample_history(
     Warns
     -----
     UserWarning
-        If the history is zero, whose solution is zero.
+        If a history is zero and the equation rests there: its solution is zero.
     """
     dim = system.dim if isinstance(system, DDE) else 1
     values = _evaluate(history, dim, times, on_nodes)
@@ -104,10 +104,17 @@ def _shape(values: Tensor, dim: int) -> tuple[int, ...]:
     return tuple(values.shape[1:] if dim == 1 else values.shape)
 
 
+def _rests_at_zero(system: Any, like: Float[Tensor, "d *batch"]) -> bool:
+    zero = torch.zeros_like(like)
+    if not isinstance(system, DDE):
+        return not bool(system.production(zero[0]).any())
+    return not bool(system.field(zero, [zero] * len(system.delays), system.parameters).any())
+
+
 def _check_values(values: Tensor, system: object) -> None:
     if not bool(torch.isfinite(values).all()):
         raise ConfigError("the history has values that are infinite or not a number: check it on [-tau, 0]")
-    if bool((values == 0).all(-1).all(0).any()):
+    if bool((values == 0).all(-1).all(0).any()) and _rests_at_zero(system, values[..., 0]):
         warnings.warn("a history is zero on all of [-tau, 0]: so is its solution", UserWarning, stacklevel=4)
     if not isinstance(system, MackeyGlass) or (not isinstance(system.n, Tensor) and system.n == int(system.n)):
         return

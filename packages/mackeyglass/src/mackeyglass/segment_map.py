@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from mackeyglass.chebyshev import (
     basis_on_panels,
-    chebyshev_coefficients,
     clenshaw_curtis,
     exponential_integrals,
     lobatto_nodes,
@@ -25,6 +24,7 @@ from mackeyglass.chebyshev import (
 from mackeyglass.equation import DDE, Value
 from mackeyglass.forward import jvp
 from mackeyglass.history import History, batch_shape, sample_history, tensors_of
+from mackeyglass.resolution import resolution
 
 # vector loops and matrix kernels of a CPU treat all entries alike in whole blocks only, to which sizes are padded
 ROWS, COLUMNS = 16, 8
@@ -213,9 +213,7 @@ class SegmentMap(nn.Module):
     def resolution(self, U: Float[Tensor, "*batch nodes"]) -> Float[Tensor, "*batch"]:
         """Largest of the last three Chebyshev coefficients relative to the largest of all: about the relative error."""
         self._check(U)
-        panels = U.unfold(-1, self.n_nodes + 1, self.n_nodes)
-        size = (panels @ self._constant(chebyshev_coefficients(self.n_nodes)).mT).abs()
-        return size[..., -3:].amax((-1, -2)) / size.amax((-1, -2))
+        return resolution(U, self.n_nodes, self.panels)
 
     def _slope(self, U: Tensor, V: Tensor) -> Tensor:
         if isinstance(self._rows, DDE):

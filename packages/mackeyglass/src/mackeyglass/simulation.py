@@ -1,6 +1,7 @@
 """Trajectories of delay equations as labelled arrays."""
 
 import math
+import numbers
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from torch import Tensor
 from mackeyglass.dormand_prince import interval, solve_dde
 from mackeyglass.equation import DDE, Value
 from mackeyglass.history import History
-from mackeyglass.mackey_glass import MackeyGlass
+from mackeyglass.resolution import warn_unresolved
 from mackeyglass.runge_kutta import RungeKutta4
-from mackeyglass.segment_map import SegmentMap, enough_panels
+from mackeyglass.segment_map import LinearDecay, SegmentMap, enough_panels
 
 Method = Literal["segment", "rk4", "dopri5"]
 CHUNK = 2**22  # numbers held at once while a long trajectory is computed
@@ -53,10 +54,11 @@ def simulate(
     dt
         Spacing of the result, and the step of "rk4"; default τ/n_per_delay of the shortest delay.
     n_per_delay
-        "segment": nodes M (default 32; multiplied by panels if γτ > 4). "rk4": steps K (default 100).
+        A whole number. "segment": nodes M (default 32; multiplied by panels if γτ > 4). "rk4": steps K (default 100).
     method
-        "segment" (default for `MackeyGlass`): the spectral method of steps. "rk4": fixed steps that divide the delay.
-        "dopri5" (default for any other `DDE`): adaptive steps. The first two need linear decay.
+        "segment" (default where decay is linear: `MackeyGlass`, or a learned production): the spectral method of steps.
+        "rk4": fixed steps that divide the delay. "dopri5" (default for any other `DDE`): adaptive steps. The first two
+        need linear decay.
     saveat
         Rising times within `t_span` at which to sample, instead of equally spaced ones.
     rtol, atol
@@ -89,15 +91,17 @@ def simulate(
     times = _times(saveat, start, end, dt or shortest / intervals)
     local = torch.from_numpy(times - start)
     if method == "dopri5":
-        solution = solve_dde(system, history, (start, end), rtol=rtol, atol=atol, dtype=dtype, device=device)
-        values = solution.evaluate(torch.from_numpy(times))
+        with torch.no_grad():
+            solution = solve_dde(system, history, (start, end), rtol=rtol, atol=atol, dtype=dtype, device=device)
+            values = solution.evaluate(torch.from_numpy(times))
         details = {"rtol": rtol, "atol": atol, "steps": len(solution.times) - 1}
     else:
-        assert isinstance(system, MackeyGlass)
+        assert isinstance(system, LinearDecay)
         runner = _segments if method == "segment" else _grid
         run = runner(system, history, intervals, dtype, device)
         values = _sample(run, local)[None]
         details = {"n_per_delay": intervals, **run.details()}
+        warn_unresolved(details.get("resolution", 0.0), intervals, dtype, "n_per_delay")
     values = values.detach().cpu()
     if values.ndim > 3:
         raise ConfigError(
@@ -118,12 +122,11 @@ class _Run:
 
 
 def _segments(
-    system: MackeyGlass, history: History, intervals: int, dtype: torch.dtype, device: torch.device | str
+    system: LinearDecay, history: History, intervals: int, dtype: torch.dtype, device: torch.device | str
 ) -> _Run:
     panels = enough_panels(system)
     segment_map = SegmentMap(system, intervals, panels, dtype=dtype, device=device)
-    U, worst = segment_map.history(history), 0.0
-    bound = 1e-5 if dtype == torch.float64 else 1e-4
+    U, worst = segment_map.history(history).detach(), 0.0
 
     def advance(k: int) -> Callable[[Tensor], Tensor]:
         nonlocal U, worst
@@ -131,21 +134,14 @@ def _segments(
             segments = segment_map.trajectory(U, k)
             U = segments[-1]
             # every eighth: as good a check, at a small part of the cost
-            now = segment_map.resolution(segments[::8]).max().item()
-        if now > bound >= worst:
-            warnings.warn(
-                f"{intervals} nodes in a delay leave a relative error of about {now:.1g} a delay: raise n_per_delay",
-                UserWarning,
-                stacklevel=4,
-            )
-        worst = max(worst, now)
+            worst = max(worst, segment_map.resolution(segments[::8]).max().item())
         return lambda times: segment_map.evaluate(segments, times.to(device))
 
     tau = _double(segment_map.system.tau)
     return _Run(advance, lambda: {"panels": panels, "resolution": worst}, tau, U.shape[:-1], segment_map.size)
 
 
-def _grid(system: MackeyGlass, history: History, steps: int, dtype: torch.dtype, device: torch.device | str) -> _Run:
+def _grid(system: LinearDecay, history: History, steps: int, dtype: torch.dtype, device: torch.device | str) -> _Run:
     solver = RungeKutta4(system, steps, dtype=dtype, device=device)
     state = solver.history(history)
 
@@ -192,10 +188,10 @@ def _sample(run: _Run, times: Float[Tensor, "times"]) -> Float[Tensor, "*batch t
 
 def _method(system: DDE, method: Method | None) -> Method:
     if method is None:
-        return "segment" if isinstance(system, MackeyGlass) else "dopri5"
+        return "segment" if isinstance(system, LinearDecay) else "dopri5"
     if method not in ("segment", "rk4", "dopri5"):
         raise ConfigError(f'method must be "segment", "rk4" or "dopri5", got {method!r}')
-    if method != "dopri5" and not isinstance(system, MackeyGlass):
+    if method != "dopri5" and not isinstance(system, LinearDecay):
         raise ConfigError(
             f'the method {method!r} needs linear decay and one delay, take "dopri5" for a {type(system).__name__}'
         )
@@ -205,8 +201,11 @@ def _method(system: DDE, method: Method | None) -> Method:
 def _check_steps(dt: float | int | None, n_per_delay: int | None, method: Method) -> None:
     if dt is not None and not (math.isfinite(dt) and dt > 0):
         raise ConfigError(f"dt must be positive, got {dt}")
-    if n_per_delay is not None and (n_per_delay < 1 or n_per_delay != int(n_per_delay)):
-        raise ConfigError(f"n_per_delay must be a positive whole number, got {n_per_delay}")
+    if n_per_delay is not None and (not isinstance(n_per_delay, numbers.Integral) or isinstance(n_per_delay, bool)):
+        raise ConfigError(f"n_per_delay must be a whole number, got {n_per_delay!r}")
+    least = 2 if method == "segment" else 1
+    if n_per_delay is not None and n_per_delay < least:
+        raise ConfigError(f"n_per_delay must be at least {least} for {method}, got {n_per_delay}")
     if method == "rk4" and dt is not None and n_per_delay is not None:
         raise ConfigError("dt and n_per_delay both determine the step of rk4: give one of them")
 
