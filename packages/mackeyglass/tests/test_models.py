@@ -3,10 +3,12 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
-from mackeyglass import MackeyGlass, SegmentMap, hopf_points, simulate
+from mackeyglass import MackeyGlass, SegmentMap, characteristic_roots, hopf_points, simulate
 from mackeyglass.chebyshev import lobatto_nodes
+from mackeyglass.forward import jacobian
 from mackeyglass.learned_equation import LearnedDDE
 from mackeyglass.models import ESN, AttractorMap, NeuralDDE, SegmentOperator
 from mackeyglass.problems import TimeSeries
@@ -17,6 +19,11 @@ from torch import nn
 @pytest.fixture(scope="module")
 def series():
     return torch.from_numpy(TimeSeries(length=1500).generate(2, seed=7)["u"].values)
+
+
+def reverse(function, at):
+    """The Jacobian matrix in reverse mode."""
+    return torch.func.jacrev(function)(at)
 
 
 class TestESN:
@@ -68,6 +75,35 @@ class TestESN:
         state = model.synchronise(series[:, None, :300])
         torch.testing.assert_close(model.advance(state)[1:], model.advance(state[1:], 1), rtol=1e-12, atol=1e-13)
 
+    def test_states_are_those_of_the_recurrence(self, series):
+        """x ← (1−a)x + a tanh(Wx + w_in(u − c) + b), written with dense matrices."""
+        model = ESN(n_units=30, seeds=[5, 6], centre=0.7, leak=0.4)
+        u, x = series[:, :20], torch.zeros(2, 30, dtype=torch.float64)
+        for value in u[:, :-1].unbind(1):
+            drive = (value[:, None] - 0.7) * model.input_weights + model.bias_weights
+            x = 0.6 * x + 0.4 * torch.tanh((model.W @ x[..., None])[..., 0] + drive)
+        found = model.synchronise(u[:, None])[:, 0]
+        torch.testing.assert_close(found, torch.cat([u[:, -1:], x], -1), rtol=1e-12, atol=1e-13)
+        assert 0.05 < (model.W != 0).double().mean() < 1
+
+    def test_derivatives_in_both_modes(self, series):
+        model = ESN(n_units=15, seeds=[5, 6], connections=4)
+        model.fit(series)
+        state = model.synchronise(series[:, None, :300])
+        forward, backward = (f(lambda x: model.advance(x[None], 1)[0, 0], state[1]) for f in (jacobian, reverse))
+        torch.testing.assert_close(forward, backward, rtol=1e-12, atol=1e-13)
+        assert torch.autograd.gradcheck(model.advance, (state.requires_grad_(),))
+
+    def test_ridges_share_features_and_runs_share_states(self, series):
+        model, other = ESN(n_units=20, ridge=1e-3), ESN(n_units=20, ridge=1e-8)
+        regressions = model.regressions(series[:1])
+        model.ridge = 1e-8
+        assert torch.equal(model.solve(regressions), other.fit(series[:1]))
+        state = model.synchronise(series[:1, None, :300])
+        assert torch.equal(model.continue_from(state, 4), other.free_run(series[:1, None, :300], 4))
+        assert model.continue_from(state, 0).shape == (1, 1, 0)
+        assert model(series[:1, :0]).shape == (1, 1, 0)
+
     @pytest.mark.unchecked
     def test_wrong_arguments(self, series):
         for change in ({"seeds": []}, {"seeds": [-1]}, {"leak": 0.0}, {"n_units": 0}, {"dtype": "int"}, {"ridge": -1}):
@@ -80,6 +116,12 @@ class TestESN:
             model.fit(series[:1, :100])
         with pytest.raises(DataError, match="finite"):
             model.fit(series[:1] / 0)
+        with pytest.raises(ConfigError, match="washout=-5"):
+            model.fit(series[:1], washout=-5)
+        with pytest.raises(ConfigError, match="train the networks"):
+            model.free_run(series[None, :1, :50].expand(3, 1, -1), 5)
+        with pytest.raises(ShapeError, match="at least one value"):
+            model.synchronise(series[None, :1, :0].expand(3, 1, -1))
 
 
 class Feedback(nn.Module):
@@ -122,6 +164,8 @@ class TestLearnedDDE:
 
     @pytest.mark.unchecked
     def test_wrong_parameters(self):
+        with pytest.raises(ConfigError, match="differ from each other and from gamma and tau"):
+            LearnedDDE(Feedback(), 1.0, 2.0, {"gamma": 9.0})
         with pytest.raises(ConfigError, match="tau"):
             LearnedDDE(Feedback(), 1.0, -2.0)
         with pytest.raises(ConfigError, match="no parameter is called m"):
@@ -203,9 +247,46 @@ class TestNeuralDDE:
         assert all(p.requires_grad for p in model.parameters())
         assert equation.tau == pytest.approx(2.0, rel=1e-15)
 
+    def test_float32_models_are_analysed_in_float64(self):
+        """With weights that make an equation with the equilibrium 0 and the slope −2 there."""
+        model = NeuralDDE(tau=1.0, hidden=[3], dtype="float32")
+        model.scale.mean.fill_(0.0)
+        with torch.no_grad():
+            for p in model.network.parameters():
+                p.zero_()
+            model.network[1].weight[0], model.network[3].weight[0, 0] = 1.0, -2.0
+        equation = model.detached()
+        assert model.network[1].weight.dtype == torch.float32
+        # the tanh equation with a = 1, b = −2: its first pair of roots
+        root = characteristic_roots(equation, 0.0, k=1)[0]
+        assert abs(root + 1 + 2 * np.exp(-root)) < 1e-10
+        u = simulate(equation, 0.5, (0, 3), saveat=[3.0], rtol=1e-9, atol=1e-9)["u"].item()
+        U = SegmentMap(equation).trajectory(torch.full((33,), 0.5, dtype=torch.float64), 3)
+        assert U[-1, -1].item() == pytest.approx(u, abs=1e-7)
+
+    def test_normalisation_is_that_of_the_values(self):
+        model = NeuralDDE(hidden=[3], conditions=["n"], sees="both")
+        u, n = torch.tensor([[1.0, 5.0], [3.0, 3.0]]).double(), torch.tensor([7.0, 9.0]).double()
+        model.set_normalization(u, n=n)
+        seen = model.scale(torch.tensor([[1.0, 5.0, 9.0]]).double())
+        expected = torch.tensor([[-(2**0.5), 2**0.5, 1.0]]).double()
+        torch.testing.assert_close(seen, expected, rtol=1e-6, atol=0)
+
+    def test_derivatives_by_the_history(self, histories):
+        for sees in ("delayed", "both"):
+            model = NeuralDDE(hidden=[6], nodes=6, sees=sees, steps=4)
+            U = histories[:1, ::5][:, :7].clone().requires_grad_()
+            assert torch.autograd.gradcheck(lambda U, model=model: model(U, segments=2), (U,))
+            assert model(U, segments=0).shape == (1, 0, 7)
+
     @pytest.mark.unchecked
     def test_wrong_arguments(self, histories):
-        for change in ({"tau": 0.0}, {"sees": "u"}, {"hidden": [0]}, {"dtype": "half"}, {"nodes": 1}):
+        for names in (["gamma"], ["n", "tau"], ["n", "n"], "n", [3]):
+            with pytest.raises(ConfigError, match="conditions"):
+                NeuralDDE(conditions=names)
+        with pytest.raises(ConfigError, match="gamma must be a number"):
+            NeuralDDE(gamma="1")
+        for change in ({"tau": 0.0}, {"sees": "u"}, {"hidden": [0]}, {"dtype": "half"}, {"nodes": 1}, {"hidden": 8}):
             with pytest.raises(ConfigError, match=next(iter(change))):
                 NeuralDDE(**change)
         model = NeuralDDE(hidden=[4], conditions=["n"])
@@ -229,6 +310,16 @@ class TestSegmentOperator:
             run = torch.cat([histories[None], model.free_run(histories, 3)])
             torch.testing.assert_close(run[:-1, :, -1], run[1:, :, 0], rtol=0, atol=0)
             assert (run[1:, :, 5] - run[1:, :, 0]).abs().max() > 1e-4
+
+    def test_grows_like_the_root_of_time(self, architecture, histories):
+        """U(s) − U(0) is √s times what the network says."""
+        model = SegmentOperator(architecture=architecture, width=8, depth=1, dtype="float64")
+        model.scale.mean.fill_(0.5)
+        model.scale.std.fill_(2.0)
+        x = (histories - 0.5) / 2
+        said = model.net(x, x.new_empty(3, 0))
+        root = torch.from_numpy(lobatto_nodes(32)).sqrt()
+        torch.testing.assert_close(model(histories), histories[:, -1:] + 2 * root * said, rtol=1e-12, atol=1e-12)
 
     def test_learns_a_map(self, architecture):
         torch.manual_seed(0)
@@ -261,8 +352,13 @@ class TestSegmentOperator:
     def test_wrong_arguments(self, architecture, histories):
         with pytest.raises(ConfigError, match="architecture"):
             SegmentOperator(architecture=architecture + "s")
-        with pytest.raises(ConfigError, match="modes"):
-            SegmentOperator(nodes=4, architecture=architecture, modes=8)
+        if architecture == "fno":
+            with pytest.raises(ConfigError, match="modes=8 must be at most nodes"):
+                SegmentOperator(nodes=4, architecture=architecture, modes=8)
+        else:  # which have none
+            assert SegmentOperator(nodes=4, architecture=architecture, modes=8).nodes == 4
+        with pytest.raises(ConfigError, match="conditions=True"):
+            SegmentOperator(architecture=architecture, conditions=True)
         model = SegmentOperator(architecture=architecture, width=4, conditions=2, dtype="float64")
         with pytest.raises(ShapeError, match="conditions"):
             model(histories)
@@ -270,6 +366,8 @@ class TestSegmentOperator:
             model(histories[:, :-1], torch.zeros(3, 2).double())
         with pytest.raises(TypeError, match="float64"):
             model(histories.float(), torch.zeros(3, 2))
+        with pytest.raises(TypeError, match=r"conditions must be torch\.float64"):
+            model(histories, torch.zeros(3, 2))
 
 
 class TestAttractorMap:
@@ -280,6 +378,14 @@ class TestAttractorMap:
         assert abs(distance[0].item()) < 1e-9
         assert distance[1].item() == pytest.approx(9.0 - point.parameters["n"], rel=1e-9)
         assert distance[2] == -5
+
+    def test_derivatives_by_the_point(self):
+        model = AttractorMap(hidden=(5,))
+        x = torch.tensor([[9.0, 2.0], [5.0, 1.3]], dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(model, (x,))
+        slope = jacobian(model, x.detach())
+        torch.testing.assert_close(slope, reverse(model, x.detach()), rtol=1e-10, atol=1e-13)
+        assert slope[0, :, 0].abs().min() > 1e-6
 
     def test_learns_a_step_at_the_curve(self):
         torch.manual_seed(0)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
+from sciml.errors import ConfigError
 from torch import Tensor, nn
 
 from mackeyglass.equation import DDE, Value, check_batch, check_positive
@@ -20,9 +21,14 @@ class LearnedDDE(DDE):
     gamma, tau
         Numbers, or tensors ``(B,)``.
     conditions
-        Further parameters c that the network sees, by name.
+        Further parameters c that the network sees, by name; not "gamma" or "tau".
     sees_state
         Then decay is not linear in all of the equation: it has no `production`, hence no segment map.
+
+    Raises
+    ------
+    ConfigError, ShapeError
+        If γ or τ is not positive, a condition is called like one of them, or tensors are not of one batch.
     """
 
     def __init__(
@@ -34,6 +40,7 @@ class LearnedDDE(DDE):
         *,
         sees_state: bool = False,
     ) -> None:
+        check_conditions(tuple(conditions or ()))
         for name, value in (("gamma", gamma), ("tau", tau)):
             check_positive(name, value.detach() if isinstance(value, Tensor) else value)
         self.network, self.sees_state = network, sees_state
@@ -83,3 +90,13 @@ class LearnedDDE(DDE):
         like = values[0]
         columns = torch.broadcast_tensors(*values, *(torch.as_tensor(c).to(like) for c in conditions))
         return self.network(torch.stack(columns, -1))[..., 0]
+
+
+def check_conditions(names: Sequence[str]) -> None:
+    """ConfigError unless these are names, each once, and none is that of the decay or the delay."""
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"conditions={names!r} must be a list of names")
+    if len(set(names)) < len(names) or {"gamma", "tau"} & set(names):
+        raise ConfigError(
+            f"conditions={list(names)} must differ from each other and from gamma and tau, which the equation has"
+        )

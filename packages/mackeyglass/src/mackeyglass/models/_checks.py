@@ -1,10 +1,13 @@
 """Checks of the arguments and inputs of models."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from sciml.errors import ConfigError, ShapeError
 from torch import Tensor
+
+from mackeyglass.arguments import check_whole
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -16,11 +19,13 @@ def check_dtype(dtype: Any) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def check_sizes(**sizes: Any) -> None:
-    """ConfigError where an argument is no positive whole number."""
+def check_sizes(hidden: Any = (), **sizes: Any) -> None:
+    """ConfigError where an argument, or a width of hidden layers, is no positive whole number."""
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+        raise ConfigError(f"hidden={hidden!r} must list the widths of the hidden layers")
+    sizes |= {f"hidden[{i}]": width for i, width in enumerate(hidden)}
     for name, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{name}={value!r} must be a positive whole number")
+        check_whole(name, value)
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

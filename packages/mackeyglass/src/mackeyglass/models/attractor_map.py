@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mackeyglass.hopf import hopf_curve
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.models._checks import check_dtype, check_sizes, check_tensor
+from mackeyglass.models._perceptron import perceptron
 
 TYPES = ("equilibrium", "cycle", "chaos")
 
@@ -20,7 +21,7 @@ class AttractorMap(Model):
     """(n, γτ) ↦ logits of `TYPES` and λ₁/γ, for the equation with a given β/γ.
 
     It knows the first bifurcation: beside n and γτ it sees n − n_H(γτ), the distance to the Hopf curve k = 0, whose
-    formula is exact. The later ones it learns.
+    formula is exact. The later ones it learns. It is differentiable by n and γτ.
 
     Parameters
     ----------
@@ -40,15 +41,12 @@ class AttractorMap(Model):
     def __init__(self, gain: float | int = 2.0, hidden: Sequence[int] = (64, 64), dtype: str = "float64") -> None:
         super().__init__()
         self.kind = check_dtype(dtype)
-        check_sizes(**{f"hidden[{i}]": width for i, width in enumerate(hidden)})
+        check_sizes(hidden)
         if not gain > 1:
             raise ConfigError(f"gain={gain} must exceed 1: else there is no positive equilibrium")
         self.gain = gain
         self.scale = Normalizer(3, dim=-1, dtype=self.kind)
-        layers: list[nn.Module] = []
-        for a, b in zip([3, *hidden], [*hidden, 0], strict=True):
-            layers += [nn.Linear(a, b, dtype=self.kind), nn.GELU()] if b else [nn.Linear(a, 4, dtype=self.kind)]
-        self.net = nn.Sequential(*layers)
+        self.net = perceptron([3, *hidden, 4], nn.GELU, self.kind)
 
     @classmethod
     def example(cls) -> Example:
@@ -73,7 +71,7 @@ class AttractorMap(Model):
         return self.net(self.scale(self._features(points)))
 
     def _features(self, points: Tensor) -> Tensor:
-        n, tau = points.detach().double().unbind(-1)
+        n, tau = points.double().unbind(-1)
         hopf = hopf_curve(MackeyGlass(beta=float(self.gain), gamma=1.0), 0, tau)[0]
         # far from the curve, at small delays, its distance tells no more
         return torch.stack([n, tau, (n - hopf).clamp(min=-5)], -1).to(points)

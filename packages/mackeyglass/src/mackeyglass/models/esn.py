@@ -1,5 +1,6 @@
 """Echo state networks: a random recurrent network of which the readout alone is trained, by linear regression."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,9 @@ from sciml.errors import ConfigError, DataError, ShapeError
 from sciml.model import Example, Model
 from torch import Tensor, nn
 
+from mackeyglass.arguments import check_whole
 from mackeyglass.models._checks import check_dtype, check_sizes, check_tensor
+from mackeyglass.models._sparse import CompressedRows
 
 
 class ESN(Model):
@@ -48,7 +51,9 @@ class ESN(Model):
     H. Jaeger and H. Haas, Science 304 (2004) 78.
     """
 
-    W: Tensor
+    row_starts: Tensor
+    columns: Tensor
+    weights: Tensor
     input_weights: Tensor
     bias_weights: Tensor
 
@@ -66,7 +71,7 @@ class ESN(Model):
         dtype: str = "float64",
     ) -> None:
         super().__init__()
-        self.kind = check_dtype(dtype)
+        self.kind = kind = check_dtype(dtype)
         check_sizes(n_units=n_units, connections=connections)
         if isinstance(seeds, str) or not isinstance(seeds, Sequence) or not seeds or not all(map(_is_seed, seeds)):
             raise ConfigError(f"seeds={seeds!r} must list at least one whole number that is not negative")
@@ -75,11 +80,18 @@ class ESN(Model):
                 f"leak={leak} must be in (0, 1], spectral_radius={spectral_radius} positive, ridge={ridge} not negative"
             )
         self.n_units, self.leak, self.ridge, self.centre = n_units, leak, ridge, centre
-        parts = [_reservoir(seed, n_units, connections) for seed in seeds]
-        W, w_in, b = (torch.stack(part).to(self.kind) for part in zip(*parts, strict=True))
-        self.register_buffer("W", spectral_radius * W)
-        self.register_buffer("input_weights", input_scale * w_in)
-        self.register_buffer("bias_weights", bias * b)
+        reservoirs = [_reservoir(seed, n_units, connections) for seed in seeds]
+        entries = [matrix.nonzero(as_tuple=True) for matrix, _, _ in reservoirs]
+        self._begin = [0, *itertools.accumulate(len(rows) for rows, _ in entries)]
+        # compressed rows of one matrix that has those of the networks on its diagonal
+        counts = [torch.bincount(rows, minlength=n_units) for rows, _ in entries]
+        columns = [columns + i * n_units for i, (_, columns) in enumerate(entries)]
+        weights = [matrix[where].to(kind) for (matrix, _, _), where in zip(reservoirs, entries, strict=True)]
+        self.register_buffer("row_starts", nn.functional.pad(torch.cat(counts).cumsum(0), (1, 0)))
+        self.register_buffer("columns", torch.cat(columns))
+        self.register_buffer("weights", spectral_radius * torch.cat(weights))
+        self.register_buffer("input_weights", input_scale * torch.stack([w for _, w, _ in reservoirs]).to(kind))
+        self.register_buffer("bias_weights", bias * torch.stack([b for _, _, b in reservoirs]).to(kind))
         self.readout = nn.Parameter(torch.zeros(len(seeds), n_units + 2, dtype=self.kind))
 
     @classmethod
@@ -92,7 +104,12 @@ class ESN(Model):
     @property
     def members(self) -> int:
         """Number of networks."""
-        return len(self.W)
+        return len(self.readout)
+
+    @property
+    def W(self) -> Float[Tensor, "members n n"]:
+        """The recurrent weights, which are kept and multiplied as sparse matrices."""
+        return torch.stack([self._matrix(m).tensor().to_dense() for m in range(self.members)])
 
     def forward(self, series: Float[Tensor, "batch time"]) -> Float[Tensor, "batch members time"]:
         """Forecasts of the next value after each value of the series, by each network.
@@ -109,16 +126,34 @@ class ESN(Model):
         return (features @ self.readout[:, None, :, None])[..., 0].movedim(0, 1)
 
     @torch.no_grad()
-    def fit(self, series: Float[Tensor, "members time"], washout: int = 200) -> Float[Tensor, "members"]:
-        """Train each network on a series of its own (or all on one, ``(1, time)``); the root mean square residuals.
+    def fit(self, series: Float[Tensor, "series time"], washout: int = 200) -> Float[Tensor, "members"]:
+        """Train each network on a series of its own (or all on one, ``(1, time)``).
+
+        Parameters
+        ----------
+        washout
+            Samples at the beginning that are not fitted: till then the states remember that they began with zeros.
+
+        Returns
+        -------
+        Tensor
+            Root mean square residuals of the forecasts one step ahead, in the units of the series.
 
         Raises
         ------
-        ShapeError
-            If there are not as many series as networks, or no sample is left after the washout.
+        ConfigError, ShapeError
+            If the washout is negative, there are not as many series as networks, or no sample is left to fit.
         DataError
             If a value is not finite.
         """
+        return self.solve(self.regressions(series, washout))
+
+    @torch.no_grad()
+    def regressions(
+        self, series: Float[Tensor, "series time"], washout: int = 200
+    ) -> list[tuple[Float[Tensor, "samples size"], Float[Tensor, "samples"]]]:
+        """What `fit` solves, for each network: features (1, u, x) after the washout, and the values that follow."""
+        check_whole("washout", washout, 0)
         check_tensor("the series", series, f"({self.members}, time)", self.kind, 2)
         if len(series) not in (1, self.members) or series.shape[1] < washout + 2:
             raise ShapeError(
@@ -127,54 +162,100 @@ class ESN(Model):
             )
         if not bool(torch.isfinite(series).all()):
             raise DataError("the series has values that are not finite")
-        residuals = []
+        found = []
         for member in range(self.members):
             u = series[member % len(series)]
             x = self._drive(u[None, None, :-1], member)[0, 0, washout:]
             features = torch.cat([torch.ones_like(x[:, :1]), u[washout:-1, None], x], 1)
-            self.readout[member] = _ridge(features, u[washout + 1 :], self.ridge)
-            residuals.append((features @ self.readout[member] - u[washout + 1 :]).square().mean().sqrt())
+            found.append((features, u[washout + 1 :]))
+        return found
+
+    @torch.no_grad()
+    def solve(
+        self, regressions: Sequence[tuple[Float[Tensor, "samples size"], Float[Tensor, "samples"]]]
+    ) -> Float[Tensor, "members"]:
+        """Set the readouts by `ridge`, to compare several of them on the same `regressions`; the residuals of `fit`."""
+        residuals = []
+        for member, (features, target) in enumerate(regressions):
+            self.readout[member] = _ridge(features, target, self.ridge)
+            residuals.append((features @ self.readout[member] - target).square().mean().sqrt())
         return torch.stack(residuals)
 
     @torch.no_grad()
     def synchronise(self, series: Float[Tensor, "members batch time"]) -> Float[Tensor, "members batch size"]:
         """States (u, x) of the closed loop after each network saw its series: u is the last value, x was before it."""
         check_tensor("the series", series, "(members, batch, time)", self.kind, 3)
-        x = self._drive(series[..., :-1])[..., -1, :]
+        if not series.shape[-1]:
+            raise ShapeError(f"the series must have at least one value, got {tuple(series.shape)}")
+        x = series.new_zeros(*series.shape[:2], self.n_units)
+        for value in series[..., :-1].unbind(-1):
+            x = self._update(value[..., None], x, None)
         return torch.cat([series[..., -1:], x], -1)
 
     def advance(
         self, state: Float[Tensor, "members batch size"], member: int | None = None
     ) -> Float[Tensor, "members batch size"]:
         """One step of the closed loop, in which a forecast is the next input; of one network, ``(1, batch, size)``."""
-        chosen = _chosen(member)
         u, x = state[..., :1], state[..., 1:]
-        x = self._update(u, x, chosen)
+        x = self._update(u, x, member)
         features = torch.cat([torch.ones_like(u), u, x], -1)
-        return torch.cat([features @ self.readout[chosen, :, None], x], -1)
+        return torch.cat([features @ self.readout[_chosen(member), :, None], x], -1)
 
     @torch.no_grad()
     def free_run(self, series: Float[Tensor, "members batch time"], steps: int) -> Float[Tensor, "members batch steps"]:
-        """Forecasts of the values after each series, from its own forecasts alone."""
-        state, values = self.synchronise(series), []
+        """Forecasts of the values after each series, from its own forecasts alone.
+
+        Raises
+        ------
+        ConfigError
+            If the networks are not fitted.
+        """
+        return self.continue_from(self.synchronise(series), steps)
+
+    @torch.no_grad()
+    def continue_from(
+        self, state: Float[Tensor, "members batch size"], steps: int
+    ) -> Float[Tensor, "members batch steps"]:
+        """The free run from states that `synchronise` gave: several runs, or several readouts, can share them.
+
+        Raises
+        ------
+        ConfigError
+            If the networks are not fitted.
+        """
+        check_whole("steps", steps, 0)
+        if not bool(self.readout.any()):
+            raise ConfigError("the readouts are zero: train the networks by fit() before they run freely")
+        values = []
         for _ in range(steps):
             state = self.advance(state)
             values.append(state[..., 0])
-        return torch.stack(values, -1)
+        return torch.stack(values, -1) if values else state.new_empty(*state.shape[:2], 0)
 
     def _drive(self, u: Tensor, member: int | None = None) -> Tensor:
         """States after each value of `u` (members, batch, time), from rest."""
-        chosen = _chosen(member)
         x = u.new_zeros(*u.shape[:2], self.n_units)
         states = []
         for value in u.unbind(-1):
-            x = self._update(value[..., None], x, chosen)
+            x = self._update(value[..., None], x, member)
             states.append(x)
-        return torch.stack(states, -2)
+        return torch.stack(states, -2) if states else x[..., None, :][..., :0, :]
 
-    def _update(self, u: Tensor, x: Tensor, chosen: slice) -> Tensor:
+    def _matrix(self, member: int | None) -> CompressedRows:
+        """W of one network, or the matrix with all of them on its diagonal."""
+        n, starts, columns, weights = self.n_units, self.row_starts, self.columns, self.weights
+        if member is not None:
+            first, last = self._begin[member], self._begin[member + 1]
+            starts = starts[n * member : n * (member + 1) + 1] - first
+            columns, weights = columns[first:last] - n * member, weights[first:last]
+        return CompressedRows(starts, columns, weights)
+
+    def _update(self, u: Tensor, x: Tensor, member: int | None) -> Tensor:
+        chosen = _chosen(member)
         drive = (u - self.centre) * self.input_weights[chosen, None] + self.bias_weights[chosen, None]
-        return (1 - self.leak) * x + self.leak * torch.tanh(x @ self.W[chosen].mT + drive)
+        columns = x.mT.flatten(0, 1)
+        recurrent = self._matrix(member).times(columns).unflatten(0, (-1, self.n_units)).mT
+        return (1 - self.leak) * x + self.leak * torch.tanh(recurrent + drive)
 
 
 def _chosen(member: int | None) -> slice:

@@ -1,7 +1,6 @@
 """Neural delay equations: known decay, learned production, a delay that may be learned too."""
 
 import copy
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +12,12 @@ from sciml.errors import ConfigError, ShapeError
 from sciml.model import Example, Model
 from torch import Tensor, nn
 
+from mackeyglass.arguments import check_whole
 from mackeyglass.chebyshev import lagrange_basis, lobatto_nodes
-from mackeyglass.equation import Value
-from mackeyglass.learned_equation import LearnedDDE
+from mackeyglass.equation import Value, check_positive
+from mackeyglass.learned_equation import LearnedDDE, check_conditions
 from mackeyglass.models._checks import check_choice, check_dtype, check_sizes, check_tensor
+from mackeyglass.models._perceptron import perceptron
 from mackeyglass.runge_kutta import cubic_hermite
 from mackeyglass.segment_map import SegmentMap
 
@@ -36,7 +37,7 @@ class NeuralDDE(Model):
     learn_gamma, learn_tau
         Whether γ and τ are parameters.
     conditions
-        Names of parameters c of the equation that N sees, for instance ("n",).
+        Names of parameters c of the equation that N sees, for instance ("n",); not "gamma" or "tau".
     nodes, steps
         M: segments have M + 1 values. Steps in a delay where N sees both.
     dtype
@@ -66,10 +67,12 @@ class NeuralDDE(Model):
     ) -> None:
         super().__init__()
         self.kind = check_dtype(dtype)
-        check_sizes(nodes=nodes, steps=steps, **{f"hidden[{i}]": width for i, width in enumerate(hidden)})
+        check_sizes(hidden, nodes=nodes, steps=steps)
         check_choice("sees", sees, ("delayed", "both"))
-        if not (gamma > 0 and tau > 0 and math.isfinite(gamma * tau)) or nodes < 2:
-            raise ConfigError(f"gamma={gamma} and tau={tau} must be positive and finite, nodes={nodes} at least 2")
+        check_whole("nodes", nodes, 2)
+        check_positive("gamma", gamma)
+        check_positive("tau", tau)
+        check_conditions(conditions)
         self.sees_state, self.names, self.nodes, self.steps = sees == "both", tuple(conditions), nodes, steps
         for name, value, learned in (("log_gamma", gamma, learn_gamma), ("log_tau", tau, learn_tau)):
             start = torch.tensor(math.log(value), dtype=self.kind)
@@ -79,7 +82,7 @@ class NeuralDDE(Model):
                 self.register_buffer(name, start)
         inputs = 1 + self.sees_state + len(self.names)
         self.scale = Normalizer(inputs, dim=-1, dtype=self.kind)
-        self.network = nn.Sequential(self.scale, *_perceptron([inputs, *hidden, 1], self.kind))
+        self.network = nn.Sequential(self.scale, *perceptron([inputs, *hidden, 1], nn.Tanh, self.kind))
 
     @classmethod
     def example(cls) -> Example:
@@ -126,9 +129,9 @@ class NeuralDDE(Model):
         return LearnedDDE(self.network, self.gamma, self.tau, values, sees_state=self.sees_state)
 
     def detached(self, **conditions: Value) -> LearnedDDE:
-        """The equation with γ and τ as numbers, and weights of which no derivative is taken: for its analysis."""
+        """The equation in float64 with γ and τ as numbers, weights without derivatives: for its analysis."""
         equation = self.equation(**conditions)
-        network = copy.deepcopy(self.network).requires_grad_(False)
+        network = copy.deepcopy(self.network).double().requires_grad_(False)
         values = {name: equation.parameters[name] for name in self.names}
         gamma, tau = self.gamma.item(), self.tau.item()
         return LearnedDDE(network, gamma, tau, values, sees_state=self.sees_state)
@@ -156,7 +159,7 @@ class NeuralDDE(Model):
         for _ in range(segments):
             history = self._runge_kutta(history, equation)
             found.append(history)
-        return torch.stack(found, 1)
+        return torch.stack(found, 1) if found else history.new_empty(len(history), 0, self.nodes + 1)
 
     def _runge_kutta(self, history: Float[Tensor, "batch nodes"], equation: LearnedDDE) -> Float[Tensor, "batch nodes"]:
         """RK4 with delayed values from the polynomial of the history, cubic Hermite interpolation at the nodes."""
@@ -193,13 +196,6 @@ class NeuralDDE(Model):
     def _check_conditions(self, conditions: dict[str, Any]) -> None:
         if set(conditions) != set(self.names):
             raise ConfigError(f"this model has the conditions {list(self.names)}, got {sorted(conditions)}")
-
-
-def _perceptron(widths: list[int], dtype: torch.dtype) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for a, b in itertools.pairwise(widths[:-1]):
-        layers += [nn.Linear(a, b, dtype=dtype), nn.Tanh()]
-    return [*layers, nn.Linear(widths[-2], widths[-1], dtype=dtype)]
 
 
 def _hermite(

@@ -1,8 +1,5 @@
 """Operators learned from pairs of segments: history on one delay → solution on the next."""
 
-import itertools
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from sciml.data import Normalizer
@@ -10,8 +7,10 @@ from sciml.errors import ConfigError, ShapeError
 from sciml.model import Example, Model
 from torch import Tensor, nn
 
+from mackeyglass.arguments import check_whole
 from mackeyglass.chebyshev import chebyshev_coefficients, lobatto_nodes
 from mackeyglass.models._checks import check_choice, check_dtype, check_sizes, check_tensor
+from mackeyglass.models._perceptron import perceptron
 
 ARCHITECTURES = ("mlp", "deeponet", "fno")
 
@@ -29,7 +28,7 @@ class SegmentOperator(Model):
     width, depth
         Of hidden layers (of both networks of "deeponet"); channels and layers of "fno".
     modes
-        Of "fno".
+        Of "fno"; at most M + 1.
     conditions
         Number of parameters c, such as n and γτ, that it sees.
     dtype
@@ -55,8 +54,9 @@ class SegmentOperator(Model):
         self.kind = check_dtype(dtype)
         check_sizes(nodes=nodes, width=width, depth=depth, modes=modes)
         check_choice("architecture", architecture, ARCHITECTURES)
-        if not isinstance(conditions, int) or conditions < 0 or modes > nodes + 1:
-            raise ConfigError(f"conditions={conditions} must not be negative, modes={modes} at most nodes + 1")
+        check_whole("conditions", conditions, 0)
+        if architecture == "fno" and modes > nodes + 1:
+            raise ConfigError(f"modes={modes} must be at most nodes + 1 = {nodes + 1}")
         self.nodes, self.conditions = nodes, conditions
         self.scale = Normalizer(1, dim=-1, dtype=self.kind)
         self.condition_scale = Normalizer(conditions, dim=-1, dtype=self.kind) if conditions else None
@@ -74,7 +74,12 @@ class SegmentOperator(Model):
         U = torch.stack([1 + 0.3 * torch.sin(3 * s), 0.8 + 0.2 * torch.cos(2 * s)])
         c = torch.tensor([[9.0, 1.7], [10.0, 2.0]])
         config = {"nodes": 8, "width": 16, "depth": 2, "conditions": 2, "modes": 4}
-        return Example(config, (U, c), batched=(0, 1), refused=((U[:, :5], c), (U.double(), c), (U, c[:, :1]), (U,)))
+        return Example(
+            config,
+            (U, c),
+            batched=(0, 1),
+            refused=((U[:, :5], c), (U.double(), c), (U, c[:, :1]), (U, c.double()), (U,)),
+        )
 
     @torch.no_grad()
     def set_normalization(
@@ -119,6 +124,8 @@ class SegmentOperator(Model):
         if not good or conditions is None or batch not in (None, len(conditions)):
             found = None if conditions is None else tuple(conditions.shape)
             raise ShapeError(f"conditions must be (batch, {self.conditions}), a row for each history; got {found}")
+        if conditions.dtype != self.kind:
+            raise TypeError(f"conditions must be {self.kind}, as the model is, got {conditions.dtype}: convert them")
         return conditions
 
 
@@ -127,7 +134,7 @@ class _Perceptron(nn.Module):
 
     def __init__(self, nodes: int, width: int, depth: int, conditions: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layers = _mlp([nodes + 1 + conditions, *[width] * depth, nodes + 1], dtype)
+        self.layers = perceptron([nodes + 1 + conditions, *[width] * depth, nodes + 1], nn.GELU, dtype)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         return self.layers(torch.cat([x, c], -1))
@@ -138,8 +145,8 @@ class _DeepONet(nn.Module):
 
     def __init__(self, nodes: int, width: int, depth: int, conditions: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.branch = _mlp([nodes + 1 + conditions, *[width] * depth, width], dtype)
-        self.trunk = _mlp([1, *[width] * depth, width], dtype)
+        self.branch = perceptron([nodes + 1 + conditions, *[width] * depth, width], nn.GELU, dtype)
+        self.trunk = perceptron([1, *[width] * depth, width], nn.GELU, dtype)
         self.nodes = nodes
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
@@ -158,7 +165,7 @@ class _ChebyshevOperator(nn.Module):
         # each coefficient of the output depends on every one of the input: time is not translated to itself
         self.mixing = nn.ParameterList(torch.randn(modes, modes, dtype=dtype) / modes**0.5 for _ in range(depth))
         self.channels = nn.ParameterList(torch.randn(modes, width, width, dtype=dtype) / width for _ in range(depth))
-        self.project = _mlp([width, width, 1], dtype)
+        self.project = perceptron([width, width, 1], nn.GELU, dtype)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         to = torch.from_numpy(chebyshev_coefficients(self.nodes)).to(x)
@@ -171,10 +178,3 @@ class _ChebyshevOperator(nn.Module):
             spectrum = torch.einsum("kj,bji,kio->bko", mixing, spectrum, channels)
             v = nn.functional.gelu(local(v) + back @ spectrum)
         return self.project(v)[..., 0]
-
-
-def _mlp(widths: list[int], dtype: torch.dtype) -> Any:
-    layers: list[nn.Module] = []
-    for a, b in itertools.pairwise(widths[:-1]):
-        layers += [nn.Linear(a, b, dtype=dtype), nn.GELU()]
-    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1], dtype=dtype))
