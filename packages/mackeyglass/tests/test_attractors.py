@@ -1,6 +1,9 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
+import xarray
 from mackeyglass import MackeyGlass, PeriodicOrbit, SegmentMap
 from mackeyglass.attractors import basin, hysteresis, orbit_diagram
 from mackeyglass.extrema import Maxima, local_maxima
@@ -81,6 +84,26 @@ def test_hysteresis_beside_a_fold_with_chaos_but_not_where_chaos_ends_in_it():
     assert found.sel(batch=0).values[4:].tolist() == [False, True, True, True, False]
     assert not found.sel(batch=1).any()
     assert diagram["period"].sel(n=12.6, batch=1).values == pytest.approx([7.2730] * 2, abs=2e-4)
+
+
+def test_hysteresis_is_a_difference_of_more_than_five_gaps():
+    shifts = np.array([0.0, 0.006, 0.009, 0.02])
+    cycle = np.full(4, "cycle")
+    kinds = np.array([cycle, cycle])
+    tables = {"lowest": np.array([np.ones(4), 1 + shifts]), "highest": np.full((2, 4), 1.2)}
+    variables = {name: (("direction", "n"), table) for name, table in {**tables, "kind": kinds}.items()}
+    diagram = xarray.Dataset(variables, {"direction": ["up", "down"], "n": np.arange(4)})
+    assert hysteresis(diagram).values.tolist() == [False, False, True, True]
+
+
+def test_unresolved_solutions_are_reported():
+    with pytest.warns(UserWarning, match="10 nodes leave .* raise n_nodes"):
+        orbit_diagram(CYCLE, "n", [7.0], n_transient=20, n_delays=10, n_nodes=10)
+    with pytest.warns(UserWarning, match="10 nodes leave .* raise n_nodes"):
+        basin(CYCLE, "linear", [0.9], [0.0], n_transient=20, n_delays=10, n_nodes=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        orbit_diagram(CYCLE, "n", [7.0], n_transient=20, n_delays=10)
 
 
 def test_sweep_of_the_delay_carries_the_scaled_history_over():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from mackeyglass import DDE, MackeyGlass, SegmentMap, characteristic_roots
 from mackeyglass.chebyshev import clenshaw_curtis, differentiation_matrix, lagrange_basis
-from mackeyglass.lyapunov import _statistics, kaplan_yorke_dimension, lyapunov_spectrum
+from mackeyglass.lyapunov import _members, _statistics, kaplan_yorke_dimension, lyapunov_spectrum
 from mackeyglass.orbits import PeriodicOrbit
 from mackeyglass.orthonormal import orthonormalise
 from mackeyglass.tangent_flow import PseudospectralFlow, SegmentFlow
@@ -268,6 +268,46 @@ def test_members_tell_two_attractors_apart():
     assert 0 < chaos.sum() < 24
     torch.testing.assert_close(members[chaos].mean(0), tensor(0.0975, 0), rtol=0, atol=0.01)
     torch.testing.assert_close(members[~chaos].mean(0), tensor(0, -0.1453), rtol=0, atol=2e-3)
+
+
+def unresolved(recorded) -> list[str]:
+    return [str(warning.message) for warning in recorded if "raise n_nodes" in str(warning.message)]
+
+
+@pytest.mark.unchecked
+def test_flows_tell_the_resolution_of_their_solutions():
+    system = MackeyGlass(n=tensor(8.0, 9.0), tau=tensor(1.7, 2.0))
+    segment_map = SegmentMap(system, 14)
+    U = segment_map.trajectory(segment_map.history(lambda t: 0.9 + 0.1 * torch.sin(t)), 3)[-1]
+    expected = segment_map.resolution(U)
+    for flow in (SegmentFlow(system, 1, 14), PseudospectralFlow(system, 1, 14)):
+        W = flow.start(U[None, None])
+        W = torch.cat([W, torch.rand_like(W)], 2)  # a perturbation need not be resolved
+        found = flow.rows(flow.resolution(W)[:, None])[0, :, 0]
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.unchecked
+def test_default_nodes_resolve_one_system_of_a_batch_but_not_the_other(recwarn: pytest.WarningsRecorder):
+    options = {"n_delays": 20, "n_transient": 100, "n_ensemble": 1}
+    lyapunov_spectrum(CHAOS, 1, **options)
+    assert not unresolved(recwarn)
+    lyapunov_spectrum(MackeyGlass(n=tensor(10.0, 20.0), tau=tensor(1.7, 3.0)), 1, **options)
+    assert len(unresolved(recwarn)) == 1
+
+
+def test_halves_that_differ_by_many_errors_have_not_converged():
+    rates = 0.5 + 0.01 * torch.randn(16, 2, 20, 1, generator=torch.manual_seed(0), dtype=torch.float64)
+    error = rates[:, 1].mean(1).std() / 4
+    rates[:, 1, 10:] += 20 * error  # 20 standard errors of the mean of all, 4 expected at most
+    assert _statistics(rates, torch.ones(2, dtype=torch.float64)).converged.tolist() == [True, False]
+
+
+def test_the_first_member_begins_with_the_history_itself():
+    flow = SegmentFlow(CYCLE, 4, 8)
+    members = _members(CYCLE, flow, 0.8, 4, torch.manual_seed(0), torch.float64, "cpu")[:, 0, 0, 0]
+    assert members[0] == 0.8
+    assert ((members[1:] != 0.8) & ((members[1:] / 0.8 - 1).abs() <= 0.01)).all()
 
 
 def test_short_runs_are_said_to_be_short():

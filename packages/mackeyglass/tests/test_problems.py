@@ -1,5 +1,8 @@
 """The data sets: what they hold, and that it solves the equation."""
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import sciml
@@ -66,6 +69,34 @@ def test_windows_of_one_run_agree_with_a_simulation():
     np.testing.assert_allclose(data["following"].values[0].ravel()[order], u, rtol=0, atol=1e-7)
 
 
+def test_segments_tell_their_resolution():
+    problem = Segments(windows=10, delays=30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = problem.generate(2)
+    assert data.attrs["resolution"] < 1e-5
+    for change in ({"nodes": 12}, {"tau": (3.0, 3.0), "n": (20.0, 20.0)}):
+        with pytest.warns(UserWarning, match="nodes leave a relative error of about .*: raise nodes"):
+            coarse = replace(problem, **change).generate(2)
+        assert coarse.attrs["resolution"] > 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:.*raise nodes")
+def test_runs_of_long_delays_are_computed_on_panels():
+    """What is written does not resolve eight units of time, but its values are exact."""
+    data = Segments(n=(7.0, 7.0), tau=(8.0, 8.0), windows=4, delays=6, transient=2).generate(1, seed=1)
+    times = (data["time"].values[0, :, None] + data["node"].values).ravel() * 8.0 + 16.0
+    order = np.argsort(times)
+    fine = simulate(MackeyGlass(n=7.0, tau=8.0), float(data["start"][0]), (0, 64), saveat=times[order], n_per_delay=64)
+    np.testing.assert_allclose(data["following"].values[0].ravel()[order], fine["u"][0], rtol=0, atol=1e-5)
+    assert data.attrs["resolution"] > 1e-4
+
+
+def test_windows_lie_anywhere_in_a_run():
+    times = Segments(windows=200, delays=41).generate(1, seed=7)["time"].values[0]
+    assert np.histogram(times, 4, (1, 40))[0].min() > 30  # of 50 ± 6
+
+
 def test_a_long_run_does_not_depend_on_how_it_is_cut(monkeypatch):
     problem = Segments(windows=30, delays=40, transient=2)
     whole = problem.generate(1, seed=1)
@@ -76,6 +107,12 @@ def test_a_long_run_does_not_depend_on_how_it_is_cut(monkeypatch):
 def test_registered():
     assert {"mackeyglass/timeseries", "mackeyglass/segments"} <= set(sciml.list_problems("mackeyglass/*"))
     assert sciml.create_problem("mackeyglass/timeseries", tau=30.0).tau == 30.0
+
+
+@pytest.mark.unchecked
+def test_a_transient_is_not_negative():
+    with pytest.raises(ConfigError, match=r"transient=-2\.0 must be a finite number that is not negative"):
+        TimeSeries(transient=-2.0)
 
 
 @pytest.mark.unchecked

@@ -16,6 +16,7 @@ from torch import Tensor
 from mackeyglass.extrema import GAP, Maxima, local_maxima
 from mackeyglass.history import History, batch_shape
 from mackeyglass.mackey_glass import MackeyGlass
+from mackeyglass.resolution import warn_unresolved
 from mackeyglass.segment_map import SegmentMap, enough_panels
 
 STILL = 1e-6  # range, relative to the state, below which it is an equilibrium
@@ -62,6 +63,11 @@ def orbit_diagram(
     ------
     ConfigError
         For unknown parameters, values that do not rise, or too few delays.
+
+    Warns
+    -----
+    UserWarning
+        If the nodes do not resolve all solutions.
     """
     system.check_names([parameter])
     values = np.asarray(values, dtype=float)
@@ -84,6 +90,8 @@ def orbit_diagram(
                 segment, record = _record(segment_map, segment, n_transient, n_delays)
                 records[-1].append(record)
                 bar.advance()
+    worst = max(float(record["resolution"]) for sweep in records for record in sweep)
+    warn_unresolved(worst, n_nodes, torch.float64)
     records[1].reverse()
     return _diagram(records, parameter, values, batch)
 
@@ -147,13 +155,18 @@ def basin(
     ------
     ConfigError
         For a batch of systems, an unknown family, or if no history is positive.
+
+    Warns
+    -----
+    UserWarning
+        If the nodes do not resolve all solutions.
     """
     if batch_shape(system):
         raise ConfigError("a basin belongs to a single system: give its parameters as numbers")
     _check_delays(n_transient, n_delays)
     axes = [torch.as_tensor(np.asarray(values, dtype=float)) for values in (a, c)]
     segment_map = SegmentMap(system, n_nodes, enough_panels(system))
-    A, C = torch.meshgrid(*axes, indexing="ij")
+    A, C = torch.meshgrid(*(axis.to(segment_map.device) for axis in axes), indexing="ij")
     s = segment_map.nodes / segment_map.nodes[-1] - 1
     histories = _family(family)(A.reshape(-1, 1), C.reshape(-1, 1), s)
     positive = (histories > 0).all(-1)
@@ -161,11 +174,12 @@ def basin(
         raise ConfigError("no history of the family is positive: choose a larger than the modulus of c")
     with torch.no_grad():
         record = _record(segment_map, histories[positive].contiguous(), n_transient, n_delays)[1]
+    warn_unresolved(float(record["resolution"]), n_nodes, torch.float64)
     labels, attractors = _label(record)
     out = {}
     for name, found, missing in (("label", labels, -1), ("count", record["count"], -1)):
         whole = np.full(len(histories), missing)
-        whole[positive.numpy()] = found
+        whole[positive.cpu().numpy()] = found
         out[name] = (("a", "c"), whole.reshape(A.shape))
     return xarray.Dataset(out, {"a": axes[0].numpy(), "c": axes[1].numpy()}, _attributes(system)), attractors
 
@@ -177,7 +191,7 @@ def _record(segment_map: SegmentMap, segment: Tensor, n_transient: int, n_delays
     segments = torch.cat([segment[None], segment_map.trajectory(segment, n_delays)])
     maxima = local_maxima(segment_map, segments)
     flat = segments.flatten(1, -2) if segments.ndim > 2 else segments[:, None]
-    high, low = flat.amax((0, 2)).numpy(), flat.amin((0, 2)).numpy()
+    high, low = flat.amax((0, 2)).cpu().numpy(), flat.amin((0, 2)).cpu().numpy()
     still = high - low <= STILL * high
     values = np.where(still[:, None], np.nan, maxima.values)
     times = np.where(still[:, None], np.nan, maxima.times)
@@ -191,7 +205,8 @@ def _record(segment_map: SegmentMap, segment: Tensor, n_transient: int, n_delays
         "kind": np.where(still, "equilibrium", np.where(maxima.repeats() > 0, "cycle", "chaos")),
         "highest": np.where(still, high, filled.max(axis=1, initial=-np.inf)),
         "lowest": np.where(still, low, -np.where(np.isnan(values), -np.inf, -values).max(axis=1, initial=-np.inf)),
-        "segment": flat[-1].numpy(),
+        "segment": flat[-1].cpu().numpy(),
+        "resolution": np.array(segment_map.resolution(segments[1:]).max().item()),
     }
     return segments[-1], record
 

@@ -16,6 +16,7 @@ from mackeyglass.extrema import local_maxima
 from mackeyglass.history import History, batch_shape
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.orbits import PeriodicOrbit
+from mackeyglass.resolution import warn_unresolved
 from mackeyglass.segment_map import SegmentMap, enough_panels
 
 BLOCK = 10  # delays after which it is looked who has jumped
@@ -28,9 +29,10 @@ TOLERANCE = 0.01  # of them
 class Lifetimes:
     """Times until the jump to the cycle, or until the end of the run where `jumped` is False.
 
-    `mean` is that of the exponential law, to which lives without memory lead: all the time lived, divided by the number
-    of jumps; so runs that ended before the jump are used, too. It is infinite if none jumped. `stderr` is
-    mean/√jumps. `excluded` counts the members that were on the cycle before the clock started.
+    `mean` is that of the exponential law, to which lives without memory lead: all the time lived, divided by the
+    number of jumps; so runs that ended before the jump are used, too, up to when a jump could still be confirmed.
+    It is infinite if none jumped. `stderr` is mean/√jumps. `excluded` counts the members that were on the cycle
+    before the clock started.
     """
 
     times: Float[np.ndarray, "members"]
@@ -66,7 +68,7 @@ def transient_lifetime(
     n_members
         Trajectories, all run at once, fewer and fewer.
     n_delays
-        After which the run ends.
+        After which the run ends, at least 80. Jumps in its last 40 cannot be confirmed: nor do these count as lived.
     history
         As in `simulate`, one for each member if there are several; by default constants between 0.5 and 1.3 of the
         positive equilibrium.
@@ -75,33 +77,42 @@ def transient_lifetime(
     ------
     ConfigError
         For a batch of systems, a target without maxima, or if no member was chaotic.
+
+    Warns
+    -----
+    UserWarning
+        If the nodes do not resolve all solutions.
     """
     if batch_shape(system):
         raise ConfigError("lifetimes belong to a single system: give its parameters as numbers")
     maxima = np.asarray(target.maxima() if isinstance(target, PeriodicOrbit) else target, dtype=float)
     if maxima.ndim != 1 or not maxima.size or not np.isfinite(maxima).all():
         raise ConfigError("target must be a PeriodicOrbit or the list of its maxima")
-    if n_members < 1 or n_delays < CONFIRMATION:
-        raise ConfigError(f"n_members must be at least 1 and n_delays {CONFIRMATION}, got {n_members} and {n_delays}")
+    if n_members < 1 or n_delays < 2 * CONFIRMATION:
+        raise ConfigError(
+            f"n_members must be at least 1 and n_delays {2 * CONFIRMATION}, got {n_members} and {n_delays}"
+        )
     segment_map = SegmentMap(system, n_nodes, enough_panels(system))
     U = _histories(segment_map, system, history, n_members, seed)
     blocks = math.ceil((SETTLING + n_delays) / BLOCK)
-    since = np.full(n_members, blocks)  # the block with which each began to follow the cycle
+    worst, since = 0.0, np.full(n_members, blocks)  # the block with which each began to follow the cycle
     running = np.arange(n_members)
     with torch.no_grad(), Progress("lifetimes", blocks, active=progress) as bar:
         for block in range(blocks):
             segments = torch.cat([U[None], segment_map.trajectory(U, BLOCK)])
             U = segments[-1]
+            worst = max(worst, segment_map.resolution(U).max().item())
             follows = _follows(local_maxima(segment_map, segments).values, maxima)
             since[running] = np.where(follows, np.minimum(since[running], block), blocks)
             left = (block + 1 - since[running]) * BLOCK < CONFIRMATION
-            running, U = running[left], U[torch.from_numpy(left)]
+            running, U = running[left], U[torch.from_numpy(left).to(U.device)]
             bar.advance()
             if not len(running):
                 break
+    warn_unresolved(worst, n_nodes, torch.float64)
     jumped = np.ones(n_members, bool)
     jumped[running] = False  # also those that follow it, but not for long enough
-    since[running] = blocks
+    since[running] = blocks - CONFIRMATION // BLOCK  # the last block with which a jump is confirmed by the end
     begin = SETTLING // BLOCK
     chaotic = since > begin
     if not chaotic.any():
@@ -121,7 +132,7 @@ def _histories(
 ) -> Float[Tensor, "members nodes"]:
     if history is None:
         draws = torch.rand(members, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        history = torch.as_tensor(system.positive_equilibrium()) * (0.5 + 0.8 * draws)
+        history = float(system.positive_equilibrium()) * (0.5 + 0.8 * draws).to(segment_map.device)
     U = segment_map.history(history)
     if U.ndim > 2 or (U.ndim == 2 and len(U) != members):
         raise ConfigError(f"give one history, or one for each of {members} members, got {tuple(U.shape[:-1])}")
@@ -153,8 +164,8 @@ def attractor_distance(
     samples = 16 * len(orbit.samples) // 10
     phases = np.arange(samples) / samples * orbit.period
     cycle = orbit.profile((phases[:, None] + np.linspace(0, tau, points)).ravel())[:, 0].reshape(samples, points)
-    times = torch.arange(len(segments) * per_delay + 1, dtype=segments.dtype) * (tau / per_delay)
-    u = segment_map.evaluate(segments, times)
+    times = torch.arange(len(segments) * per_delay + 1, dtype=torch.float64, device=segments.device) * (tau / per_delay)
+    u = segment_map.evaluate(segments, times).cpu()
     windows = u.unfold(-1, per_delay + 1, 1)[..., ::stride].reshape(-1, points).numpy()
     tree = KDTree(cycle)
     near = tree.query(windows[::points])[0].min()

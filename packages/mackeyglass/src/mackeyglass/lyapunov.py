@@ -17,6 +17,7 @@ from mackeyglass.equation import DDE
 from mackeyglass.history import History, sample_history
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.orthonormal import orthonormalise
+from mackeyglass.resolution import warn_unresolved
 from mackeyglass.segment_map import LinearDecay, enough_panels
 from mackeyglass.tangent_flow import PseudospectralFlow, SegmentFlow, TangentFlow
 
@@ -135,7 +136,8 @@ def lyapunov_spectrum(
     Warns
     -----
     UserWarning
-        If some systems have not converged.
+        If some systems have not converged, or the nodes do not resolve all solutions: neither does the standard error
+        tell of that, nor `converged`.
     """
     _check(k, n_delays, n_transient, n_ensemble, qr_every, method)
     flow = _flow(system, method, n_ensemble, n_nodes, panels, dtype, device)
@@ -144,13 +146,14 @@ def lyapunov_spectrum(
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad(), Progress("Lyapunov exponents", n_transient + n_delays, active=progress) as bar:
         W = flow.start(_members(system, flow, history, n_ensemble, random, dtype, device))
-        growth = _growth(flow, W, k, n_delays, n_transient, qr_every, random, bar)
+        growth, worst = _growth(flow, W, k, n_delays, n_transient, qr_every, random, bar)
     rates = growth / (_block_lengths(n_delays, qr_every)[:, None] * flow.delay.cpu()[:, None, None])
     if not bool(rates.isfinite().all()):
         raise ConfigError(
             "a trajectory or its tangent vectors left the floating-point numbers: check the history, take a smaller "
             "qr_every or fewer exponents"
         )
+    warn_unresolved(worst, n_nodes, dtype)
     result = _statistics(rates, flow.delay.cpu())
     if not bool(result.converged.all()):
         warnings.warn(
@@ -171,14 +174,15 @@ def _growth(
     qr_every: int,
     random: torch.Generator,
     bar: Progress,
-) -> Float[Tensor, "ensemble batch blocks k"]:
-    """Sums of log |R_jj| over blocks of the run."""
+) -> tuple[Float[Tensor, "ensemble batch blocks k"], float]:
+    """Sums of log |R_jj| over blocks of the run, and the worst resolution seen, once a block."""
     for _ in range(n_transient - ALIGNMENT):
         W = flow.advance(W)
         bar.advance()
     # the same for each system, so that it gets in a batch what it gets alone
     vectors = torch.randn(flow.size, k, flow.ensemble, generator=random, dtype=torch.float64)
     W = torch.cat([W, vectors.to(W).repeat(1, 1, W.shape[-1] // flow.ensemble).expand(len(W), -1, -1, -1)], 2)
+    worst = 0.0
     sums = torch.zeros(BLOCKS, W.shape[0], k, W.shape[-1], dtype=torch.float64, device=W.device)
     for delay in range(-ALIGNMENT, n_delays):
         W = flow.advance(W)
@@ -187,7 +191,9 @@ def _growth(
             W[:, :, 1:], lengths = orthonormalise(W[:, :, 1:])
             if delay >= 0:
                 sums[_block(delay, n_delays, qr_every)] += lengths.log()
-    return flow.rows(sums.movedim(0, 1).flatten(1, 2)).unflatten(-1, (BLOCKS, k)).cpu()
+        if delay >= 0 and delay % (n_delays // BLOCKS) == 0:
+            worst = max(worst, flow.resolution(W).max().item())
+    return flow.rows(sums.movedim(0, 1).flatten(1, 2)).unflatten(-1, (BLOCKS, k)).cpu(), worst
 
 
 def _block(delay: int, n_delays: int, qr_every: int) -> int:
@@ -212,9 +218,8 @@ def _statistics(rates: Float[Tensor, "ensemble batch blocks k"], delay: Float[Te
     largest, error = exponents[:, 0], stderr[:, 0]
     small = (error < resolved) & (largest.abs() < resolved)
     drift = (halves[1, :, 0] - halves[0, :, 0]).abs()
-    steady = drift < torch.maximum(
-        8 * error, resolved
-    )  # 4 of its standard errors, each half having √2 times that of all
+    # 4 of its standard errors, each half having √2 times that of all
+    steady = drift < torch.maximum(8 * error, resolved)
     return LyapunovSpectrum(
         exponents,
         stderr,

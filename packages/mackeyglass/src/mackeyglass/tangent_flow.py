@@ -22,6 +22,7 @@ from mackeyglass.chebyshev import (
 from mackeyglass.equation import DDE
 from mackeyglass.history import batch_shape
 from mackeyglass.mackey_glass import MackeyGlass
+from mackeyglass.resolution import resolution
 from mackeyglass.segment_map import LinearDecay, moved
 
 State = Float[Tensor, "groups size places rows"]
@@ -50,7 +51,7 @@ class SegmentFlow:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.ensemble, self.size = ensemble, n_nodes * panels + 1
+        self.ensemble, self.size, self.n_nodes, self.panels = ensemble, n_nodes * panels + 1, n_nodes, panels
         self.nodes = torch.from_numpy(lobatto_nodes(n_nodes, panels)) - 1
         batch = math.prod(batch_shape(system))
         gamma, self.delay = (
@@ -87,6 +88,10 @@ class SegmentFlow:
         X[:, :size, 0] = production
         X[:, size] = W[:, -1]
         return torch.bmm(self._matrix, X.flatten(2)).view(groups, size, places, rows)
+
+    def resolution(self, W: State) -> Float[Tensor, "groups rows"]:
+        """About the relative error of each solution in a delay."""
+        return resolution((W[:, :, 0] * self._inverse).mT, self.n_nodes, self.panels)
 
     def rows(self, x: Float[Tensor, "groups places rows"]) -> Float[Tensor, "ensemble batch places"]:
         """Numbers of the rows by ensemble member and system."""
@@ -130,7 +135,7 @@ class PseudospectralFlow:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.ensemble, self.size = ensemble, system.dim * (n_nodes + 1)
+        self.ensemble, self.size, self.n_nodes = ensemble, system.dim * (n_nodes + 1), n_nodes
         points = lobatto_nodes(n_nodes)
         self.nodes = torch.from_numpy(points) - 1
         batch = math.prod(batch_shape(system))
@@ -164,6 +169,11 @@ class PseudospectralFlow:
             d = self._slope(X + h * c)
             X = X + h / 6 * (a + 2 * (b + c) + d)
         return X.flatten(0, 1)[None]
+
+    def resolution(self, W: State) -> Float[Tensor, "d rows"]:
+        """About the relative error of each solution in a delay, by the nodes; steps add theirs."""
+        X = W[0, :, 0].unflatten(0, (self.system.dim, -1)) / self._root[..., 0]
+        return resolution(X.mT, self.n_nodes)
 
     def rows(self, x: Float[Tensor, "groups places rows"]) -> Float[Tensor, "ensemble batch places"]:
         """Numbers of the rows by ensemble member and system."""
