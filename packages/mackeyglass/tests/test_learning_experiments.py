@@ -1,6 +1,7 @@
 """The experiments with learned models: each runs, and measures what it says."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ class Recorder(RunDirectory):
     def generate(self, name, problem, n):
         return self.found.setdefault(name, problem.generate(n, self.seed(name)))
 
-    def train(self, name, model, loss, data, options, optimizer, **more):
+    def train(self, name, model, loss, data, options, optimizer, **more) -> Any:
         self.data[name], self.models[name], self.losses[name] = data.source, model, loss
 
     def figure(self, name, figure):
@@ -51,7 +52,7 @@ def seeds(monkeypatch):
         exponents = torch.linspace(largest, -0.4, count * k, dtype=torch.float64).reshape(count, k)
         return SimpleNamespace(exponents=exponents, dimension=torch.full((count,), 2.1))
 
-    for module in (neural_dde, surrogate, attractor_types):
+    for module in (neural_dde, surrogate, attractor_types, forecast):
         monkeypatch.setattr(module, "lyapunov_spectrum", spectrum)
     return given
 
@@ -355,3 +356,26 @@ def test_what_is_known_from_the_hopf_curve_is_not_counted_as_learned(tmp_path):
 def test_configurations_that_make_no_sense(experiment, change):
     with pytest.raises(ConfigError, match=list(change)[-1]):
         experiment.EXPERIMENT.config("small", **change)
+
+
+def test_ridges_are_chosen_before_the_first_start(tmp_path, seeds, monkeypatch):
+    """By free runs over samples that come after those for training and before all that is forecast."""
+    config = forecast.EXPERIMENT.config("smoke", sizes=(10,), network={"ridges": (1e-4, 1e-6)}, exponent_steps=5)
+    compared, measure = [], forecast.nrmse
+
+    def nrmse(runs, truth, std):
+        compared.append(truth)
+        return measure(runs, truth, std)
+
+    monkeypatch.setattr(forecast, "nrmse", nrmse)
+    run = Recorder(tmp_path)
+    forecast.run(config, run)
+    series = torch.from_numpy(run.found["series-17"]["u"].values)
+    chosen = [truth for truth in compared if truth.shape[-1] == 84]
+    assert len(chosen) == 2
+    for truth in chosen:
+        for values, u in zip(truth, series, strict=True):
+            times = (values[..., None] == u).nonzero()[:, -1]
+            assert len(times) >= values.numel()
+            assert config.washout + config.train <= times.min()
+            assert times.max() < config.first
