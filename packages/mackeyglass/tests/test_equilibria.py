@@ -83,6 +83,8 @@ def test_a_branch_without_a_bound_says_how_it_ended():
 def test_errors():
     with pytest.raises(ConfigError, match="no parameter is called m"):
         follow_equilibrium(MackeyGlass(), "m", (0.0, 1.0))
+    with pytest.raises(ConfigError, match="parameter must be the name of one"):
+        follow_equilibrium(MackeyGlass(), np.ones(1), "n", (2.0, 12.0))
     with pytest.raises(ConfigError, match="not an equilibrium"):
         follow_equilibrium(MackeyGlass(), "n", (2.0, 12.0), 0.7)
     with pytest.raises(ConfigError, match="outside the bounds"):

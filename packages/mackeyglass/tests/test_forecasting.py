@@ -27,6 +27,17 @@ def test_error_at_horizons():
     torch.testing.assert_close(nrmse(alternating, truth, 3.0), torch.ones(3, 50, dtype=torch.float64))
 
 
+def test_deviations_are_one_a_series():
+    """Also where a batch is as long as the forecast."""
+    truth = torch.zeros(5, 4, 5, dtype=torch.float64)
+    std = torch.arange(1.0, 6).double()
+    torch.testing.assert_close(nrmse(truth + 2, truth, std), (2 / std)[:, None].expand(5, 5))
+    times = valid_prediction_time((truth + 1)[:, 0], truth[:, 0], 1.0, std, threshold=0.3)
+    assert times.tolist() == [0, 0, 0, 5, 5]
+    times = valid_prediction_time(truth + 1, truth, 1.0, std[:, None], threshold=0.3)
+    assert times[:, 0].tolist() == [0, 0, 0, 5, 5]
+
+
 def test_valid_time_counts_until_the_first_large_error():
     truth = torch.zeros(4, 10, dtype=torch.float64)
     forecast = truth.clone()
@@ -49,6 +60,13 @@ def test_wasserstein_distance_of_shifted_and_scaled_values():
     other = torch.randn(60_000, generator=random, dtype=torch.float64)
     assert wasserstein(1.5 * other, x) == pytest.approx(0.5 * math.sqrt(2 / math.pi), rel=0.02)
     assert wasserstein(torch.tensor([1.0, math.inf]), x) == math.inf
+
+
+def test_quantiles_are_interpolated():
+    """Of 0 and 1 they rise from 0 at 1/4 to 1 at 3/4, of ½ they are ½: the mean distance is 3/8."""
+    pair = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    middle = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    assert wasserstein(middle, pair) * 0.5 == pytest.approx(3 / 8, abs=1e-4)
 
 
 def test_exponents_of_a_linear_map():
@@ -87,6 +105,12 @@ def test_exponents_of_a_run_that_diverges_are_not_numbers():
 def test_wrong_arguments():
     with pytest.raises(ShapeError, match="one shape"):
         nrmse(torch.zeros(2, 3), torch.zeros(2, 4))
+    with pytest.raises(ShapeError, match=r"std must be a number or \(3,\), one a series, got \(5,\)"):
+        nrmse(torch.zeros(3, 4, 5), torch.zeros(3, 4, 5), torch.ones(5))
+    with pytest.raises(ShapeError, match=r"std must be a number or \(3,\), one a series, got \(3, 1\)"):
+        nrmse(torch.zeros(3, 4, 5), torch.zeros(3, 4, 5), torch.ones(3, 1))
+    with pytest.raises(ShapeError, match=r"must be \(…, start, time\), got \(5,\)"):
+        nrmse(torch.zeros(5), torch.zeros(5))
     with pytest.raises(ShapeError, match="one shape"):
         valid_prediction_time(torch.zeros(3), torch.zeros(4), 1.0, 1.0)
     with pytest.raises(ConfigError, match="k=3"):

@@ -334,6 +334,8 @@ def test_errors():
         hopf_curve(MackeyGlass(), 0, torch.tensor([1.0, 0.0]))
     with pytest.raises(ConfigError, match=r"stable for every tau unless n > 4, got n=3\.5"):
         hopf_points(MackeyGlass(n=3.5), "tau")
+    with pytest.raises(ConfigError, match=r"not for a DDE: take locate_hopf\(system, parameter, equilibrium\)"):
+        hopf_points(tanh_equation(), "tau")
     with pytest.raises(ConfigError, match="got 'beta' and 1"):
         hopf_points(MackeyGlass(), "beta")
     with pytest.raises(ConfigError, match="got 'n' and 0"):

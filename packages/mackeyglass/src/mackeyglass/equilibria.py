@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from sciml.errors import ConfigError
 
 from mackeyglass.arclength import Function, Segment, trace
 from mackeyglass.characteristic import unstable_roots
@@ -79,6 +80,10 @@ def follow_equilibrium(
     ContinuationError
         If roots cross the imaginary axis in a way that is none of the three.
     """
+    if not isinstance(parameter, str):
+        raise ConfigError(
+            f"parameter must be the name of one, got {parameter!r}: an equilibrium is the fourth argument"
+        )
     system.check_names([parameter])
     Stepping(ds, ds_max)
     check_steps(max_steps, direction)

@@ -24,7 +24,7 @@ def unsquash(y: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
 def nrmse(
     forecast: Float[Tensor, "*batch start time"],
     truth: Float[Tensor, "*batch start time"],
-    std: float | Tensor | None = None,
+    std: float | int | Tensor | None = None,
 ) -> Float[Tensor, "*batch time"]:
     """Root mean square error over starts at each horizon, divided by the standard deviation of the series.
 
@@ -34,23 +34,23 @@ def nrmse(
     Parameters
     ----------
     std
-        Of the series; by default of all of `truth`, per batch.
+        Of the series: a number, or a tensor ``(*batch,)``; by default of all of `truth`, per batch.
 
     Raises
     ------
     ShapeError
-        If the shapes differ.
+        If the shapes do not fit.
     """
-    _check(forecast, truth)
-    scale = truth.flatten(-2).std(-1, correction=0)[..., None] if std is None else torch.as_tensor(std)
-    return (forecast - truth).square().mean(-2).sqrt() / scale
+    _check(forecast, truth, 2)
+    scale = truth.flatten(-2).std(-1, correction=0) if std is None else _scale(std, truth, 2)
+    return (forecast - truth).square().mean(-2).sqrt() / scale[..., None]
 
 
 def valid_prediction_time(
     forecast: Float[Tensor, "*batch time"],
     truth: Float[Tensor, "*batch time"],
     dt: float | int,
-    std: float | Tensor,
+    std: float | int | Tensor,
     *,
     exponent: float | int = 1.0,
     threshold: float | int = 0.4,
@@ -60,13 +60,22 @@ def valid_prediction_time(
     It is that of the last sample before, so at most the length of the forecast, and 0 where the first one is wrong. A
     forecast that is not finite has ended.
 
+    Parameters
+    ----------
+    dt
+        Between samples.
+    std
+        Of the series: a number, or a tensor that broadcasts to the batch, ``(*batch,)``.
+    exponent
+        λ₁ per unit of time; with 1 the result is in the units of `dt`.
+
     Raises
     ------
     ShapeError
-        If the shapes differ.
+        If the shapes do not fit.
     """
-    _check(forecast, truth)
-    good = (forecast - truth).abs() <= threshold * torch.as_tensor(std)
+    _check(forecast, truth, 1)
+    good = (forecast - truth).abs() <= threshold * _scale(std, truth, 1)[..., None]
     return good.long().cumprod(-1).sum(-1).to(truth.dtype) * (dt * exponent)
 
 
@@ -152,8 +161,23 @@ def _quantiles(x: Tensor, levels: Tensor) -> Tensor:
     return torch.lerp(ordered[low], ordered[(low + 1).clamp(max=len(x) - 1)], position - low)
 
 
-def _check(forecast: Tensor, truth: Tensor) -> None:
+def _check(forecast: Tensor, truth: Tensor, axes: int) -> None:
     if forecast.shape != truth.shape:
         raise ShapeError(
             f"forecast and truth must have one shape, got {tuple(forecast.shape)} and {tuple(truth.shape)}"
         )
+    if truth.ndim < axes:
+        expected = "(…, start, time)" if axes == 2 else "(…, time)"
+        raise ShapeError(f"forecast and truth must be {expected}, got {tuple(truth.shape)}")
+
+
+def _scale(std: float | int | Tensor, truth: Tensor, axes: int) -> Tensor:
+    """Deviations as a tensor that broadcasts to the batch, all but the last axes of `truth`."""
+    scale, batch = torch.as_tensor(std).to(truth), truth.shape[: truth.ndim - axes]
+    try:
+        fits = torch.broadcast_shapes(scale.shape, batch) == batch
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ShapeError(f"std must be a number or {tuple(batch)}, one a series, got {tuple(scale.shape)}")
+    return scale

@@ -71,8 +71,14 @@ def hopf_points(system: MackeyGlass, parameter: Literal["n", "tau"] = "n", count
     Raises
     ------
     ConfigError
-        If there are none in τ, as n is too small, or β ≤ γ, or an argument is wrong, or the system is a batch.
+        If there are none in τ, as n is too small, or β ≤ γ, or an argument is wrong, or the system is a batch or no
+        `MackeyGlass`.
     """
+    if not isinstance(system, MackeyGlass):
+        raise ConfigError(
+            f"Hopf points are in closed form for a MackeyGlass only, not for a {type(system).__name__}: take "
+            "locate_hopf(system, parameter, equilibrium)"
+        )
     if count < 1 or parameter not in ("n", "tau"):
         raise ConfigError(f"parameter must be n or tau and count at least 1, got {parameter!r} and {count}")
     values = numbers(system)

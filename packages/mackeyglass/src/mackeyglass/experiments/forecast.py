@@ -77,31 +77,33 @@ class Config:
         """Samples of a series."""
         return self.first + (self.starts - 1) * self.spacing + self.horizon
 
-    def model(self, size: int, ridge: float) -> ESN:
+    def model(self, size: int, seed: int) -> ESN:
         """Networks of a size, one a member."""
         settings = {name: getattr(self.network, name) for name in ("spectral_radius", "leak", "input_scale", "bias")}
-        centre = 0.0 if self.squashed else 1.0
-        return ESN(size, list(range(self.members)), **settings, ridge=ridge, centre=centre)
+        seeds = np.random.SeedSequence(seed).generate_state(self.members).tolist()
+        return ESN(size, seeds, **settings, ridge=self.network.ridges[0], centre=0.0 if self.squashed else 1.0)
 
 
 def run(config: Config, run: RunDirectory) -> Report:
     """Fit, run freely, and compare with the series and with the exponents of the equation."""
-    metrics, bars, panels = [], [], {}
+    metrics, bars, panels, device = [], [], {}, run.runtime.float64_device
     for tau in config.delays_of_series:
         problem = TimeSeries(tau=tau, length=config.length)
         data = run.step(f"series-{tau:g}", lambda p=problem: p.generate(config.members, run.seed("series")))
-        exact = run.step(f"exponents-{tau:g}", lambda p=problem: _exact(p, config))
+        exact = run.step(f"exponents-{tau:g}", lambda p=problem: _exact(p, config, run.seed("exponents")))
         u = torch.from_numpy(data["u"].values)
+        moved = u.to(device)
         subject = f"equation, τ={tau:g}"
         metrics += [Metric("λ1", subject, exact["exponents"][0].item()), Metric("D_KY", subject, exact["dimension"])]
         for size in config.sizes:
             name = f"ESN {size}, τ={tau:g}"
             found = run.step(
-                f"esn-{size}-{tau:g}", lambda n=size, v=u: _forecast(config, n, v.to(run.runtime.float64_device))
+                f"esn-{size}-{tau:g}",
+                lambda n=size, v=moved: _forecast(config, config.model(n, run.seed(f"networks-{n}")).to(device), v),
             )
             values = _measures(found, u, config, exact["exponents"][0].item())
             metrics += [Metric(key, name, value) for key, value in values.items()]
-            panels[name] = (found, u)
+            panels[name] = ({**found, "tau": tau}, u)
             if tau == 17 and size in BARS:
                 claim = f"{name}: NRMSE_{FREE}, geometric mean of {config.members} networks"
                 bars.append(Bar(claim, values[f"NRMSE_{FREE}"], BARS[size]))
@@ -121,54 +123,54 @@ def run(config: Config, run: RunDirectory) -> Report:
     return Report(metrics, notes, bars)
 
 
-def _exact(problem: TimeSeries, config: Config) -> dict[str, Any]:
-    found = lyapunov_spectrum(problem.system(), 6, n_delays=config.delays, n_transient=500)
+def _exact(problem: TimeSeries, config: Config, seed: int) -> dict[str, Any]:
+    found = lyapunov_spectrum(problem.system(), 6, n_delays=config.delays, n_transient=500, seed=seed)
     return {"exponents": found.exponents[0], "dimension": found.dimension.item()}
 
 
-def _forecast(config: Config, size: int, u: Float[Tensor, "members time"]) -> dict[str, Any]:
+def _forecast(config: Config, model: ESN, u: Float[Tensor, "members time"]) -> dict[str, Any]:
     """Free runs from all starts, and the exponents of the closed loops."""
     y = squash(u) if config.squashed else u
-    end = config.washout + config.train
-    ridge = config.network.ridges[0]
-    if len(config.network.ridges) > 1:
-        ridge = min(config.network.ridges, key=lambda r: _validation_error(config, size, r, y))
-    model = config.model(size, ridge).to(y)
-    residual = model.fit(y[:, :end], config.washout)
+    residual = _fit(config, model, y)
     starts = config.first + config.spacing * torch.arange(config.starts)
-    before = torch.stack([y[:, s - config.memory : s] for s in starts.tolist()], 1)
-    runs = model.free_run(before, config.horizon)
-    climate = model.free_run(before[:, :1], config.climate)[:, 0]
+    state = model.synchronise(_before(config, y, starts))
     exponents = [
-        map_exponents(
-            lambda state, m=m: model.advance(state[None], m)[0],
-            model.synchronise(before)[m],
-            4,
-            config.exponent_steps,
-            every=5,
-        )[0].mean(0)
+        map_exponents(lambda state, m=m: model.advance(state[None], m)[0], state[m], 4, config.exponent_steps, every=5)[
+            0
+        ].mean(0)
         for m in range(config.members)
     ]
     back = unsquash if config.squashed else (lambda v: v)
     return {
-        "forecasts": back(runs).cpu(),
-        "climate": back(climate).cpu(),
+        "forecasts": back(model.continue_from(state, config.horizon)).cpu(),
+        "climate": back(model.continue_from(state[:, :1], config.climate)[:, 0]).cpu(),
         "exponents": torch.stack(exponents).cpu(),
         "residual": residual.cpu(),
-        "ridge": ridge,
+        "ridge": model.ridge,
     }
 
 
-def _validation_error(config: Config, size: int, ridge: float, y: Float[Tensor, "members time"]) -> float:
-    """NRMSE₈₄ on free runs within the validation part, geometric mean."""
-    model = config.model(size, ridge).to(y)
+def _fit(config: Config, model: ESN, y: Float[Tensor, "members time"]) -> Float[Tensor, "members"]:
+    """Train with the best of the ridges, by NRMSE₈₄ on free runs within the validation part, a geometric mean."""
     end = config.washout + config.train
-    model.fit(y[:, :end], config.washout)
-    starts = torch.linspace(end, config.first - FREE, 20).long().tolist()
-    before = torch.stack([y[:, s - config.memory : s] for s in starts], 1)
-    truth = torch.stack([y[:, s : s + FREE] for s in starts], 1)
-    error = nrmse(model.free_run(before, FREE), truth, y.std(-1)[:, None])[:, -1]
-    return torch.nan_to_num(error, nan=math.inf).log().mean().exp().item()
+    regressions = model.regressions(y[:, :end], config.washout)
+    errors = []
+    if len(config.network.ridges) > 1:
+        starts = torch.linspace(end, config.first - FREE, 20).long()
+        state = model.synchronise(_before(config, y, starts))
+        truth = torch.stack([y[:, s : s + FREE] for s in starts.tolist()], 1)
+        for ridge in config.network.ridges:
+            model.ridge = ridge
+            model.solve(regressions)
+            error = nrmse(model.continue_from(state, FREE), truth, y.std(-1, correction=0))
+            errors.append(_geometric(error[:, -1]))
+        model.ridge = config.network.ridges[int(np.argmin(errors))]
+    return model.solve(regressions)
+
+
+def _before(config: Config, y: Float[Tensor, "members time"], starts: Tensor) -> Float[Tensor, "members start memory"]:
+    """What the networks see before they run freely."""
+    return torch.stack([y[:, s - config.memory : s] for s in starts.tolist()], 1)
 
 
 def _truth(u: Float[Tensor, "members time"], config: Config) -> Float[Tensor, "members start horizon"]:
@@ -180,8 +182,8 @@ def _measures(
     found: dict[str, Any], u: Float[Tensor, "members time"], config: Config, exponent: float
 ) -> dict[str, float]:
     std, truth = u.std(-1, correction=0), _truth(u, config)
-    error = nrmse(found["forecasts"], truth, std[:, None])
-    valid = valid_prediction_time(found["forecasts"], truth, 1.0, std[:, None, None], exponent=exponent)
+    error = nrmse(found["forecasts"], truth, std)
+    valid = valid_prediction_time(found["forecasts"], truth, 1.0, std[:, None], exponent=exponent)
     dimension = kaplan_yorke_dimension(found["exponents"], 1e-4)
     values = {f"NRMSE_{h}": _geometric(error[:, h - 1]) for h in (1, 10, FREE)}
     return {
@@ -196,10 +198,11 @@ def _measures(
 
 
 def _geometric(x: Tensor) -> float:
+    """The geometric mean; infinite where a run has diverged."""
     return torch.nan_to_num(x, nan=math.inf).log().mean().exp().item()
 
 
-Panels = dict[str, tuple[dict[str, Any], Float[Tensor, "members time"]]]
+Panels = dict[str, tuple[dict[str, Any], Float[Tensor, "members time"]]]  # what was found, series by name
 
 
 def _free_runs(panels: Panels, config: Config) -> Figure:
@@ -220,7 +223,7 @@ def _error_growth(panels: Panels, config: Config) -> Figure:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     for i, (name, (found, u)) in enumerate(panels.items()):
-        error = nrmse(found["forecasts"], _truth(u, config), u.std(-1, correction=0)[:, None])
+        error = nrmse(found["forecasts"], _truth(u, config), u.std(-1, correction=0))
         steps = np.arange(1, config.horizon + 1)
         axis.plot(steps, error.log().mean(0).exp(), color=f"C{i}", label=name)
         axis.fill_between(steps, error.amin(0), error.amax(0), color=f"C{i}", alpha=0.2, linewidth=0)
@@ -236,7 +239,7 @@ def _attractors(panels: Panels, config: Config) -> Figure:
     figure = Figure(figsize=(3.4 * len(panels), 6), layout="constrained")
     axes = figure.subplots(2, len(panels), squeeze=False)
     for (above, below), (name, (found, u)) in zip(axes.T, panels.items(), strict=True):
-        lag = int(name.rsplit("τ=", 1)[1].split(".")[0])
+        lag = max(1, round(found["tau"]))  # the plane of a shorter delay would be its diagonal
         low, high = u[0].min().item() - 0.1, u[0].max().item() + 0.1
         for values, color, label in ((u[0], "k", "series"), (found["climate"][0], "C1", "free run")):
             shown = torch.nan_to_num(values, nan=high).clamp(low, high)  # a free run may diverge

@@ -7,6 +7,8 @@ from typing import Any
 from sciml.data import Problem
 from sciml.errors import ConfigError
 
+from mackeyglass.arguments import check_whole as check_whole_number
+
 
 def check_numbers(problem: Problem, **above: float) -> None:
     """ConfigError where a field is no number above its bound."""
@@ -16,12 +18,18 @@ def check_numbers(problem: Problem, **above: float) -> None:
             raise ConfigError(f"{name}={value!r} must be a finite number greater than {bound:g}")
 
 
+def check_not_negative(problem: Problem, *names: str) -> None:
+    """ConfigError where a field is no number, or a negative one."""
+    for name in names:
+        value = getattr(problem, name)
+        if not _is_number(value) or not 0 <= value < math.inf:
+            raise ConfigError(f"{name}={value!r} must be a finite number that is not negative")
+
+
 def check_whole(problem: Problem, **least: int) -> None:
     """ConfigError where a field is no whole number, or smaller than its least value."""
     for name, smallest in least.items():
-        value = getattr(problem, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
-            raise ConfigError(f"{name}={value!r} must be a whole number, at least {smallest}")
+        check_whole_number(name, getattr(problem, name), smallest)
 
 
 def check_ranges(problem: Problem, **above: float) -> None:

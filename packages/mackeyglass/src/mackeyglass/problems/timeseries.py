@@ -10,7 +10,7 @@ import xarray
 from sciml.data import Problem
 
 from mackeyglass.mackey_glass import MackeyGlass
-from mackeyglass.problems._checks import check_numbers, check_ranges, check_whole
+from mackeyglass.problems._checks import check_not_negative, check_numbers, check_ranges, check_whole
 from mackeyglass.simulation import simulate
 
 HISTORY = "constant, drawn uniformly from the range of the field history"
@@ -66,7 +66,8 @@ class TimeSeries(Problem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self, tau=0.0, n=1.0, beta=0.0, gamma=0.0, time_step=0.0, transient=-1e-300)
+        check_numbers(self, tau=0.0, n=1.0, beta=0.0, gamma=0.0, time_step=0.0)
+        check_not_negative(self, "transient")
         check_whole(self, length=1, nodes=2)
         check_ranges(self, history=0.0)
 
