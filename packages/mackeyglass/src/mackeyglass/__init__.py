@@ -38,6 +38,7 @@ from mackeyglass.normal_form import HopfNormalForm, HopfPoint, hopf_normal_form
 from mackeyglass.orbits import PeriodicOrbit
 from mackeyglass.runge_kutta import RungeKutta4
 from mackeyglass.segment_map import SegmentMap
+from mackeyglass.series import segments_from_series
 from mackeyglass.simulation import simulate
 
 __all__ = [
@@ -104,6 +105,7 @@ __all__ = [
     "orbit_diagram",
     "orbits_at",
     "points_at",
+    "segments_from_series",
     "simulate",
     "solve_dde",
     "transient_lifetime",

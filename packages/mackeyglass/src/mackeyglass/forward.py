@@ -1,4 +1,4 @@
-"""Derivatives in a direction, by forward-mode differentiation."""
+"""Derivatives in one direction or all, by forward-mode differentiation."""
 
 import warnings
 from collections.abc import Callable
@@ -21,3 +21,9 @@ def _prepare() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
         torch.func.jvp(torch.clone, (torch.zeros(()),), (torch.zeros(()),))
+
+
+def jacobian(function: Callable[[Tensor], Any], at: Tensor) -> Any:
+    """`torch.func.jacfwd`, in the same way: derivatives by all entries of `at` in one pass, along the last axis."""
+    _prepare()
+    return torch.func.jacfwd(function)(at)

@@ -1,18 +1,22 @@
 """Parameters of the Mackey–Glass equation from a noisy series, by multiple shooting and Gauss–Newton steps."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from sciml.errors import ConfigError, DataError, ShapeError
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 
+from mackeyglass.arguments import check_whole
 from mackeyglass.equation import check_positive
 from mackeyglass.linearisation import numbers
 from mackeyglass.mackey_glass import MackeyGlass
+from mackeyglass.series import curve
 from mackeyglass.shooting import Normal, Shooting, logarithms
 
 FREE = ("n", "tau", "beta", "gamma")
@@ -25,8 +29,9 @@ SHIFT = 0.1  # of log τ, after which windows are laid anew
 class Inference:
     """The equation, standard errors of its free parameters, and the misfit at the data in units of the noise.
 
-    `converged` tells that the misfit is what the noise explains; `scanned` that the given start led nowhere, and
-    another one was found by comparing predictions over one delay on a grid.
+    `misfit` is the root mean square error. `converged` tells that it is what the noise explains, neither more nor much
+    less; where it is more, the standard errors are those of a noise that would explain it. `scanned` tells that the
+    given start led nowhere, and another one was found by comparing predictions over one delay on a grid.
     """
 
     system: MackeyGlass
@@ -63,7 +68,7 @@ def infer_parameters(
     start
         Where to begin; parameters that are not free keep its values.
     noise
-        Standard deviation of the errors.
+        Standard deviation of the errors. Where the data deny it, a warning says so.
     free
         Of n, τ, β and γ; θ is the unit of u.
     scan
@@ -72,40 +77,58 @@ def infer_parameters(
     n_nodes
         As in `SegmentMap`.
     max_iterations
-        Of each of the three problems.
+        Of each of the three problems, and five times that of the first, whose windows are laid anew as τ moves; so it
+        is from the given start, and from up to three others.
 
     Raises
     ------
     ConfigError, ShapeError, DataError
-        For arguments out of range, a series that is too short, not one-dimensional or not finite.
+        For arguments out of range, a series that is too short, not one-dimensional, not finite or not positive.
     """
     u = torch.as_tensor(u).detach().double().cpu()
     _check(u, dt, start, noise, free)
-    found = _fit(u, float(dt), start, free, float(noise), n_nodes, max_iterations)
-    if found.misfit <= FITS:
-        return found
-    total = found.iterations
-    for other in _scan(u, float(dt), start, free, float(noise), scan or {}, n_nodes):
-        again = _fit(u, float(dt), other, free, float(noise), n_nodes, max_iterations)
-        total += again.iterations
-        if not again.misfit >= found.misfit:
-            found = Inference(again.system, again.stderr, again.misfit, again.converged, True, total)
-        if found.misfit <= FITS:
-            break
+    _check_search(scan or {}, free, n_nodes, max_iterations)
+    data = _Data(u, float(dt), float(noise), curve(u, dt, smooth=True), n_nodes)
+    _check_sign(data)
+    found = _fit(data, start, free, max_iterations)
+    if not found.misfit <= FITS:
+        total, first = found.iterations, found
+        for other in _scan(data, start, free, scan or {}):
+            again = _fit(data, other, free, max_iterations)
+            total += again.iterations
+            if not again.misfit >= found.misfit:
+                found = again
+            if found.misfit <= FITS:
+                break
+        found = replace(found, scanned=found is not first, iterations=total)
+    _warn(found)
     return found
 
 
-def _fit(
-    u: Tensor, dt: float, start: MackeyGlass, free: Sequence[str], noise: float, n_nodes: int, max_iterations: int
-) -> Inference:
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """A series, and the smooth curve through it."""
+
+    u: Tensor
+    dt: float
+    noise: float
+    curve: CubicSpline
+    n_nodes: int
+
+    def shooting(self, system: MackeyGlass, free: Sequence[str]) -> Shooting:
+        return Shooting(self.u, self.dt, system, free, self.noise, self.n_nodes)
+
+
+def _fit(data: _Data, start: MackeyGlass, free: Sequence[str], max_iterations: int) -> Inference:
     theta, iterations = logarithms(start, free), 0
     tau = list(free).index("tau") if "tau" in free else None
     while True:
-        shooting = Shooting(u, dt, _system(start, free, theta), free, noise, n_nodes)
+        shooting = data.shooting(_system(start, free, theta), free)
         if shooting.windows < 2:
             return Inference(start, dict.fromkeys(free, math.nan), math.inf, False, False, iterations)
-        U, before = shooting.start(float(shooting.system.tau)), theta
-        U, theta, information, count = _levenberg_marquardt(shooting, U, theta, LOOSENESS[0], max_iterations)
+        U, before = shooting.start(data.curve), theta
+        steps = min(max_iterations, 5 * max_iterations - iterations)
+        U, theta, information, count = _levenberg_marquardt(shooting, U, theta, LOOSENESS[0], steps)
         iterations += count
         if tau is None or iterations >= 5 * max_iterations or abs((theta - before)[tau].item()) < SHIFT:
             break
@@ -114,9 +137,18 @@ def _fit(
         iterations += count
     misfit = shooting.misfit(U, theta)
     covariance = torch.linalg.pinv(information, hermitian=True)
-    errors = covariance.diagonal().clamp(min=0).sqrt() * theta.exp()  # of the parameters, not their logarithms
+    # of the parameters, not their logarithms
+    errors = max(1.0, misfit) * covariance.diagonal().clamp(min=0).sqrt() * theta.exp()
     stderr = dict(zip(free, errors.tolist(), strict=True))
-    return Inference(_system(start, free, theta), stderr, misfit, misfit <= FITS, False, iterations)
+    return Inference(
+        _system(start, free, theta), stderr, misfit, _least(data, free) <= misfit <= FITS, False, iterations
+    )
+
+
+def _least(data: _Data, free: Sequence[str]) -> float:
+    """Misfit below which the noise is smaller than given; errors vanish by as many as there are numbers to fit."""
+    fitted = data.n_nodes + 1 + len(free)  # one history, and the parameters
+    return math.sqrt(max(1 - fitted / len(data.u), 0.0)) / FITS
 
 
 def _levenberg_marquardt(
@@ -170,13 +202,7 @@ def _information(normal: Normal) -> Float[Tensor, "p p"]:
 
 
 def _scan(
-    u: Tensor,
-    dt: float,
-    start: MackeyGlass,
-    free: Sequence[str],
-    noise: float,
-    ranges: Mapping[str, tuple[float, float]],
-    n_nodes: int,
+    data: _Data, start: MackeyGlass, free: Sequence[str], ranges: Mapping[str, tuple[float, float]]
 ) -> list[MackeyGlass]:
     """The three best equations of a grid, by predictions over one delay from histories in the data."""
     tau = float(start.tau)
@@ -190,11 +216,9 @@ def _scan(
     for t in values["tau"]:
         for n in values["n"]:
             system = start.with_parameters(n=n, tau=t)
-            shooting = Shooting(u, dt, system, free, noise, n_nodes)
+            shooting = data.shooting(system, free)
             if shooting.windows >= 2:
-                candidates.append(
-                    (shooting.misfit(shooting.start(t).clamp(min=1e-3), logarithms(system, free)), system)
-                )
+                candidates.append((shooting.misfit(shooting.start(data.curve), logarithms(system, free)), system))
     return [system for _, system in sorted(candidates, key=lambda pair: pair[0])[:3]]
 
 
@@ -212,10 +236,51 @@ def _check(u: Tensor, dt: float | int, start: MackeyGlass, noise: float | int, f
         raise ConfigError("the start must be one system: infer batches one by one")
     if u.ndim != 1:
         raise ShapeError(f"the series must be (times,), got {tuple(u.shape)}: infer several one by one")
-    if not bool(torch.isfinite(u).all()):
-        raise DataError("the series has values that are not finite")
     if len(u) < 4.5 * float(start.tau) / dt or float(start.tau) < 8 * dt:
         raise ConfigError(
             f"{len(u)} samples {dt:g} apart are too few for τ={float(start.tau):g}: at least 4.5 delays are needed, "
             "and 8 samples in a delay"
         )
+
+
+def _check_search(
+    scan: Mapping[str, tuple[float, float]], free: Sequence[str], n_nodes: int, max_iterations: int
+) -> None:
+    check_whole("n_nodes", n_nodes, 2)
+    check_whole("max_iterations", max_iterations)
+    allowed = [name for name in ("n", "tau") if name in free]
+    for name, given in scan.items():
+        if name not in allowed:
+            raise ConfigError(
+                f"scan has a range of {name!r}, but other starts differ in n and tau only, where they are free "
+                f"(here: {', '.join(allowed) or 'neither'})"
+            )
+        least = 1.0 if name == "n" else 0.0
+        if len(given) != 2 or not least < given[0] <= given[1] < math.inf:
+            raise ConfigError(f"scan={{{name!r}: {given}}} must be a range (low, high) with {least:g} < low <= high")
+
+
+def _check_sign(data: _Data) -> None:
+    """DataError where the series is negative by more than errors can explain."""
+    lowest = data.curve(data.curve.x).min()
+    if lowest < -3 * data.noise:
+        raise DataError(
+            f"the smoothed series falls to {lowest:.3g}, but solutions are positive: give u itself, in which theta is "
+            "the unit, not a standardised series"
+        )
+
+
+def _warn(found: Inference) -> None:
+    if found.converged:
+        return
+    if found.misfit < 1:
+        told = "it is too large, and so are the standard errors"
+    else:
+        told = (
+            "the data are not explained, and the standard errors, scaled by that, mean little; free more parameters, "
+            "look at the noise, or give ranges to scan"
+        )
+    warnings.warn(
+        f"errors at the data are {found.misfit:.3g} times the given noise at the best equation found: {told}",
+        stacklevel=3,
+    )

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.interpolate import CubicSpline
-from scipy.signal import savgol_filter
 from torch import Tensor
 
 from mackeyglass.chebyshev import lobatto_nodes
-from mackeyglass.forward import jvp
+from mackeyglass.forward import jacobian
 from mackeyglass.linearisation import numbers
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.segment_map import SegmentMap
+from mackeyglass.series import segments_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,13 +89,11 @@ class Shooting:
         self.observed = u[torch.from_numpy(anchors)[:, None] + torch.arange(1, self.steps + 1)]
         self.earlier = math.floor(0.75 * tau / dt)  # observations within the first history
         self.before = u[self.first - self.earlier : self.first + 1]
-        smooth = savgol_filter(u.numpy(), 7, 3) if len(u) > 7 else u.numpy()
-        self.curve = CubicSpline(np.arange(len(u)) * dt, smooth)
 
-    def start(self, tau: float) -> Float[Tensor, "windows nodes"]:
-        """Histories from the smoothed data."""
-        times = self.anchors[:, None] + tau * (lobatto_nodes(self.n_nodes) - 1)
-        return torch.from_numpy(self.curve(np.maximum(times, 0.0)))
+    def start(self, curve: CubicSpline) -> Float[Tensor, "windows nodes"]:
+        """Histories from a curve through the data, which must be positive: kept from zero, where powers end."""
+        histories = segments_at(curve, self.anchors, float(self.system.tau), self.n_nodes)
+        return histories.clamp(min=1e-3 * float(self.system.theta))
 
     def system_at(self, theta: Float[Tensor, "p"]) -> MackeyGlass:
         """The equation with these logarithms of the free parameters."""
@@ -134,7 +132,7 @@ class Shooting:
     ) -> Normal:
         """Of the linearised residuals, differentiated by histories with tangent maps, by parameters in forward mode."""
         segment_map = SegmentMap(self.system_at(theta), self.n_nodes)
-        nodes, p = U.shape[-1], len(theta)
+        nodes = U.shape[-1]
         first = segment_map(U)
         observed, after, early = self._evaluate(segment_map, torch.stack([U, first, segment_map(first)]))
         V = torch.eye(nodes, dtype=U.dtype)[:, None].expand(-1, len(U), -1)
@@ -143,11 +141,7 @@ class Shooting:
         by_observed, by_after = (part.movedim(0, -1) for part in parts[:2])  # (windows, times, nodes)
         # the first history alone has observations; directions along its nodes
         by_early = parts[2].mT
-        columns = [
-            jvp(lambda t: self.predictions(U, t), (theta,), (direction,))[1]
-            for direction in torch.eye(p, dtype=U.dtype)
-        ]
-        t_observed, t_after, t_early = (torch.stack(part, -1) for part in zip(*columns, strict=True))
+        t_observed, t_after, t_early = jacobian(lambda t: self.predictions(U, t), theta)
         gap, t_gap, by_gap = after[:-1] - U[1:], t_after[:-1], by_after[:-1]
         tight = 1 / looseness**2
         diagonal = by_observed.mT @ by_observed
