@@ -458,6 +458,8 @@ def test_what_cannot_be_converted_is_named_with_its_reason(module, message):
     [
         (lambda: convert(convert(net(UNet()), square(16)), square(16)), ConversionError, "already converted"),
         (lambda: convert(net(UNet()), Grid.chebyshev((16, 16))), ConfigError, "equispaced"),
+        (lambda: convert(net(UNet()), 16), ConfigError, "Grid.uniform.*got 16"),
+        (lambda: convert(torch.relu, square(16)), ConversionError, "torch.nn.Module, got builtin"),
         (lambda: convert(net(UNet()), square(16), conv="fast"), ConfigError, "conv='fast'; choose one of"),
         (lambda: convert(net(UNet()), square(16), patch="big"), ConfigError, "patch='big'"),
         (lambda: convert(net(UNet()), square(16, False), activation="antialiased"), ConfigError, "periodic"),

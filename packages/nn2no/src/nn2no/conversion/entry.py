@@ -93,6 +93,8 @@ def convert(
     ShapeError
         An `example_input` that is no field on the base grid.
     """
+    if not isinstance(module, nn.Module):
+        raise ConversionError(f"a network to convert is a torch.nn.Module, got {type(module).__name__}: wrap it in one")
     if isinstance(module, ConvertedOperator):
         raise ConversionError("the network is already converted: use it as it is, or convert its original()")
     if inner := [name for name, m in module.named_modules() if isinstance(m, ConvertedOperator)]:

@@ -253,6 +253,11 @@ def _signature(inputs: Any) -> str:
 
 
 def check_grid(grid: Grid) -> None:
+    if not isinstance(grid, Grid):
+        raise ConfigError(
+            "base_grid must be the grid that the network was made for, e.g. Grid.uniform((64, 64), periodic=True), "
+            f"got {grid!r}"
+        )
     if any(axis.kind != "uniform" for axis in grid.axes):
         raise ConfigError("base_grid must have equispaced nodes, as the taps of a convolution do: use Grid.uniform.")
 
