@@ -38,7 +38,7 @@ class Config:
     transient: PositiveInt = 400
     n: tuple[Positive, Positive] = (6.0, 20.0)
     tau: tuple[Positive, Positive] = (1.0, 3.0)
-    nodes: PositiveInt = 32
+    nodes: PositiveInt = 48
 
     def __post_init__(self) -> None:
         if not 1 < self.n[0] < self.n[1]:
@@ -84,6 +84,9 @@ NOTES = [
     "A sign agrees if the exponent of the longer run has it and exceeds 0.001 in modulus: a cycle, whose exponent is "
     "0, does not agree with chaos.",
     "A periodic window is a gap of less than 1 in n between cells with chaos at the same delay.",
+    "Nodes resolve least at (n, τ) = (20, 3), where 48 leave a relative error of 1e-4 in a delay and 64 one of 2e-5. "
+    "There 32, 48 and 64 nodes gave λ₁ = 0.0765(8), 0.0756(7) and 0.0758(7), and for the exponent that is 0 on any "
+    "attractor 0.0027(4), 0.0001(1) and 0.0000(1).",
     "Chaos of a short run may be a transient: past crises trajectories stay chaotic for hundreds to thousands of "
     "delays before they find a cycle.",
 ]
@@ -95,6 +98,7 @@ def exponents(config: Config, run: RunDirectory, times: int = 1) -> xr.Dataset:
     T, N = torch.meshgrid(torch.from_numpy(tau), torch.from_numpy(n), indexing="ij")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*have not converged", UserWarning)  # it is in the result
+        warnings.filterwarnings("ignore", ".*nodes leave a relative error", UserWarning)  # what it changes is noted
         found = lyapunov_spectrum(
             SYSTEM.with_parameters(n=N.flatten(), tau=T.flatten()),
             1,

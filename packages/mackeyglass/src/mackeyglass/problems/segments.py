@@ -44,7 +44,7 @@ class Segments(Problem):
     Notes
     -----
     The attribute ``resolution`` of a dataset is about the largest relative error in a delay, of runs and of what is
-    written. For M = 32 it is 4e-7 at the default n and τ.
+    written. For M = 32 it is 1e-8 at the default n and τ.
 
     Raises
     ------
