@@ -73,7 +73,7 @@ def curve(u: Float[Tensor, "*batch times"], dt: float | int, *, smooth: bool) ->
         from scipy.signal import savgol_filter  # a second of import, for this only
 
         values = savgol_filter(values, 7, 3)
-    return CubicSpline(np.arange(values.shape[-1]) * dt, values, axis=-1)
+    return CubicSpline(np.arange(u.shape[-1]) * dt, values, axis=-1)
 
 
 def segments_at(

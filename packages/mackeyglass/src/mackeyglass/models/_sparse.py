@@ -54,6 +54,7 @@ class _Product(torch.autograd.Function):
         return ctx.matrix.times(tangents[1])
 
     @staticmethod
-    def vmap(info: Any, dims: tuple[Any, ...], matrix: CompressedRows, x: Tensor) -> tuple[Tensor, int]:
-        columns = x.movedim(dims[1], -1)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+        matrix, x = args
+        columns = x.movedim(in_dims[1], -1)
         return matrix.times(columns.flatten(1)).unflatten(1, columns.shape[1:]), 2

@@ -147,11 +147,11 @@ class _DeepONet(nn.Module):
         super().__init__()
         self.branch = perceptron([nodes + 1 + conditions, *[width] * depth, width], nn.GELU, dtype)
         self.trunk = perceptron([1, *[width] * depth, width], nn.GELU, dtype)
-        self.nodes = nodes
+        self.nodes, self.scale = nodes, width**0.5
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         s = torch.from_numpy(lobatto_nodes(self.nodes)).to(x)[:, None]
-        return self.branch(torch.cat([x, c], -1)) @ self.trunk(2 * s - 1).mT / self.trunk[-1].out_features ** 0.5
+        return self.branch(torch.cat([x, c], -1)) @ self.trunk(2 * s - 1).mT / self.scale
 
 
 class _ChebyshevOperator(nn.Module):
