@@ -6,7 +6,7 @@ import torch
 import xarray
 from mackeyglass import MackeyGlass, PeriodicOrbit, SegmentMap
 from mackeyglass.attractors import basin, hysteresis, orbit_diagram
-from mackeyglass.extrema import Maxima, local_maxima
+from mackeyglass.extrema import Maxima, _root, local_maxima
 from sciml.errors import ConfigError
 
 CYCLE = MackeyGlass(n=7.0, tau=2.0)
@@ -35,6 +35,14 @@ def test_maxima_are_those_of_the_orbit_not_of_the_grid(n_nodes: int, panels: int
     times, h = torch.from_numpy(maxima.times[0]), 1e-4
     left, right = (segment_map.evaluate(segments[1:], times + shift) for shift in (-h, h))
     assert ((right - left) / (2 * h)).abs().max() < 1e-6
+
+
+def test_roots_of_slopes_that_bend_are_found_in_few_steps():
+    segment_map = SegmentMap(CYCLE, 4)
+    roots = tensor(0.55, 0.7, 0.85)[:, None]
+    slopes = roots**4 - (segment_map.nodes / 2) ** 4  # between the nodes 0.5 and 0.854
+    found = _root(segment_map, slopes, torch.full((3,), 2))
+    torch.testing.assert_close(found, roots[:, 0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.unchecked

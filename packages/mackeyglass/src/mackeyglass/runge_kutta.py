@@ -13,7 +13,7 @@ from sciml.errors import ConfigError, ShapeError
 from torch import Tensor
 
 from mackeyglass.equation import Value
-from mackeyglass.history import History, batch_shape, sample_history
+from mackeyglass.history import History, batch_shape, sample_history, tensors_of
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.segment_map import LinearDecay, moved
 
@@ -82,7 +82,7 @@ class RungeKutta4:
         or "torch" (any device, differentiable); "auto" takes numba where it is installed and can do it. Both give the
         same numbers up to the rounding of powers.
     dtype, device
-        Of everything; the engine numba has float64 on CPU only.
+        Of everything; device defaults to that of the system's tensors. The engine numba has float64 on CPU only.
 
     Raises
     ------
@@ -97,12 +97,15 @@ class RungeKutta4:
         *,
         engine: Engine = "auto",
         dtype: torch.dtype = torch.float64,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
     ) -> None:
         if steps < 1:
             raise ConfigError(f"steps must be at least 1, got {steps}: it is the number of steps in a delay")
         if engine not in ("auto", "numba", "torch"):
             raise ConfigError(f'engine must be "auto", "numba" or "torch", got {engine!r}')
+        if device is None:
+            tensors = tensors_of(system)
+            device = tensors[0].device if tensors else "cpu"
         self.system: LinearDecay = moved(system, lambda value: value.to(device, dtype))
         self.steps, self.engine, self.dtype, self.device = steps, engine, dtype, torch.device(device)
         self.gamma, self.tau = self._tensor(system.gamma), self._tensor(system.tau)

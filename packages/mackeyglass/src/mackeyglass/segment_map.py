@@ -59,7 +59,8 @@ class SegmentMap(nn.Module):
         A `MackeyGlass`, or any other object (a network, too) with `gamma`, `tau` and `production`.
     n_nodes
         M: each panel has M + 1 nodes. On attractors with β = 2γ the worst `resolution` of 32 nodes was 6e-8 at
-        (n, γτ) = (9.65, 2), 2e-6 at (12, 2) and 3e-5 at (15, 2), that of 64 nodes 3e-11 and 6e-9 at the latter two.
+        (n, γτ) = (9.65, 2), 2e-6 at (12, 2), 3e-5 at (15, 2) and 1e-3 at (20, 3), that of 64 nodes 3e-11, 6e-9 and 2e-5
+        at the latter three.
     panels
         Parts into which a delay is divided; more than one where delays exceed 4/γ, see `enough_panels`.
     dtype, device
