@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from mackeyglass import MackeyGlass, SegmentMap, segments_from_series, simulate
+from mackeyglass import MackeyGlass, SegmentMap, inference, segments_from_series, simulate
 from mackeyglass.inference import infer_parameters
 from mackeyglass.series import curve
 from mackeyglass.shooting import Shooting, logarithms
@@ -126,6 +126,17 @@ def test_says_where_nothing_fits(series):
     assert not found.converged
     assert found.misfit > 2
     assert found.iterations <= 4 * 7 * 3
+
+
+def test_gaps_are_tight_enough(series, monkeypatch):
+    """A tenth of them would move no parameter by a thirtieth of its standard error."""
+    u, sigma = noisy(series[:180], 0.01)
+    found = infer_parameters(u, DT, TRUTH, noise=sigma)
+    monkeypatch.setattr(inference, "LOOSENESS", (*inference.LOOSENESS, inference.LOOSENESS[-1] / 10))
+    tighter = infer_parameters(u, DT, TRUTH, noise=sigma)
+    for name, error in found.stderr.items():
+        change = float(found.system.parameters[name]) - float(tighter.system.parameters[name])
+        assert abs(change) < error / 30
 
 
 def test_noise_that_is_given_too_small_widens_the_standard_errors(series):
