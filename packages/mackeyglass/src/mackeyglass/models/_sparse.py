@@ -33,7 +33,8 @@ class CompressedRows:
 
     def times(self, x: Float[Tensor, "rows batch"]) -> Float[Tensor, "rows batch"]:
         """The product with a dense matrix, by whose entries derivatives are taken."""
-        return _Product.apply(self, x)  # type: ignore[no-any-return]
+        product: Tensor = _Product.apply(self, x)
+        return product
 
 
 class _Product(torch.autograd.Function):
