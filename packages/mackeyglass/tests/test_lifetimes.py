@@ -6,6 +6,7 @@ import torch
 from mackeyglass import MackeyGlass, PeriodicOrbit, SegmentMap, continue_branch
 from mackeyglass.attractors import orbit_diagram
 from mackeyglass.extrema import Maxima
+from mackeyglass.learned_equation import LearnedDDE
 from mackeyglass.lifetimes import (
     attractor_distance,
     fit_crisis,
@@ -159,5 +160,7 @@ def test_wrong_arguments():
         transient_lifetime(PAST_CRISIS, MAXIMA, n_delays=40)
     with pytest.raises(ConfigError, match="each of 5 members"):
         transient_lifetime(PAST_CRISIS, MAXIMA, 5, history=torch.ones(3, 1, dtype=torch.float64))
+    with pytest.raises(ConfigError, match="a LearnedDDE has no positive equilibrium"):
+        transient_lifetime(LearnedDDE(torch.nn.Linear(1, 1), 1.0, 2.0), MAXIMA)
     with pytest.raises(ConfigError, match="on the cycle from the beginning"):
         transient_lifetime(MackeyGlass(n=7.0, tau=2.0), np.array([1.228329]), 5, n_delays=100)

@@ -190,6 +190,19 @@ class TestNeuralDDE:
         assert errors[-1] < 1e-7
         assert orders == pytest.approx([4, 4], abs=0.3)
 
+    def test_delays_of_many_lives_are_resolved(self, histories):
+        """With γτ = 30, where one panel leaves 1e-8 after three delays."""
+        torch.manual_seed(0)
+        model = NeuralDDE(6.0, 5.0, hidden=[8])
+        with torch.no_grad():
+            model.network[1].weight.mul_(3)
+            model.network[3].weight.mul_(18)
+        one, fine = SegmentMap(model.detached()), SegmentMap(model.detached(), 64, 32)
+        U = fine.history(lambda t: one.evaluate(histories[None], t + 5.0))
+        exact = fine.evaluate(fine.trajectory(U, 3)[-1:], one.nodes)
+        assert (one.trajectory(histories, 3)[-1] - exact).abs().max() > 1e-10
+        assert (model(histories, segments=3)[:, -1] - exact).abs().max() < 1e-12
+
     def test_gradients_by_delay_and_decay(self, histories):
         for sees in ("delayed", "both"):
             model = NeuralDDE(hidden=[6], sees=sees, steps=20, learn_gamma=True, learn_tau=True)

@@ -78,6 +78,16 @@ def basis_on_panels(
     return columns, lagrange_basis(scaled - panel, degree)
 
 
+def on_panels(
+    values: Float[Tensor, "*batch nodes"], degree: int, panels: int, wanted: int
+) -> Float[Tensor, "*batch more"]:
+    """Values at the nodes of `wanted` panels, from those at the nodes of `panels`."""
+    if panels == wanted:
+        return values
+    columns, basis = basis_on_panels(constant(lobatto_nodes(degree, wanted), values), degree, panels)
+    return (values[..., columns] * basis).sum(-1)
+
+
 def exponential_integrals(
     decay: Float[Tensor, "*batch"], degree: int, panels: int = 1
 ) -> tuple[Float[Tensor, "*batch nodes"], Float[Tensor, "*batch nodes nodes"]]:

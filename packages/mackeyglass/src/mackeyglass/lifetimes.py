@@ -131,6 +131,10 @@ def _histories(
     segment_map: SegmentMap, system: MackeyGlass, history: History | None, members: int, seed: int
 ) -> Float[Tensor, "members nodes"]:
     if history is None:
+        if not isinstance(system, MackeyGlass):
+            raise ConfigError(
+                f"give histories: a {type(system).__name__} has no positive equilibrium to draw them around"
+            )
         draws = torch.rand(members, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         history = float(system.positive_equilibrium()) * (0.5 + 0.8 * draws).to(segment_map.device)
     U = segment_map.history(history)

@@ -13,13 +13,13 @@ from sciml.model import Example, Model
 from torch import Tensor, nn
 
 from mackeyglass.arguments import check_whole
-from mackeyglass.chebyshev import lagrange_basis, lobatto_nodes
+from mackeyglass.chebyshev import lagrange_basis, lobatto_nodes, on_panels
 from mackeyglass.equation import Value, check_positive
 from mackeyglass.learned_equation import LearnedDDE, check_conditions
 from mackeyglass.models._checks import check_choice, check_dtype, check_sizes, check_tensor
 from mackeyglass.models._perceptron import perceptron
 from mackeyglass.runge_kutta import cubic_hermite
-from mackeyglass.segment_map import SegmentMap
+from mackeyglass.segment_map import SegmentMap, enough_panels
 
 
 class NeuralDDE(Model):
@@ -39,7 +39,8 @@ class NeuralDDE(Model):
     conditions
         Names of parameters c of the equation that N sees, for instance ("n",); not "gamma" or "tau".
     nodes, steps
-        M: segments have M + 1 values. Steps in a delay where N sees both.
+        M: segments have M + 1 values, and are computed with so many in each 4/γ of a delay. Steps in a delay where N
+        sees both.
     dtype
         "float64" or "float32".
 
@@ -153,8 +154,10 @@ class NeuralDDE(Model):
         columns = self._columns(history, conditions)
         equation = self.equation(**columns)
         if not self.sees_state:
-            segment_map = SegmentMap(equation, self.nodes, dtype=self.kind, device=history.device)
-            return segment_map.trajectory(history, segments).movedim(0, 1)
+            panels = enough_panels(equation)
+            segment_map = SegmentMap(equation, self.nodes, panels, dtype=self.kind, device=history.device)
+            found = segment_map.trajectory(on_panels(history, self.nodes, 1, panels), segments)
+            return on_panels(found, self.nodes, panels, 1).movedim(0, 1)
         found = []
         for _ in range(segments):
             history = self._runge_kutta(history, equation)
