@@ -1,9 +1,15 @@
-"""Run the benchmarks: `python -m shared.bench`, or those of some plugins: `python -m shared.bench pnde`."""
+"""Our code beside its peers: times, errors and their ratios, of all plugins or of some."""
 
+import argparse
 import importlib
-import sys
 from pathlib import Path
 
-names = sys.argv[1:] or sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "timing")
-for name in names:
+ALL = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "timing")
+
+parser = argparse.ArgumentParser(prog="python -m shared.bench", description=__doc__)
+parser.add_argument("plugin", nargs="*", help=f"of {', '.join(ALL)}; default: all")
+names = parser.parse_args().plugin
+if unknown := sorted(set(names) - set(ALL)):
+    parser.error(f"no benchmark of {', '.join(unknown)}: there are {', '.join(ALL)}")
+for name in names or ALL:
     importlib.import_module(f"shared.bench.{name}").main()
