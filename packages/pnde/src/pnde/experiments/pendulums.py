@@ -98,7 +98,12 @@ N_PENDULUM = Experiment(
     run=run,
     presets={
         "smoke": replace(SMOKE, links=4),
-        "small": Config(links=4, data=Data(train=200, validation=20, test=50, test_duration=5.0)),
+        "small": Config(
+            links=4,
+            stabilizations=(20.0,),
+            data=Data(train=100, validation=20, test=50, test_duration=5.0),
+            training=Training(epochs=30, batch_size=128),
+        ),
         "paper": replace(LARGE, links=4),
         "paper-8": replace(LARGE, links=8),
     },
