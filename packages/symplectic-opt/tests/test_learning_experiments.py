@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import sciml
@@ -122,29 +124,37 @@ def test_tuning_returns_the_best_of_all_settings():
     assert gap[:, -1].mean() == pytest.approx(mean(tuned.cell), rel=1e-9)
 
 
-def test_grids_move_to_their_best_cell_while_it_lies_on_the_border():
+def test_searches_follow_the_best_setting_and_take_a_closer_look():
     calls = []
 
-    def hill(h, C):
+    def hill(*top):
         def score(cell):
             calls.append(cell)
-            return abs(np.log10(cell[0] / h)) + abs(np.log10(cell[1] / C))
+            return math.dist(np.log10(cell), np.log10(top))
 
         return score
 
-    method = Method("any", lambda p, cell: torch.optim.SGD(p, cell[0]), (1.0, 1.0))
-    found = search(method, 2, 3, hill(10.0, 100.0))
-    assert found.cell == pytest.approx((10.0, 100.0), rel=1e-12)
-    assert (found.tried, found.at_end) == (len(calls), False)
-    assert len(set(calls)) == len(calls), "no setting is tried twice"
-    far = search(method, 2, 1, hill(1e6, 1e6))
+    def look(method, *top, extra=7):
+        calls.clear()
+        found = search(method, 2, extra, hill(*top))
+        assert len(calls) == len(set(calls)) == 13 + extra, "as many for all, none twice"
+        assert math.dist(np.log10(found.cell), np.log10(top)) == min(map(hill(*top), list(calls)))
+        return found
+
+    two = Method("two", lambda p, cell: torch.optim.SGD(p, cell[0]), (1.0, 1.0))
+    one = Method("one", lambda p, cell: torch.optim.SGD(p, cell[0]), (1.0,))
+    assert not look(two, 1.8, 1.0).at_end
+    assert look(two, 1.8, 1.0).cell[0] == pytest.approx(10**0.25), "half a step of the grid"
+    far = look(two, 1e6, 1e6)
     assert far.at_end
     assert far.cell[0] * far.cell[1] > 1e2
-    near = search(method, 2, 3, hill(1.0, 10.0))
-    assert (near.cell, near.tried) == ((1.0, pytest.approx(10.0)), 13)
-    one = Method("one", lambda p, cell: torch.optim.SGD(p, cell[0]), (1.0,))
-    assert search(one, 2, 3, lambda cell: abs(np.log10(cell[0]) - 3)).cell == pytest.approx((1e3,), rel=1e-12)
-    assert search(one, 2, 3, lambda cell: np.inf) == Tuned(one.cells(2)[0], 13, False)
+    near = look(two, 10.0, 100.0, extra=20)
+    assert not near.at_end
+    assert near.cell == pytest.approx((10.0, 100.0), rel=1e-12)
+    assert look(one, 1e3).cell == pytest.approx((1e3,), rel=1e-12)
+    assert look(one, 1.3).cell == pytest.approx((10 ** (1 / 9),), rel=0.1)
+    assert search(one, 2, 3, lambda cell: np.inf) == Tuned((1.0,), False)
+    assert search(one, 2, 3, lambda cell: np.nan if cell[0] > 1 else -np.log(cell[0])).cell[0] <= 1
 
 
 def test_blobs_come_within_their_limits():

@@ -44,7 +44,7 @@ class FullBatch:
     repeats: PositiveInt = 5
     gradients: PositiveInt = 60
     radius: NonNegativeInt = 2
-    moves: NonNegativeInt = 3
+    extra: NonNegativeInt = 7
     rates: Rates
 
     def problem(self, seed: int) -> RandomObjective:
@@ -154,7 +154,7 @@ def tune(config: FullBatch, method: Method, problems: Sequence[RandomObjective])
         rows = [(v - low) / (abs(low) if config.relative() else 1.0) for v, (*_, low) in zip(values, functions)]
         return np.stack(rows)
 
-    tuned = search(method, config.radius, config.moves, lambda cell: float(excess(cell)[:, -1].mean()))
+    tuned = search(method, config.radius, config.extra, lambda cell: float(excess(cell)[:, -1].mean()))
     return tuned, excess(tuned.cell)
 
 
@@ -172,7 +172,6 @@ def run(config: FullBatch, run: RunDirectory) -> Report:
         found = run.step(method.slug, compute)
         gaps[method.label] = found["excess"].numpy()
         metrics += measured(config, method.label, gaps[method.label], found["cell"])
-        metrics.append(Metric("settings_tried", method.label, float(found["tried"])))
         at_ends += [method.label] if found["at_end"] else []
     gaps[LBFGS] = run.step("l-bfgs", lambda: torch.from_numpy(quasi_newton(config, problems))).numpy()
     metrics += measured(config, LBFGS, gaps[LBFGS], [])
@@ -197,7 +196,7 @@ def note(config: FullBatch, problems: Sequence[RandomObjective]) -> str:
     return (
         f"Seeds {config.seed} to {config.seed + config.repeats - 1} with the minima {minima}; {config.gradients} "
         "gradients of each method, those of line searches included. Each method has the setting with the least mean "
-        f"excess over these functions. {note_on_grids(config.radius, config.moves)} Rate is h or the learning rate. "
+        f"excess over these functions. {note_on_grids(config.radius, config.extra)} Rate is h or the learning rate. "
         "Published rates and L-BFGS, which is SciPy's, are not tuned. "
         "eBrAVO and pBrAVO decide on restarts with the next gradient; in the bravo order, that of the authors' "
         "optimizers for minibatches, with the one that has just moved the point."

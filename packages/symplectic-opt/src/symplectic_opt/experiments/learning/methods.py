@@ -16,7 +16,7 @@ from symplectic_opt.problems._common import ml
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Cell = tuple[float, ...]
-Place = tuple[int, ...]
+Place = tuple[float | int, ...]
 OURS = ("eBrAVO", "pBrAVO")
 KICKS_FIRST = ("eBrAVO, bravo order", "pBrAVO, bravo order")
 
@@ -76,35 +76,45 @@ class Method:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The best setting of a search, how many were `tried`, and whether it is `at_end`: others beyond may be better."""
+    """The best setting of a search, and whether it is `at_end` of what was tried: others beyond may be better."""
 
     cell: Cell
-    tried: int
     at_end: bool
 
 
-def search(method: Method, radius: int, moves: int, score: Callable[[Cell], float]) -> Tuned:
-    """The setting with the least score on the grid of a method.
+def search(method: Method, radius: int, extra: int, score: Callable[[Cell], float]) -> Tuned:
+    """The setting with the least score among those of the grid of a method and `extra` more, as many for each method.
 
-    While the best one lies on the border of the grid, this moves there, `moves` times at most. Where no setting has a
-    finite score, it is the first one.
+    The further ones lie around the best one, the nearest first: a grid like the first where it lies on the border of
+    one, a grid of half the steps where it lies inside. Where no setting has a finite score, it is the centre.
     """
-    grid, scores, centre = method.places(radius), {}, tuple(0 for _ in method.centre)
+    grid = sorted(method.places(radius), key=_length)
     if len(grid) == 1:
-        return Tuned(method.centre, 1, False)
-    reach = max(sum(map(abs, place)) for place in grid)
-    for _ in range(moves + 1):
-        around = [tuple(a + b for a, b in zip(centre, place, strict=True)) for place in grid]
+        return Tuned(method.centre, False)
+    reach, step, centre, scores = _length(grid[-1]), 1.0, grid[0], {}
+    while True:
+        around = [tuple(a + step * b for a, b in zip(centre, place, strict=True)) for place in grid]
         for place in around:
-            if place not in scores:
-                scores[place] = score(method.cell(place, radius))
-        best = min(around, key=lambda place: scores[place])
-        away = sum(abs(a - b) for a, b in zip(best, centre, strict=True))
-        at_end = away == reach and math.isfinite(scores[best])
-        centre = best
-        if not at_end:
+            if place not in scores and len(scores) < len(grid) + extra:
+                found = score(method.cell(place, radius))
+                scores[place] = math.inf if math.isnan(found) else found
+        best = min(scores, key=scores.__getitem__)
+        if len(scores) == len(grid) + extra:
             break
-    return Tuned(method.cell(centre, radius), len(scores), at_end)
+        inside = _length(tuple(a - b for a, b in zip(best, centre, strict=True))) < step * reach
+        centre, step = best, step / 2 if inside else step
+    return Tuned(method.cell(best, radius), math.isfinite(scores[best]) and _at_end(best, list(scores)))
+
+
+def _at_end(best: Place, tried: Sequence[Place]) -> bool:
+    """Whether nothing was tried further in some direction of some number."""
+    ways = [tuple(a - b for a, b in zip(place, best, strict=True)) for place in tried]
+    beyond = {(axis, x > 0) for way in ways for axis, x in enumerate(way) if 2 * abs(x) > _length(way)}
+    return len(beyond) < 2 * len(best)
+
+
+def _length(place: Place) -> float | int:
+    return sum(map(abs, place))
 
 
 def stochastic(rates: Rates) -> list[Method]:
@@ -140,17 +150,21 @@ def published(rates: Rates) -> list[Method]:
     ]
 
 
-def note_on_grids(radius: int, moves: int) -> str:
+def note_on_grids(radius: int, extra: int) -> str:
     """How settings were looked for."""
     return (
-        f"Each method has a grid of {2 * radius**2 + 2 * radius + 1} settings around its published rates, which moves "
-        f"to its best setting while that lies on its border, {moves} times at most."
+        f"Each method has {2 * radius**2 + 2 * radius + 1 + extra} settings: a grid around its published rates, and "
+        f"{extra} around the best one, beyond the grid where it lies on its border, closer where it lies inside."
     )
 
 
 def notes_of_ends(labels: Sequence[str]) -> list[str]:
-    """A note on methods that were best at the end of their grid, if there are any."""
-    return [f"At the end of its grid of rates, beyond which it may be better: {'; '.join(labels)}."] if labels else []
+    """A note on methods that were best at the end of what was tried, if there are any."""
+    return (
+        [f"At the end of the settings that were tried, beyond which it may be better: {'; '.join(labels)}."]
+        if labels
+        else []
+    )
 
 
 def ranking(what: str, means: Mapping[str, float], largest: bool = False) -> str:

@@ -51,7 +51,7 @@ class Training:
     tuning_epochs: PositiveInt = 20
     tuning_seeds: PositiveInt = 2
     radius: NonNegativeInt = 2
-    moves: NonNegativeInt = 3
+    extra: NonNegativeInt = 7
     validation: Fraction = 0.1
     refit: bool = True
     batch_size: PositiveInt | None = None
@@ -142,7 +142,7 @@ class Race:
             number, seeds = next(numbers), range(self.config.tuning_seeds)
             return float(np.mean([self.tuning_loss(method, cell, f"{number}-{j}", j) for j in seeds]))
 
-        return search(method, self.config.radius, self.config.moves, mean)
+        return search(method, self.config.radius, self.config.extra, mean)
 
     def tuning_loss(self, method: Method, cell: Cell, name: str, seed: int) -> float:
         """Least loss of the data kept aside in a training of `tuning_epochs`, infinite where that fails.
@@ -213,7 +213,6 @@ def run(config: Training, run: RunDirectory) -> Report:
             if unit == "1":
                 metrics.append(Metric(f"{name}_std", label, float(values.std())))
         metrics += [Metric(name, label, float(value)) for name, value in zip(("rate", "C"), cell)]
-        metrics.append(Metric("settings_tried", label, float(tuned.tried)))
         at_ends += [label] if tuned.at_end else []
     found = Comparison(_losses(run, names, config.epochs), numbers)
     title = f"{'training' if config.refit else 'validation'} loss (median)"
@@ -246,7 +245,7 @@ def note(config: Training) -> str:
     return (
         f"Means over {config.repeats} seeds of weights and batches from {config.seed}, with standard deviations. Each "
         f"method was tuned by {config.tuning_epochs} epochs for each setting (other seeds, {config.tuning_seeds} of "
-        f"them), by the least loss of {aside}; then trained {final}. {note_on_grids(config.radius, config.moves)} Test "
+        f"them), by the least loss of {aside}; then trained {final}. {note_on_grids(config.radius, config.extra)} Test "
         "data choose nothing. Rates are constant; rate is h or the learning rate. Methods at published rates are not "
         "tuned. eBrAVO and pBrAVO decide on restarts with the next gradient, of another minibatch; in the bravo "
         "order, as their authors do, with the gradient that has just moved the weights."

@@ -125,6 +125,7 @@ class WeatherConfig(Training):
     tuning_epochs: PositiveInt = 3
     tuning_seeds: PositiveInt = 1
     radius: NonNegativeInt = 1
+    extra: NonNegativeInt = 3
     validation: Fraction = 0.2
     refit: bool = False
 
@@ -160,7 +161,7 @@ def _experiment(small: Training, smoke: Mapping[str, Any], paper: Mapping[str, A
     tiny: dict[str, Any] = {
         "repeats": 1,
         "radius": 1,
-        "moves": 0,
+        "extra": 1,
         "tuning_epochs": 1,
         "tuning_seeds": 1,
         "epochs": 1,
@@ -183,5 +184,5 @@ MULTI_LABEL = _experiment(
 WEATHER = _experiment(
     WeatherConfig(),
     {"radius": 0, "thinning": 50, "batch_size": 16},
-    {"series": "jena", "epochs": 20, "radius": 2, "validation": 0.1},
+    {"series": "jena", "epochs": 20, "radius": 2, "extra": 7, "validation": 0.1},
 )
