@@ -315,6 +315,34 @@ def test_chunks_whose_files_are_lost_or_cut_off_are_computed_again(tmp_path, pro
         xarray.testing.assert_identical(open_dataset(path).load(), expected)
 
 
+@pytest.mark.parametrize(("problem", "n"), [(Walk(), 20), (Cloud(), 5), (chunks_of(every_kind), 2)])
+def test_files_of_which_a_byte_changes_are_named_and_computed_again(tmp_path, problem, n):
+    path = generate(problem, n, out=tmp_path / "x.zarr")
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != "zarr.json"]
+    files = [file for file in files if file.relative_to(path).parts[0] not in ("complete", "chunk_bytes")]
+    for i, file in enumerate(files[:: max(1, len(files) // 4)]):
+        before = file.read_bytes()
+        damaged = bytearray(before)
+        damaged[(0, len(before) // 2, -1)[i % 3]] ^= 1
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match=f"1 file.* delete {file};.*generate"):
+            open_dataset(path).load()
+        file.write_bytes(before)
+    file.unlink()
+    generate(problem, n, out=path)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("problem", [Walk(), Cloud()])
+def test_stores_without_checksums_are_read_and_grow(tmp_path, problem, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr("sciml.store.COMPRESSORS", "auto")
+        path = generate(problem, 7, out=tmp_path / "x.zarr")
+    assert_same_bytes(open_dataset(path), problem.generate(7))
+    generate(problem, 20, out=path)
+    assert_same_bytes(open_dataset(path), problem.generate(20))
+
+
 def test_chunks_of_fill_values_are_files_too(tmp_path, log):
     problem = chunks_of(lambda k: xarray.Dataset({"u": ("sample", np.zeros(2)), "v": ((), 0)}))
     path = generate(problem, 6, out=tmp_path / "x.zarr")

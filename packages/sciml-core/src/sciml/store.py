@@ -2,7 +2,8 @@
 
 A store is an ordinary Zarr group, one Zarr chunk along the sample dimension per chunk of work. Its variable
 `complete` (chunk size 1) marks the chunks that are written, `chunk_bytes` holds the size of their files: a file that
-is lost or cut off later would else be read as fill values. Ragged datasets hold one group `chunks/<k>` each.
+is lost or cut off later would else be read as fill values. Every file ends with its checksum, which is compared when it
+is read; stores without are read as well. Ragged datasets hold one group `chunks/<k>` each.
 """
 
 import contextlib
@@ -20,14 +21,17 @@ import numpy as np
 import xarray
 import zarr
 from xarray.backends import BackendArray
+from xarray.backends.zarr import ZarrArrayWrapper
 from xarray.coders import CFDatetimeCoder, CFTimedeltaCoder
 from xarray.conventions import encode_cf_variable
 from xarray.core import indexing
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from sciml.errors import DataError
 
 FORMAT = "sciml-data/3"
 MARKS, SIZES = "complete", "chunk_bytes"
+COMPRESSORS = (ZstdCodec(), Crc32cCodec())
 IDENTITY = ("problem", "config", "seed", "sample_dim", "chunk", "ragged")
 TIME_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 EPOCH = " since 1970-01-01"
@@ -83,8 +87,8 @@ def create(path: Path, attributes: Mapping[str, Any], first: xarray.Dataset) -> 
             data.to_zarr(temporary, mode="w", zarr_format=3, consolidated=False, write_empty_chunks=True)
     group = zarr.open_group(str(temporary), mode="r+")
     for name, dtype in ((MARKS, "uint8"), (SIZES, "int64")):
-        shape = (_count(n, chunk),)
-        group.create_array(name, shape=shape, chunks=(1,), dtype=dtype, fill_value=0, dimension_names=["chunk"])
+        options: Any = {"fill_value": 0, "dimension_names": ["chunk"], "compressors": COMPRESSORS}
+        group.create_array(name, shape=(_count(n, chunk),), chunks=(1,), dtype=dtype, **options)
     _resize(group, dim, n, chunk)
     _complete(temporary, group, 0)
     os.replace(temporary, path)
@@ -183,7 +187,7 @@ def open_dataset(path: str | os.PathLike[str]) -> xarray.Dataset:
     Raises
     ------
     DataError
-        If there is no store at `path`, or chunks of it are missing.
+        If there is no store at `path`, or chunks of it are missing; when values are read, if their file is damaged.
     """
     folder = Path(path)
     attributes = header(folder)
@@ -303,7 +307,9 @@ def _prepared(data: xarray.Dataset, dim: str = "", chunk: int = 0) -> xarray.Dat
     data = data.drop_encoding()
     for variable in data.variables.values():
         sizes = [chunk if d == dim else max(size, 1) for d, size in zip(variable.dims, variable.shape, strict=True)]
-        encoding: dict[str, Any] = {"_FillValue": None, **({"chunks": tuple(sizes)} if sizes else {})}
+        encoding: dict[str, Any] = {"_FillValue": None, "compressors": COMPRESSORS}
+        if sizes:
+            encoding["chunks"] = tuple(sizes)
         if variable.dtype.kind in "mM":
             unit = TIME_UNITS[np.datetime_data(variable.dtype)[0]]
             encoding |= {"dtype": "int64", "units": unit}
@@ -367,7 +373,54 @@ def _open(path: Path, group: str | None = None) -> xarray.Dataset:
         "decode_times": {name: CFDatetimeCoder(time_unit=unit) if unit else False for name, unit in units.items()},
         "decode_timedelta": {name: CFTimedeltaCoder(time_unit=unit) if unit else False for name, unit in units.items()},
     }
-    return xarray.open_zarr(path, group=group, consolidated=False, chunks=None, mask_and_scale=False, **options)  # type: ignore[arg-type]
+    folder = path if group is None else path / group
+    with _reading(folder):
+        data = xarray.open_zarr(folder, consolidated=False, chunks=None, mask_and_scale=False, **options)  # type: ignore[arg-type]
+    for variable in data.variables.values():
+        held: Any = variable._data
+        while isinstance(inner := getattr(held, "array", None), indexing.ExplicitlyIndexed):
+            if isinstance(inner, ZarrArrayWrapper):
+                held.array = _Read(inner, folder)
+                break
+            held = inner
+    return data
+
+
+class _Read(BackendArray):
+    """An array of the group `folder`, whose damaged files are named when they are read."""
+
+    def __init__(self, array: Any, folder: Path) -> None:
+        self.array, self.folder, self.shape, self.dtype = array, folder, array.shape, array.dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        with _reading(self.folder):
+            return self.array[key]
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        if damaged := _damaged(folder):
+            raise DataError(
+                f"{len(damaged)} file(s) of the data store are damaged ({error}): delete "
+                f"{', '.join(map(str, damaged))}; then generate the dataset again with the same problem, n, seed and "
+                "out: only the chunks of these files are computed"
+            ) from error
+        raise
+
+
+def _damaged(folder: Path) -> list[Path]:
+    """Files of the group that cannot be decoded."""
+    found: list[Path] = []
+    for name, array in zarr.open_group(str(folder), mode="r").arrays():
+        for block in np.ndindex(array.cdata_shape):
+            try:
+                _ = array.blocks[block] if block else array[...]
+            except Exception:  # a codec's own
+                found.append(folder / name / array.metadata.encode_chunk_key(block))
+    return found
 
 
 def _array(group: zarr.Group, name: str) -> Any:
