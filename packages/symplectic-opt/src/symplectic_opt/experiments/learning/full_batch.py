@@ -34,6 +34,7 @@ from symplectic_opt.problems.fermat_weber import FermatWeber
 from symplectic_opt.problems.logistic import Blobs
 
 LBFGS = "L-BFGS"
+ROUNDING = 16 * np.finfo(float).eps  # of a sum of many terms, relative
 
 
 @config
@@ -58,6 +59,12 @@ class FullBatch:
     def relative(self) -> bool:
         """Whether the excess is that over the minimum, or relative to it."""
         raise NotImplementedError
+
+    def excess(self, value: np.ndarray, minimum: float) -> np.ndarray:
+        """The excess of values over the minimum; 0 where it is no more than rounding."""
+        gap = value - minimum
+        gap = np.where(gap < ROUNDING * abs(minimum), 0.0, gap)
+        return gap / abs(minimum) if self.relative() else gap
 
 
 @config
@@ -108,7 +115,7 @@ class FermatWeberConfig(FullBatch):
 
 
 def descend(f: Callable[[Tensor], Tensor], start: Tensor, method: Method, cell: Cell, gradients: int) -> np.ndarray:
-    """Least f found after 1, 2, …, `gradients` gradients, infinite from where a method fails."""
+    """Least f found after 1, 2, …, `gradients` gradients; where a method fails, what it had found stays."""
     x = start.clone().requires_grad_()
     optimizer: Any = method.make([x], cell)
     found = np.full(gradients, np.inf)
@@ -137,8 +144,8 @@ def quasi_newton(config: FullBatch, problems: Sequence[RandomObjective]) -> np.n
     rows = []
     for problem in problems:
         gaps, spent = scipy_run(problem, problem.start, config.gradients)
-        row = [gaps[spent <= k + 1].min() for k in range(config.gradients)]
-        rows.append(np.array(row) / (abs(problem.minimum) if config.relative() else 1.0))
+        row = np.array([gaps[spent <= k + 1].min() for k in range(config.gradients)])
+        rows.append(config.excess(row + problem.minimum, problem.minimum))
     return np.stack(rows)
 
 
@@ -151,8 +158,7 @@ def tune(config: FullBatch, method: Method, problems: Sequence[RandomObjective])
 
     def excess(cell: Cell) -> np.ndarray:
         values = [descend(f, start, method, cell, config.gradients) for f, start, _ in functions]
-        rows = [(v - low) / (abs(low) if config.relative() else 1.0) for v, (*_, low) in zip(values, functions)]
-        return np.stack(rows)
+        return np.stack([config.excess(v, low) for v, (*_, low) in zip(values, functions)])
 
     tuned = search(method, config.radius, config.extra, lambda cell: float(excess(cell)[:, -1].mean()))
     return tuned, excess(tuned.cell)
@@ -172,7 +178,7 @@ def run(config: FullBatch, run: RunDirectory) -> Report:
         found = run.step(method.slug, compute)
         gaps[method.label] = found["excess"].numpy()
         metrics += measured(config, method.label, gaps[method.label], found["cell"])
-        at_ends += [method.label] if found["at_end"] else []
+        at_ends += [method.label] if found["at_end"] and gaps[method.label][:, -1].any() else []
     gaps[LBFGS] = run.step("l-bfgs", lambda: torch.from_numpy(quasi_newton(config, problems))).numpy()
     metrics += measured(config, LBFGS, gaps[LBFGS], [])
     lines = {label: np.median(gap, 0) for label, gap in gaps.items()}
@@ -197,9 +203,9 @@ def note(config: FullBatch, problems: Sequence[RandomObjective]) -> str:
         f"Seeds {config.seed} to {config.seed + config.repeats - 1} with the minima {minima}; {config.gradients} "
         "gradients of each method, those of line searches included. Each method has the setting with the least mean "
         f"excess over these functions. {note_on_grids(config.radius, config.extra)} Rate is h or the learning rate. "
-        "Published rates and L-BFGS, which is SciPy's, are not tuned. "
-        "eBrAVO and pBrAVO decide on restarts with the next gradient; in the bravo order, that of the authors' "
-        "optimizers for minibatches, with the one that has just moved the point."
+        f"Published rates and L-BFGS, which is SciPy's, are not tuned. An excess below {ROUNDING:.0e} of the minimum "
+        "counts as 0. eBrAVO and pBrAVO decide on restarts with the next gradient; in the bravo order, that of the "
+        "authors' optimizers for minibatches, with the one that has just moved the point."
     )
 
 

@@ -85,24 +85,33 @@ class Tuned:
 def search(method: Method, radius: int, extra: int, score: Callable[[Cell], float]) -> Tuned:
     """The setting with the least score among those of the grid of a method and `extra` more, as many for each method.
 
-    The further ones lie around the best one, the nearest first: a grid like the first where it lies on the border of
-    one, a grid of half the steps where it lies inside. Where no setting has a finite score, it is the centre.
+    From the best one of the grid the search goes to its neighbours, in the direction first that was the last to pay,
+    and moves on as soon as one is better; where none is, it halves its steps. Where no setting has a finite score, it
+    is the centre.
     """
     grid = sorted(method.places(radius), key=_length)
     if len(grid) == 1:
         return Tuned(method.centre, False)
-    reach, step, centre, scores = _length(grid[-1]), 1.0, grid[0], {}
-    while True:
-        around = [tuple(a + step * b for a, b in zip(centre, place, strict=True)) for place in grid]
-        for place in around:
-            if place not in scores and len(scores) < len(grid) + extra:
-                found = score(method.cell(place, radius))
-                scores[place] = math.inf if math.isnan(found) else found
-        best = min(scores, key=scores.__getitem__)
-        if len(scores) == len(grid) + extra:
-            break
-        inside = _length(tuple(a - b for a, b in zip(best, centre, strict=True))) < step * reach
-        centre, step = best, step / 2 if inside else step
+    scores: dict[Place, float] = {}
+
+    def tried(place: Place) -> float:
+        if place not in scores and len(scores) < len(grid) + extra:
+            found = score(method.cell(place, radius))
+            scores[place] = math.inf if math.isnan(found) else found
+        return scores.get(place, math.inf)
+
+    best = min(grid, key=tried)
+    sides, step = [place for place in grid if _length(place) == 1], 1.0
+    far = max(map(abs, best))
+    ways = [tuple(math.copysign(abs(x) == far, x) for x in best), *sides]
+    while len(scores) < len(grid) + extra:
+        for way in ways:
+            place = tuple(a + step * b for a, b in zip(best, way, strict=True))
+            if tried(place) < scores[best]:
+                best, ways = place, [way, *sides]
+                break
+        else:
+            step, ways = step / 2, sides
     return Tuned(method.cell(best, radius), math.isfinite(scores[best]) and _at_end(best, list(scores)))
 
 
@@ -153,8 +162,8 @@ def published(rates: Rates) -> list[Method]:
 def note_on_grids(radius: int, extra: int) -> str:
     """How settings were looked for."""
     return (
-        f"Each method has {2 * radius**2 + 2 * radius + 1 + extra} settings: a grid around its published rates, and "
-        f"{extra} around the best one, beyond the grid where it lies on its border, closer where it lies inside."
+        f"Each method has {2 * radius**2 + 2 * radius + 1 + extra} settings: a grid around its published rates, where "
+        f"there are any, and {extra} on a way from the best one to better ones, beyond the grid or within its steps."
     )
 
 
