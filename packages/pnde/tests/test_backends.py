@@ -9,6 +9,7 @@ import pytest
 import torch
 from pnde.backends import BACKENDS, InitialValueProblem
 from pnde.solvers import SolveError, Status
+from sciml.errors import ConfigError
 from scipy.integrate import solve_ivp
 
 F64 = torch.float64
@@ -127,6 +128,28 @@ def test_gradients_agree_by_steps_adjoint_and_finite_differences(name):
                 x -= k * h
         slope = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * h)
         assert slope == pytest.approx(float(gradient.sum()), rel=1e-6, abs=1e-7 * float(gradient.norm()))
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("name", [name for name in BACKENDS if BACKENDS[name].adjoint_methods])
+def test_the_adjoint_refuses_derivatives_that_it_has_not(name):
+    """Of the sum of two terms, one of which has a second derivative: it was taken for all of it."""
+    field, u0 = Driven(), states(1).requires_grad_()
+
+    def loss(u0, adjoint=True):
+        problem = InitialValueProblem(field, u0, grid(0, 1, 2), adjoint=adjoint, params=list(field.parameters()))
+        return BACKENDS[name].solve(problem).u[:, -1].square().sum() + u0.square().sum()
+
+    with pytest.raises(ConfigError, match=r"first derivatives alone.*adjoint=False"):
+        torch.autograd.grad(loss(u0), u0, create_graph=True)
+    with pytest.raises(ConfigError, match="first derivatives alone"):
+        torch.autograd.functional.hessian(loss, u0)
+    for transform in (torch.func.grad, torch.func.jacfwd):
+        with pytest.raises(ConfigError, match=r"reverse mode alone.*adjoint=False"):
+            transform(loss)(u0.detach())
+    if name == "torchdiffeq":
+        with pytest.raises(ConfigError, match="backend='native'"):
+            torch.func.jacfwd(lambda u: loss(u, adjoint=False))(u0.detach())
 
 
 @pytest.mark.parametrize("direction", [1, -1])

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from pnde import PendulumConstraint, RankDeficientConstraintError, min_norm_solve, project_tangent
+from pnde import (
+    FunctionConstraint,
+    PendulumConstraint,
+    ProjectedField,
+    RankDeficientConstraintError,
+    min_norm_solve,
+    project_tangent,
+    retract,
+)
 from pnde.projection import Banded, SparseJacobian, _solve, detect_band
 from sciml.errors import ConfigError
 from torch.autograd import gradcheck, gradgradcheck
@@ -97,6 +105,36 @@ def test_derivative_with_respect_to_the_metric():
     for W, x in ((lambda r: r @ r.mT, root), (lambda d: d, diagonal)):
         assert gradcheck(lambda G, v, x, W=W: _solve(G, v, None, W(x)), (G, v, x), check_forward_ad=True)
         assert gradgradcheck(lambda G, v, x, W=W: _solve(G, v, None, W(x)), (G, v, x))
+
+
+@pytest.mark.parametrize("method", ["cholesky", "qr", "svd"])
+def test_a_matrix_metric_has_the_symmetric_derivative_in_both_modes(method):
+    G, v, root = random(2, 5), random(5), random(5, 5)
+    W = root @ root.mT
+
+    def solve(W):
+        return project_tangent(G, v, metric=W, method=method)
+
+    reverse = torch.func.jacrev(solve)(W)
+    torch.testing.assert_close(torch.func.jacfwd(solve)(W), reverse, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(reverse, reverse.mT, rtol=1e-10, atol=1e-10)
+
+
+def test_a_matrix_metric_stays_a_weight_when_it_is_trained():
+    target = random(3, 5, seed=1)
+    metric = torch.nn.Parameter(torch.eye(5, dtype=torch.float64))
+    constraint = FunctionConstraint(lambda u: u[:2] ** 2, n=5, m=2, kind="level")
+    fields = (
+        lambda u: ProjectedField(lambda t, u: u.sin(), constraint, metric=metric)(torch.zeros(3).double(), u),
+        lambda u: retract(constraint, u, u[:, :2].detach() ** 2 + 0.1, metric=metric).u,
+    )
+    optimizer = torch.optim.SGD([metric], lr=1e-3)
+    for field in fields:
+        for _ in range(2):
+            optimizer.zero_grad()
+            (field(random(3, 5)) - target).square().sum().backward()
+            assert metric.grad.abs().amax() > 0
+            optimizer.step()
 
 
 @pytest.mark.parametrize("method", ["closed", "cholesky", "qr", "svd", Banded(1, (1, 0))])
@@ -339,6 +377,17 @@ def test_dependent_sparse_rows_are_named():
     with pytest.raises(RankDeficientConstraintError, match=r"first \[1\]") as caught:
         project_tangent(SparseJacobian(values, base.pattern.rows, columns, (3, 7)), random(2, 7))
     assert caught.value.rows == [0, 1]
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("sine", [0.9, 0.8, 0.7])
+def test_sparse_rows_that_depend_to_rounding_are_refused(sine):
+    """Rows of Kahan's matrix, with 2e8 ≤ κ: no pivot of the Gram matrix is as small as its least eigenvalue."""
+    m, cosine = 40, (1 - sine**2) ** 0.5
+    upper = torch.eye(m, dtype=torch.float64) - cosine * torch.ones(m, m, dtype=torch.float64).triu(1)
+    G = torch.nn.functional.pad((upper * sine ** torch.arange(m)[:, None]).mT, (0, 1))
+    with pytest.raises(RankDeficientConstraintError, match="Drop the redundant rows"):
+        project_tangent(G.to_sparse_coo(), random(m + 1))
 
 
 @pytest.mark.unchecked

@@ -118,6 +118,21 @@ def test_function_transforms_agree_with_the_batched_call():
     torch.testing.assert_close(forward, torch.func.vmap(torch.func.jacrev(project_tangent))(G, v))
 
 
+@pytest.mark.parametrize("method", ["auto", "cholesky", "qr", "svd"])
+def test_forward_and_reverse_mode_nest_in_any_order(method):
+    D, E, root = random(3, 2, 5), random(3, 5), random(5, 5)
+
+    def project(x):
+        W = (root * x.sum().cos()) @ root.mT
+        G, v = torch.tensordot(x.sin(), D, 1), torch.tensordot(x.cos(), E, 1)
+        return (project_tangent(G, v, rhs=x[:2], metric=W, method=method) * E[0]).sum()
+
+    x, (forward, reverse) = random(3), (torch.func.jacfwd, torch.func.jacrev)
+    expected = reverse(reverse(project))(x)
+    for outer, inner in ((forward, forward), (forward, reverse), (reverse, forward)):
+        torch.testing.assert_close(outer(inner(project))(x), expected, rtol=1e-10, atol=1e-10)
+
+
 def test_minimum_norm_solution_is_that_of_the_pseudoinverse():
     G, b = random(6, 2, 5), random(6, 2)
     torch.testing.assert_close(min_norm_solve(G, b), (torch.linalg.pinv(G) @ b[..., None])[..., 0])

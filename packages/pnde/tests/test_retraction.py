@@ -4,7 +4,7 @@ import pytest
 import torch
 from pnde.constraints import Constraint, FunctionConstraint, PendulumConstraint
 from pnde.retraction import retract
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 
 class Quadric(Constraint):
@@ -188,6 +188,42 @@ def test_derivatives_on_the_manifold_are_the_projector_and_the_pseudoinverse():
     P = torch.func.vmap(torch.func.jacrev(solve))(u, target)
     torch.testing.assert_close(P, torch.eye(12, dtype=torch.float64) - inverse @ G, rtol=0, atol=1e-11)
     torch.testing.assert_close(torch.func.vmap(torch.func.jacrev(solve, 1))(u, target), inverse, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("method", ["newton", "chord", "single"])
+def test_forward_and_reverse_mode_agree_to_second_order(method):
+    constraint, u = Quadric([1.0, 2, 4]), torch.nn.functional.normalize(random(3), dim=-1)
+    target = 1.001 * constraint(None, u).detach()
+
+    def solve(u):
+        return retract(constraint, u, target, method=method, tol=1e-13, max_iter=5).u
+
+    assert method == "single" or retract(constraint, u, target, method=method, tol=1e-13, max_iter=5).converged
+    forward, reverse = torch.func.jacfwd, torch.func.jacrev
+    torch.testing.assert_close(forward(forward(solve))(u), reverse(reverse(solve))(u), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_tangents_pass_a_state_on_the_manifold_through_the_projector(grad):
+    constraint, u, _ = chain(4)
+    direction, G = random(4, 12), constraint.jacobian(None, u)
+    with torch.set_grad_enabled(grad), forward_ad.dual_level():
+        found = retract(constraint, forward_ad.make_dual(u, direction), constraint(None, u)).u
+        tangent = forward_ad.unpack_dual(found).tangent
+    expected = direction - (torch.linalg.pinv(G) @ (G @ direction[..., None]))[..., 0]
+    torch.testing.assert_close(tangent, expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("method", "gradient", "calls"), [("single", True, 1), ("newton", False, 1), ("newton", True, 2)]
+)
+def test_the_jacobian_is_evaluated_once_a_state(method, gradient, calls, monkeypatch):
+    constraint, u, _ = chain(4)
+    states, jacobian = [], constraint.jacobian
+    monkeypatch.setattr(constraint, "jacobian", lambda t, u: (states.append(u), jacobian(t, u))[1])
+    with torch.set_grad_enabled(gradient):
+        retract(constraint, u, torch.zeros(6, dtype=torch.float64), method=method, max_iter=1)
+    assert len(states) == calls
 
 
 @pytest.mark.parametrize("method", ["newton", "chord"])

@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-from pnde import LearnedConstraint, NeuralODE
+from pnde import FunctionConstraint, LearnedConstraint, NeuralODE, ProjectedField
 from pnde.solvers import solve
+from torch.autograd import forward_ad
 
 F64 = torch.float64
 T = torch.linspace(0, 2, 5, dtype=F64)
@@ -88,6 +89,54 @@ def test_parameters_of_a_retraction_after_each_step():
     found = torch.autograd.grad(end(r).sum(), r)[0]
     slope = (end(1.5 + h) - end(1.5 - h)).sum() / (2 * h)
     torch.testing.assert_close(found, slope, rtol=1e-6, atol=0)
+
+
+def test_tangents_of_adaptive_steps_are_the_derivatives_of_reverse_mode():
+    """In the state and a parameter, to second order, with a retraction after each step or without it."""
+    t, u0 = T[:2], torch.tensor([[1.0, 0.5]], dtype=F64)
+
+    def end(w, retract=None):
+        start = u0 * w
+        return solve(lambda t, u: w * turning(t, u), start, t, retract=retract, rtol=1e-2, atol=1e-2).u[0, -1].sum()
+
+    def on_circle(w):
+        return end(w, lambda t, u: u / u.norm(dim=-1, keepdim=True) * w)
+
+    w, (forward, reverse) = weight(1.1).detach(), (torch.func.jacfwd, torch.func.jacrev)
+    for solution in (end, on_circle):
+        torch.testing.assert_close(forward(solution)(w), reverse(solution)(w), rtol=1e-12, atol=0)
+    torch.testing.assert_close(forward(forward(end))(w), reverse(reverse(end))(w), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_tangents_of_turning_are_turned(grad):
+    """u̇ = (u₂, -u₁), by dual numbers and by `jacfwd`, at outputs and after a jump that doubles the state."""
+    t, u0, direction = T[:3] / 2, torch.tensor([[1.0, 0.5]], dtype=F64), torch.tensor([[0.3, -0.2]], dtype=F64)
+    options = {"jump_times": [0.25], "reinitialise": lambda t, u: 2 * u, "rtol": 1e-6, "atol": 1e-6}
+
+    def turned(u):
+        return solve(lambda t, u: torch.stack([u[:, 1], -u[:, 0]], -1), u, t, **options).u[0]
+
+    rotation = torch.stack([t.cos(), t.sin(), -t.sin(), t.cos()], -1).view(-1, 2, 2)
+    rotation = rotation * torch.where(t < 0.25, 1, 2)[:, None, None]
+    with torch.set_grad_enabled(grad):
+        with forward_ad.dual_level():
+            tangent = forward_ad.unpack_dual(turned(forward_ad.make_dual(u0, direction))).tangent
+            torch.testing.assert_close(tangent, rotation @ direction[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.func.jacfwd(turned)(u0)[:, :, 0], rotation, rtol=0, atol=1e-5)
+
+
+def test_tangents_of_retracted_outputs_are_those_of_the_flow():
+    """On circles the projection of u̇ = a (u₂, -u₁) + u turns at the rate a."""
+    circle = FunctionConstraint(lambda u: u.square().sum()[None], n=2, m=1, kind="conserved")
+    field = ProjectedField(lambda t, u: u.flip(-1) * u.new_tensor([1.0, -1.0]) + u, circle)
+    flow = NeuralODE(field, retract="output")
+    u0, direction = torch.tensor([[1.0, 0.5]], dtype=F64), torch.tensor([[0.3, -0.2]], dtype=F64)
+    with forward_ad.dual_level():
+        solution = flow(forward_ad.make_dual(u0, direction), T[:2])
+        tangent = forward_ad.unpack_dual(solution.u[0, -1]).tangent
+    c, s = math.cos(0.5), math.sin(0.5)
+    torch.testing.assert_close(tangent, direction[0] @ torch.tensor([[c, -s], [s, c]], dtype=F64), rtol=0, atol=1e-5)
 
 
 def test_a_learned_constraint_of_a_known_field():

@@ -8,25 +8,41 @@ from typing import Any, no_type_check
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from pnde._checks import values_are_known
-from pnde._factorisations import apply, apply_transposed, correct, weigh
+from pnde._checks import in_forward_mode, in_nested_forward_modes, values_are_known
+from pnde._factorisations import apply, apply_transposed, correct, symmetric, weigh
 from pnde._sparse import Pattern, SparseFactor
 
 
 def project(G: Tensor, v: Tensor, b: Tensor, metric: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
     """(p, λ) with derivatives of all orders; `rest` is what follows in `ReverseProjection.forward`."""
-    if values_are_known() and not _is_differentiated(G, v, b, metric):
+    known, compiling = values_are_known(), torch.compiler.is_compiling()
+    if known and not _is_differentiated(G, v, b, metric):
         return Projection.forward(G, v, b, metric, *rest)
-    kind = ReverseProjection if torch.compiler.is_compiling() else Projection
+    if metric is not None:
+        metric = symmetric(metric)  # and so its derivatives are
+    if not (known or compiling) and in_nested_forward_modes():
+        return _project_plainly(G, v, b, metric, *rest)
+    kind = ReverseProjection if compiling else Projection
     return kind.apply(G, v, b, metric, *rest)  # type: ignore[return-value]
 
 
 def _is_differentiated(*tensors: Tensor | None) -> bool:
     """Whether a derivative may be asked for, by either mode. To call a `Function` takes as long as a small solve."""
     reverse = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    return reverse or forward_ad._current_level >= 0
+    return reverse or in_forward_mode()
+
+
+def _project_plainly(
+    G: Tensor, v: Tensor, b: Tensor, metric: Tensor | None, pattern: None, solver: str, passes: int, *factor: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(p, λ) by operations of torch: the `jvp` of a `Function` does not see the tangents of an outer forward mode."""
+    weighted = weigh(metric, G)
+    p, multipliers = v, torch.zeros_like(b)
+    for _ in range(max(passes, 2)):
+        change = torch.linalg.solve_ex(weighted @ G.mT, (apply(G, p) + b)[..., None])[0][..., 0]
+        multipliers, p = multipliers + change, p - apply_transposed(weighted, change)
+    return p, multipliers
 
 
 @no_type_check  # dynamo cannot trace the shape checks of the tests here

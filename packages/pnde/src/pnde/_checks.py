@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from pnde._banded import Banded
 from pnde._sparse import SparseJacobian
@@ -10,6 +11,20 @@ from pnde._sparse import SparseJacobian
 def values_are_known() -> bool:
     """Whether code may branch on values: not inside torch.compile and torch.func transforms."""
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore
+
+
+def in_forward_mode() -> bool:
+    """Whether tensors may carry tangents, of `torch.func` or `torch.autograd.forward_ad`."""
+    return forward_ad._current_level >= 0
+
+
+def in_nested_forward_modes() -> bool:
+    """Whether `torch.func` has a forward mode inside another; True too where torch does not tell."""
+    try:
+        levels = torch._C._functorch.get_interpreter_stack() or []  # type: ignore[attr-defined]
+        return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1  # type: ignore
+    except AttributeError:
+        return True
 
 
 def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:

@@ -107,12 +107,16 @@ def sharpen(factor: Factor, bound: Tensor) -> Tensor:
     without structure finds it.
     """
     L = factor[0]
-    i = torch.arange(1, L.shape[-1] + 1, dtype=L.dtype, device=L.device)
-    probes = torch.stack([(i.square() + 7 * k * i).cos() for k in range(3)], dim=-1)
-    found = torch.cholesky_solve(probes.expand(*L.shape[:-1], 3), L).square().sum((-2, -1))
+    found = torch.cholesky_solve(probes(L[..., 0]).expand(*L.shape[:-1], 3), L).square().sum((-2, -1))
     growth = found * L.square().sum(-1).square().sum(-1) / max(L.shape[-1], 1)
     estimate = torch.minimum(_spread(L.diagonal(dim1=-2, dim2=-1)), growth.clamp(min=1) ** -0.25)
     return torch.where(bound >= 0, estimate, 0)
+
+
+def probes(like: Tensor) -> Tensor:
+    """Three vectors without structure, (m, 3), in the dtype and on the device of a tensor (..., m)."""
+    i = torch.arange(1, like.shape[-1] + 1, dtype=like.dtype, device=like.device)
+    return torch.stack([(i.square() + 7 * k * i).cos() for k in range(3)], dim=-1)
 
 
 def _qr(rows: Tensor, root: Tensor | None, s: Tensor) -> tuple[Factor, Tensor]:
@@ -138,7 +142,7 @@ def square_root(metric: Tensor | None) -> Tensor | None:
     """S with W = S Sᵀ: for a diagonal its square roots, else from the eigenvectors, as W may be singular."""
     if metric is None or metric.ndim == 1:
         return None if metric is None else metric.sqrt()
-    values, vectors = torch.linalg.eigh((metric + metric.mT) / 2)
+    values, vectors = torch.linalg.eigh(symmetric(metric))
     return vectors * values.clamp(min=0).sqrt()
 
 
@@ -161,6 +165,11 @@ def apply(matrix: Tensor, vector: Tensor) -> Tensor:
 def apply_transposed(matrix: Tensor, vector: Tensor) -> Tensor:
     """Transposed matrix times vector, over the batch."""
     return (vector[..., None, :] @ matrix)[..., 0, :]
+
+
+def symmetric(metric: Tensor) -> Tensor:
+    """The symmetric part of a weight, itself if it is diagonal."""
+    return metric if metric.ndim == 1 else (metric + metric.mT) / 2
 
 
 def weigh(metric: Tensor | None, x: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import SuperLU, splu
 from torch import Tensor
 
+from pnde._factorisations import probes
+
 
 class SparseJacobian:
     """Constraint rows (*batch, m, n) with one sparsity pattern: entries `values` (*batch, nnz) at (rows, columns).
@@ -72,7 +74,10 @@ class Pattern:
 
 
 class SparseFactor:
-    """LU factors of the scaled Gram matrices of a batch, in float64."""
+    """LU factors of the scaled Gram matrices of a batch, in float64.
+
+    `ratio` are estimates of 1/κ(W^½Gᵀ) by pivots and a step of inverse iteration, as of `_factorisations.sharpen`.
+    """
 
     def __init__(self, values: Tensor, pattern: Pattern, metric: Tensor | None, scale: bool) -> None:
         entries = values.detach().double().cpu().numpy().reshape(math.prod(values.shape[:-1]), values.shape[-1])
@@ -82,6 +87,7 @@ class SparseFactor:
         self.factors: list[SuperLU | None] = []
         self.scales = np.ones((len(entries), pattern.m))
         ratios = np.zeros(len(entries))
+        starts = probes(torch.ones(pattern.m, dtype=torch.float64)).numpy()
         for i, entry in enumerate(entries):
             G = csr_array((entry, index), shape=(pattern.m, pattern.n))
             gram = (G if weight is None else G @ weight) @ G.T
@@ -89,12 +95,13 @@ class SparseFactor:
             if scale:
                 self.scales[i] = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1))
             S = diags_array(self.scales[i])
+            scaled = (S @ gram @ S).tocsc()
             self.factors.append(None)
             if not np.isfinite(entry).all():
                 continue
             try:  # symmetric positive definite: pivots on the diagonal, an order that keeps the factor sparse
                 factor = splu(
-                    (S @ gram @ S).tocsc(),
+                    scaled,
                     permc_spec="MMD_AT_PLUS_A",
                     diag_pivot_thresh=0.0,
                     options={"SymmetricMode": True},
@@ -103,7 +110,11 @@ class SparseFactor:
                 continue
             pivots = factor.U.diagonal()
             self.factors[-1] = factor
-            ratios[i] = np.sqrt(max(pivots.min() / pivots.max(), 0)) if pattern.m else 1
+            if not pattern.m:
+                ratios[i] = 1
+                continue
+            growth = np.square(factor.solve(starts)).sum() * np.square(scaled.diagonal()).mean()
+            ratios[i] = min(np.sqrt(max(pivots.min() / pivots.max(), 0)), max(growth, 1) ** -0.25)
         self.ratio = torch.from_numpy(ratios).reshape(values.shape[:-1])
 
     def solve(self, residual: Tensor) -> Tensor:

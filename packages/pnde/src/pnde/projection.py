@@ -73,8 +73,9 @@ def project_tangent(
 
     `metric` is the weight W (default the identity): its diagonal, shape (n,), or a symmetric positive semidefinite
     matrix, shape (n, n), or a `Weight` of one, which is not checked anew. W G must keep full row rank. Gradients of any
-    order, `vmap` and forward mode are analytic. Inside `torch.func` transforms and `torch.compile`, which cannot branch
-    on values, neither the rank nor the metric's definiteness is checked, and `auto` does not change its factorisation:
+    order, `vmap` and forward mode are analytic; those of a matrix W are symmetric. A step of training may still make it
+    indefinite: train A with W = A Aᵀ. Inside `torch.func` transforms and `torch.compile`, which cannot branch on
+    values, neither the rank nor the metric's definiteness is checked, and `auto` does not change its factorisation:
     dependent rows then give numbers without meaning.
 
     Parameters

@@ -1,13 +1,13 @@
 """Retraction onto a constraint manifold along the rows of the Jacobian (Hairer, Lubich, Wanner, Section IV.4)."""
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pnde._checks import check_metric, values_are_known
-from pnde._factorisations import apply, apply_transposed, correct, factorise, weigh
+from pnde._checks import check_metric, in_forward_mode, values_are_known
+from pnde._factorisations import apply, apply_transposed, correct, factorise, symmetric, weigh
 from pnde.constraints import Constraint
 from pnde.projection import min_norm_solve
 
@@ -63,35 +63,38 @@ def retract(
         If method="single" meets dependent rows; the other methods report the sample as not converged.
     """
     _check(constraint, u, target, method, tol, max_iter, metric)
-    bound = _rounding(constraint, u, target, t) if tol is None else torch.full_like(u[..., 0], tol)
+    metric = None if metric is None else symmetric(metric)
+    rows = constraint.jacobian(t, u)
+    bound = _rounding(rows, u, target) if tol is None else torch.full_like(u[..., 0], tol)
     target = target.expand(*u.shape[:-1], constraint.m)
     if method == "single":
-        step = min_norm_solve(constraint.jacobian(t, u), target - constraint(t, u), metric=metric)
+        step = min_norm_solve(rows, target - constraint(t, u), metric=metric)
         found = u + step
         with torch.no_grad():
             residual = (constraint(t, found) - target).abs().amax(-1)
         return Retraction(found, residual < bound, torch.ones_like(residual, dtype=torch.long), residual)
     with torch.no_grad():
         found, multipliers, iterations, residual = _iterate(
-            constraint, u, target, t, method == "chord", bound, max_iter, metric
+            constraint, u, rows, target, t, method == "chord", bound, max_iter, metric
         )
     converged = residual < bound
-    if torch.is_grad_enabled() or not values_are_known():
-        found = _differentiable(constraint, u, target, t, multipliers, converged, metric)
+    if torch.is_grad_enabled() or in_forward_mode() or not values_are_known():
+        found = _differentiable(constraint, u, weigh(metric, rows), target, t, multipliers, converged)
     return Retraction(found, converged, iterations, residual)
 
 
 @torch.no_grad()
-def _rounding(constraint: Constraint, u: Tensor, target: Tensor, t: Any) -> Tensor:
+def _rounding(rows: Tensor, u: Tensor, target: Tensor) -> Tensor:
     """How small the residual of each sample can be made, and need not be made smaller."""
     eps = torch.finfo(u.dtype).eps
-    size = target.abs() + apply(constraint.jacobian(t, u).abs(), u.abs())
+    size = target.abs() + apply(rows.abs(), u.abs())
     return (2 * eps * size.amax(-1)).clamp(min=eps**0.8)
 
 
 def _iterate(
     constraint: Constraint,
     start: Tensor,
+    rows: Tensor,
     target: Tensor,
     t: Tensor | float | int | None,
     chord: bool,
@@ -100,7 +103,6 @@ def _iterate(
     metric: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """u = ũ + W G(ũ)ᵀλ with g(u) = c, λ, the steps of each sample and what is left of its residual."""
-    rows = constraint.jacobian(t, start)
     weighted = weigh(metric, rows)
     multipliers = torch.zeros_like(target)
     factor = factorise("cholesky", rows, metric, True)[0] if chord else ()
@@ -108,13 +110,14 @@ def _iterate(
     residual = excess.abs().amax(-1)
     iterations = torch.zeros_like(residual, dtype=torch.long)
     active = residual >= tol  # neither converged nor NaN
-    for _ in range(max_iter):
+    for iteration in range(max_iter):
         if values_are_known() and not bool(active.any()):
             break
         if chord:
             step = correct("cholesky", rows, metric, factor, excess)[0]
         else:
-            step = _solve(constraint.jacobian(t, u) @ weighted.mT, excess)
+            here = constraint.jacobian(t, u) if iteration else rows
+            step = _solve(here @ weighted.mT, excess)
         trial = multipliers - step
         moved = start + apply_transposed(weighted, trial)
         left = constraint(t, moved) - target
@@ -131,18 +134,17 @@ def _iterate(
 def _differentiable(
     constraint: Constraint,
     start: Tensor,
+    weighted: Tensor,
     target: Tensor,
     t: Tensor | float | int | None,
     multipliers: Tensor,
     converged: Tensor,
-    metric: Tensor | None,
 ) -> Tensor:
     """ũ + W G(ũ)ᵀλ with the derivatives of λ from two chord steps of zero length at the solution.
 
     The matrix is a constant: the first step has the error of λ's second derivative, the second that of its third.
     Where a sample has not converged, or its matrix is singular, as where the rows vanish, λ is a constant.
     """
-    weighted = weigh(metric, constraint.jacobian(t, start))
     with torch.no_grad():
         matrix = constraint.jacobian(t, start + apply_transposed(weighted, multipliers)) @ weighted.mT
         one = torch.eye(constraint.m, dtype=start.dtype, device=start.device)

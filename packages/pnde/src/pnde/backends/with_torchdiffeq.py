@@ -10,6 +10,7 @@ from torchdiffeq import odeint, odeint_adjoint
 from pnde.backends.base import InitialValueProblem
 from pnde.backends.pieces import Peer, Piece, Segment
 from pnde.solvers import Status
+from pnde.solvers.adjoint import check_reverse_mode, differentiable_once
 from pnde.solvers.stepping import System
 
 
@@ -70,13 +71,16 @@ class Torchdiffeq(Peer):
 
     def _solve(self, problem: InitialValueProblem, steps: "_Steps", u: Tensor, times: Tensor) -> Tensor:
         p = problem
+        if p.method in self.adjoint_methods:
+            check_reverse_mode(f"torchdiffeq's {p.method}", "backend='native' with adjoint=False")
         options: dict[str, Any] = {"rtol": p.rtol, "atol": p.atol, "method": p.method}
         if p.method == "dopri8":
             options["options"] = {"step_t": times[1:]}
         if not p.adjoint:
             return odeint(steps, u, times, **options)  # type: ignore[return-value]
         sought = tuple(x for x in (*p.params, *steps.segment.args) if x.requires_grad)
-        return odeint_adjoint(steps, u, times, adjoint_params=sought, **options)  # type: ignore[return-value]
+        found: Any = odeint_adjoint(steps, u, times, adjoint_params=sought, **options)
+        return differentiable_once(found)
 
 
 class _SpentError(Exception):

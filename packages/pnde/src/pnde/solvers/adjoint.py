@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sciml.errors import ConfigError
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pnde._checks import in_forward_mode, values_are_known
 from pnde.solvers.adaptive import Control, Integrator, Span
 from pnde.solvers.fixed import inside
 from pnde.solvers.runs import Run
@@ -43,12 +45,44 @@ def solve_adjoint(
     reconstruction do not add up over outputs; ∫ aᵀ ∂f/∂θ dt is the method's own quadrature over the accepted steps
     and takes no part in their control (arXiv 2009.09457).
     """
+    check_reverse_mode("adjoint=True", "adjoint=False")
     call = _Call(field, t, tableau, control, jumps, len(args))
-    u = _Adjoint.apply(call, u0, *args, *params)
+    u = differentiable_once(_Adjoint.apply(call, u0, *args, *params))  # type: ignore[arg-type]
     found = call.solution
     assert found is not None
-    assert isinstance(u, Tensor)
     return Solution(found.t, u, found.status, found.nfe, found.n_accepted, found.n_rejected)
+
+
+def check_reverse_mode(what: str, remedy: str) -> None:
+    """ConfigError inside forward mode or a transform of `torch.func`."""
+    if in_forward_mode() or not values_are_known():
+        raise ConfigError(
+            f"{what} is for torch.autograd's reverse mode alone, not for forward mode or torch.func; choose {remedy}"
+        )
+
+
+def differentiable_once(u: Tensor) -> Tensor:
+    """A solution whose gradients come from an adjoint equation: to differentiate these is a ConfigError."""
+    found = _DifferentiableOnce.apply(u)
+    assert isinstance(found, Tensor)
+    return found
+
+
+class _DifferentiableOnce(torch.autograd.Function):
+    """The identity. `once_differentiable` refuses only where the second derivative has no other path to its inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor) -> Tensor:
+        return u.view_as(u)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Tensor:  # type: ignore[override]
+        if torch.is_grad_enabled():
+            raise ConfigError(
+                "adjoint=True has first derivatives alone, without create_graph=True; choose adjoint=False, which "
+                "differentiates the steps to any order"
+            )
+        return cotangent
 
 
 class _Adjoint(torch.autograd.Function):

@@ -79,9 +79,10 @@ def solve(
         inside one step are not seen, nor is one that `reinitialise` makes. A zero at the start is no event.
     adjoint, params
         False: autograd differentiates the accepted steps (discretise, then optimise; step sizes and event times are
-        constants). True: the continuous adjoint is solved backwards to the same tolerances, in memory that does not
-        grow with the number of steps; gradients reach `u0`, `args` and `params` (default: the parameters of `field`).
-        No gradient reaches `t`, either way.
+        constants), to any order, in forward mode too, and inside `torch.func` transforms but `vmap`: `solve` takes the
+        whole batch. True: the continuous adjoint is solved backwards to the same tolerances, in memory that does not
+        grow with the number of steps; first derivatives reach `u0`, `args` and `params` (default: the parameters of
+        `field`), and to ask for others is a `ConfigError`. No gradient reaches `t`, either way.
     strict
         Raise `SolveError` if a sample fails; otherwise it is NaN after its last valid output, with its status.
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from pnde._checks import in_forward_mode
 from pnde.solvers.adaptive import RUNNING, Control, Integrator, Span, Trace
 from pnde.solvers.fixed import inside, march
 from pnde.solvers.replay import replay
@@ -23,6 +25,7 @@ class Run:
         batch, times, n = len(u0), len(t), u0.shape[-1]
         self.status = torch.full((batch,), RUNNING, device=u0.device)
         self.accepted, self.rejected = torch.zeros_like(self.status), torch.zeros_like(self.status)
+        self.forward = in_forward_mode()
         self.columns = times + 1  # the last one for the state at the event
         self.event_time = u0.new_full((batch,), torch.nan)
         self.written: list[tuple[Tensor, Tensor]] = []
@@ -40,8 +43,8 @@ class Run:
         self.retract_steps = retract_steps and system.retracts
         self.write(torch.arange(len(self.u0), device=self.u0.device), torch.zeros_like(self.status), self.u0)
         if len(self.u0):
-            system.watch = torch.is_grad_enabled()
-            system.wanted = system.watch and any(a.requires_grad for a in self.args)
+            system.watch = torch.is_grad_enabled() or self.forward
+            system.wanted = self.forward or (system.watch and any(a.requires_grad for a in self.args))
             jumps = {self.sign * jump for jump in jumps}
             crossed = {jump for jump in jumps if times[0] < jump < times[-1]}
             nodes = sorted({times[-1], *crossed} if method.error else {*times[1:], *crossed})
@@ -70,9 +73,9 @@ class Run:
         return self._collect()
 
     def write(self, rows: Tensor, columns: Tensor, value: Tensor) -> None:
-        """Take outputs; under autograd they are put together at the end."""
+        """Take outputs; with gradients or tangents they are put together at the end."""
         where = rows * self.columns + columns % self.columns
-        if value.requires_grad:
+        if value.requires_grad or self.forward:
             self.written.append((where, value))
         else:
             self.out[where] = value
@@ -91,7 +94,8 @@ class Run:
             self.write(rows[row], torch.where(output < 0, -1, output + first), value)
 
         spent = self.accepted[rows] + self.rejected[rows]
-        core.run(u.detach(), args, span, self.t[first:last].contiguous(), spent, write)
+        with forward_ad._set_fwd_grad_enabled(False):
+            core.run(u.detach(), args, span, self.t[first:last].contiguous(), spent, write)
         self.status[rows] = torch.where(core.status == Status.SUCCESS, RUNNING, core.status)
         self.accepted[rows] += core.accepted
         self.rejected[rows] += core.rejected

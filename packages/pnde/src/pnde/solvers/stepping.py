@@ -16,7 +16,8 @@ class System:
 
     Every function takes (t, u, *args) of the samples that are still integrated: t (rows,), u (rows, n), and of each
     tensor in `args` these samples' rows. `calls` counts evaluations of the field. With `watch`, a pass without a graph
-    finds out whether anything wants gradients: `wanted` is set by the first field or retraction whose value does.
+    finds out whether anything wants gradients: `wanted` is set by the first field or retraction whose value does, and
+    in forward mode from the start.
     """
 
     def __init__(
