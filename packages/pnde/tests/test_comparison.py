@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from pnde import NDE, PNDE, PNODE, SNDE, LotkaVolterraInvariant, Status
+from pnde import NDE, PNDE, PNODE, SNDE, LotkaVolterra, LotkaVolterraInvariant, Status
 from pnde.experiments import ieee14, lotka_volterra, pendulums, small_systems
-from pnde.experiments.comparison import Kind, _free, _Repeat, compare, roll_out
+from pnde.experiments.comparison import Kind, _free, _Repeat, compare, roll_out, states_of
 from pnde.experiments.figures import errors_over_time, phase_portraits
 from pnde.experiments.rollouts import Comparisons, Rollouts, measure, merge, table
 from pnde.experiments.windows import WindowLoss, window_starts, windows
 from pnde.solvers import Solution
 from sciml.config import override
-from sciml.errors import ConfigError
+from sciml.errors import ConfigError, DataError
 from sciml.experiment import Bar, Metric, RunDirectory
 from sciml.runtime import Runtime
 
@@ -153,12 +153,22 @@ def test_labels_become_names_of_directories(label, slug):
         (lotka_volterra.EXPERIMENT, {"skip": True, "hidden": [8, 16]}, "hidden.*one width"),
         (pendulums.EXPERIMENT, {"stabilizations": [20.0, 20.0]}, "snde-gamma20 are compared more than once"),
         (ieee14.EXPERIMENT, {"long_tolerance": 0.0}, "long_tolerance"),
+        (ieee14.EXPERIMENT, {"long_duration": 2.5}, "long_duration=2.5 must be a whole number"),
+        (lotka_volterra.EXPERIMENT, {"data": {"test_duration": 0.2}}, "training.window=.* is longer than the 4 steps"),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )
 def test_what_cannot_be_trained_is_no_configuration(preset, changes, match):
     with pytest.raises(ConfigError, match=match):
         override(preset.presets["smoke"], changes)
+
+
+def test_data_of_other_components_are_refused():
+    problem = LotkaVolterra(duration=0.2, time_step=0.1)
+    data = problem.generate(1, seed=0)
+    assert states_of(data, problem).shape == (1, 3, 2)
+    with pytest.raises(DataError, match="the components of the data are"):
+        states_of(data.isel(component=[1, 0]), problem)
 
 
 @pytest.mark.unchecked

@@ -168,6 +168,54 @@ def test_a_function_that_branches_on_values_needs_the_loop():
     assert FunctionConstraint(bent, 2, 1, mode="loop").jacobian(None, u)[:, 0, 0].tolist() == [2.0, 1.0]
 
 
+@pytest.mark.parametrize("mode", ["reverse", "forward", "loop"])
+@pytest.mark.parametrize(("function", "shape"), [(lambda u: u[:2], r"\(2,\)"), (lambda u: u.sum(), r"\(\)")])
+def test_a_function_of_another_number_of_values_has_no_jacobian(function, shape, mode):
+    with pytest.raises(ConfigError, match=rf"returns {shape} for one state \(3,\); \(1,\) was expected"):
+        FunctionConstraint(function, 3, 1, mode=mode).jacobian(None, states(3, 2))
+
+
+def test_a_constraint_that_writes_in_place_says_what_to_do():
+    class Written(Constraint):
+        n, m = 3, 1
+
+        def forward(self, t, u):
+            g = torch.zeros(1, dtype=u.dtype)
+            g[0] = u.square().sum()
+            return g
+
+    with pytest.raises(ConfigError, match=r"Written\.forward does not run under.*define its jacobian"):
+        Written().jacobian(None, states(3, 2))
+
+
+def test_a_driven_function_of_numbers_says_what_is_missing():
+    moving = FunctionConstraint(
+        lambda t, u: torch.from_numpy(u[:1].detach().numpy() - t.numpy()),
+        2,
+        1,
+        driven=True,
+        mode="loop",
+        jac=lambda t, u: torch.tensor([[1.0, 0.0]], dtype=u.dtype),
+    )
+    t = torch.tensor(0.5).double()
+    assert moving(t, states(2, 3)).shape == (3, 1)
+    with pytest.raises(ConfigError, match="override time_derivative"):
+        moving.time_derivative(t, states(2, 3))
+
+
+def test_what_the_loop_finds_is_differentiated_where_something_asks_for_it():
+    weight = torch.ones((), dtype=torch.float64)
+    g, u = FunctionConstraint(lambda u: weight * u[:1] ** 2, 2, 1, mode="loop"), states(2, 3)
+    assert not g.jacobian(None, u).requires_grad
+    weight.requires_grad_()
+    assert g.jacobian(None, u).requires_grad
+    with torch.no_grad():
+        assert not g.jacobian(None, u).requires_grad
+    weight.requires_grad_(False)
+    (second,) = torch.autograd.grad(g.jacobian(None, u.requires_grad_()).sum(), u)
+    assert second.tolist() == [[2.0, 0.0]] * 3
+
+
 def test_learned_invariants_learn_through_their_jacobian():
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2)).double()
@@ -205,6 +253,7 @@ def test_states_of_another_size_are_refused(name):
         (lambda: LearnedConstraint(torch.nn.Linear(2, 2), 2, 2), "fewer than components"),
         (lambda: stack(CentralMotion(), ConverterEnergy()), r"\[4, 3\] components"),
         (lambda: FunctionConstraint(lambda u: u, 3, 1)(None, torch.ones(2, 3)), r"\(1,\) was expected"),
+        (lambda: FunctionConstraint(lambda u: u, 3, True), "fewer than components"),
     ],
 )
 def test_bad_constraints_are_named(make, message):

@@ -64,6 +64,18 @@ def test_conditioning_and_normal_part_are_those_of_numpy(kind):
     assert float(found.drift.max()) <= 1e-12
 
 
+def test_a_failed_state_is_no_number_and_a_singular_one_infinite():
+    field, u = ProjectedField(base(8), PendulumConstraint(2)), pendulum_states(2, 2)[:4].clone()
+    expected = diagnose(field, None, u)
+    u[1], u[2] = torch.nan, 0
+    found = diagnose(field, None, u)
+    for name in ("condition", "scaled_condition", "normal_part", "drift"):
+        values = getattr(found, name)
+        assert values[1].isnan()
+        torch.testing.assert_close(values[[0, 3]], getattr(expected, name)[[0, 3]])
+    assert float(found.condition[2]) == float(found.scaled_condition[2]) == torch.inf
+
+
 def test_masses_of_one_need_not_be_given():
     found = diagnose(ConstrainedMechanics(base(), PendulumConstraint(4)), None, pendulum_states())
     ones = diagnose(

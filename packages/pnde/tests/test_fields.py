@@ -249,11 +249,51 @@ def test_skip_connections_add_each_hidden_layer_but_the_first():
             ShapeError,
             r"target must be \(\.\.\., 1\)",
         ),
+        (lambda: ProjectedField(network(4), "pendulum"), ConfigError, "'pendulum' must be a Constraint"),
+        (
+            lambda: ConstrainedHamiltonianField(HamiltonianField(4, energy), "pendulum"),
+            ConfigError,
+            "must be a Constraint",
+        ),
+        (lambda: ProjectedField(network(4), CentralMotion(), rtol=1.0), ConfigError, r"rtol=1\.0"),
     ],
 )
 def test_bad_fields_are_named(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ProjectedField(network(), PendulumConstraint(2)),
+        lambda: ProjectedField(network(), PendulumConstraint(2), gamma=1.0),
+        lambda: ConstrainedMechanics(network(), PendulumConstraint(2)),
+        lambda: StabilizedField(network(), PendulumConstraint(2), 1.0),
+    ],
+)
+def test_targets_fit_the_states_whatever_gamma_is(make):
+    field, u = make(), torch.randn(2, 8, dtype=torch.float64)
+    row = torch.ones(4, dtype=torch.float64)
+    torch.testing.assert_close(field(None, u, row), field(None, u, row.expand(2, 4)))
+    for shape in ((3, 4), (2, 5), (), (2, 2, 4)):
+        with pytest.raises(ShapeError, match=r"target must be \(\.\.\., 4\), one row or one for each"):
+            field(None, u, torch.ones(shape, dtype=torch.float64))
+    with pytest.raises(TypeError, match=r"target must be torch\.float64"):
+        field(None, u, torch.ones(2, 4))
+
+
+def test_the_threshold_of_the_pseudoinverse_is_that_of_the_projection():
+    """Near a circular orbit energy and angular momentum have one gradient, up to 1e-3."""
+    base, g = network(4), CentralMotion(energy=True, angular_momentum=True)
+    u = torch.tensor([[1.0, 0.0, 0.0, 1.0]], dtype=torch.float64) + 1e-3
+    for rtol, kept in ((1e-8, 2), (1e-1, 1)):
+        f = ProjectedField(base, g, rank="pinv", rtol=rtol)(None, u)
+        torch.testing.assert_close(
+            f, projection.project_tangent(g.jacobian(None, u), base(None, u), rank="pinv", rtol=rtol)
+        )
+        assert int((g.jacobian(None, u) @ f[..., None]).abs().lt(1e-10).sum()) == 2 * (kept == 2)
 
 
 def test_sparse_rows_give_the_same_field_with_gradients():

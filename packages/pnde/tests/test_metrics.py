@@ -11,6 +11,7 @@ from pnde import (
     stack,
     valid_prediction_time,
 )
+from sciml.errors import ShapeError
 
 T = torch.arange(10, dtype=torch.float64) / 4
 # norms 1 and 7 in turn: their root mean square over time is 5, and no single state has it
@@ -58,6 +59,25 @@ def test_constraint_error_of_a_stack_is_from_its_levels_and_from_the_start_of_wh
     energy = u[..., :2].square().sum(-1).square()[0] / 4
     expected = torch.stack([torch.tensor(3.0).double(), (energy.diff()[0] ** 2 + 49).sqrt()])
     torch.testing.assert_close(constraint_error(both, u)[0], expected)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [
+        (lambda: relative_state_error(REFERENCE, REFERENCE[:, :1]), "of the same shape"),
+        (lambda: relative_state_error(REFERENCE, REFERENCE.expand(2, -1, -1)), "of the same shape"),
+        (lambda: valid_prediction_time(REFERENCE, REFERENCE[:, :1], T), "of the same shape"),
+        (lambda: valid_prediction_time(REFERENCE, REFERENCE, T[:1]), r"t must be \(10,\)"),
+        (
+            lambda: constraint_error(CentralMotion(), torch.ones(2, 3, 4), target=torch.ones(3, 1)),
+            r"target must be \(\.\.\., 1\)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(measure, message):
+    with pytest.raises(ShapeError, match=message):
+        measure()
 
 
 def test_constraint_error_of_a_driven_constraint_is_at_its_own_times():

@@ -6,6 +6,7 @@ import sciml
 import torch
 from pnde import (
     CFINDE,
+    CHNN,
     HNN,
     NDE,
     PNDE,
@@ -22,7 +23,7 @@ from pnde import (
 )
 from pnde.models.angular import to_angles
 from pnde.models.inputs import StateAndSwitch
-from sciml.errors import ConfigError
+from sciml.errors import ConfigError, ShapeError
 
 
 @pytest.fixture(autouse=True)
@@ -262,6 +263,44 @@ def test_targets_may_be_given():
         model.solve(u0, t, target=torch.zeros(4, 2).double())
 
 
+@pytest.mark.parametrize("kind", [CHNN, PNODE, PNDE, PSNDE, SNDE])
+def test_fields_of_models_take_a_target_where_it_counts(kind):
+    """Of those that are not drawn to the constraint it changes nothing."""
+    model, u = kind(hidden=(4,)), initial_states(2)
+    fields = [model.field(u, None, torch.full((2, 4), c).double()) for c in (0.0, 0.1)]
+    assert torch.equal(fields[0], model.field(u))
+    assert torch.equal(fields[1], fields[0]) is (kind in (CHNN, PNODE, PNDE))
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("kind", [CHNN, PNODE, PNDE])
+def test_targets_of_other_samples_are_refused(kind):
+    model, u0, t = kind(hidden=(4,)), initial_states(2), torch.tensor([0.0, 0.1]).double()
+    wrong = torch.zeros(3, 4).double()
+    calls = (lambda: model.field(u0, None, wrong), lambda: model.residual(u0, None, wrong), lambda: model(u0, t, wrong))
+    for call in (*calls, lambda: model.solve(u0, t, target=wrong)):
+        with pytest.raises(ShapeError, match=r"target must be .* 4\).*got \(3, 4\)"):
+            call()
+
+
+@pytest.mark.parametrize("kind", [NDE, HNN, AngularNDE])
+def test_a_model_without_constraint_has_no_target(kind):
+    model, u0, t = kind(hidden=(4,)), initial_states(2), torch.tensor([0.0, 0.1]).double()
+    target = torch.zeros(2, 4).double()
+    calls = (lambda: model.field(u0, None, target), lambda: model(u0, t, target))
+    for call in (*calls, lambda: model.solve(u0, t, target=target)):
+        with pytest.raises(ConfigError, match=rf"constraint, which {kind.__name__} has not"):
+            call()
+
+
+def test_parameters_of_a_model_are_finite():
+    model = PNDE(hidden=(4,))
+    with torch.no_grad():
+        model.base.net.out.bias[1] = torch.nan
+    with pytest.raises(ValueError, match=r"base\.net\.out\.bias has NaN"):
+        model.solve(initial_states(2), torch.tensor([0.0, 1.0]).double())
+
+
 def test_gauss_principle_gives_the_exact_pendulum_for_free_fall():
     """With unit masses and gravity as the only acceleration, metric (a) leaves nothing to learn."""
 
@@ -330,17 +369,22 @@ def test_saved_model_is_the_same_field(name, tmp_path):
         (torch.ones(2, 8).double(), torch.tensor([0.0, torch.inf]).double(), ValueError, "t must be finite"),
         (torch.ones(2, 8).double(), torch.tensor([0.0]).double(), ValueError, "at least two times"),
         (torch.full((2, 8), torch.nan).double(), torch.tensor([0.0, 1.0]).double(), ValueError, "NaN"),
+        (torch.ones(2, 8).double(), torch.arange(3), ValueError, r"give t\.to\(u0\)"),
+        (torch.ones(2, 8) + 0j, torch.tensor([0.0, 1.0]), TypeError, "Split complex"),
+        (torch.ones(2, 8).half(), torch.tensor([0.0, 1.0]).half(), TypeError, r"u0\.double\(\)"),
     ],
 )
+@pytest.mark.unchecked
 def test_bad_input_is_named(u0, t, error, message):
     with pytest.raises(error, match=message):
         NDE(hidden=(4,)).solve(u0, t)
 
 
 @pytest.mark.parametrize("options", [{"tol": 0.0}, {"tol": -1e-6}, {"tol": float("nan")}, {"max_steps": 0}])
+@pytest.mark.filterwarnings("error")  # of nothing else before
 def test_bad_options_of_the_solver_are_named(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
-        NDE(hidden=(4,)).solve(torch.ones(2, 8).double(), torch.tensor([0.0, 1.0]).double(), **options)
+        PNDE(hidden=(4,)).solve(torch.ones(2, 8).double(), torch.tensor([0.0, 1.0]).double(), **options)
 
 
 @pytest.mark.unchecked
@@ -367,6 +411,8 @@ def test_bad_options_of_the_solver_are_named(options):
         {"network": "chain-conv", "skip": True},
         {"inputs": "weather"},
         {"inputs_config": {"period": 2.0}},
+        {"inputs_config": {"period": "x"}, "inputs": "state-and-switch"},
+        {"constraint_config": {"inertia": ["a", "b", "c"]}, "constraint": "rigid-body"},
         {"second_order": "no"},
         {"state_dim": 6},
         {"state_dim": 7},
@@ -384,3 +430,9 @@ def test_bad_configuration_is_named(config):
 def test_a_constraint_needs_a_number_of_links(n_links):
     with pytest.raises(ConfigError, match="n_links"):
         PNDE(hidden=(4,), constraint_config={"n_links": n_links})
+
+
+@pytest.mark.unchecked
+def test_a_chain_has_a_whole_number_of_masses():
+    with pytest.raises(ConfigError, match=r"n_masses=4\.0"):
+        PNDE(hidden=(4,), constraint="fput-energy", constraint_config={"n_masses": 4.0})

@@ -287,6 +287,7 @@ GOOD = {"field": ProjectedField(MLPField(3, (4,), dtype=F64), sphere())}
         ({"adjoint": True, "retract": "step"}, "continuous adjoint"),
         ({"adjoint": True, "retract": "output", "jump_times": [1.0]}, "after a jump have no continuous adjoint"),
         ({"constraint": sphere()}, "of its own"),
+        ({"field": lambda t, u: -u, "constraint": "sphere"}, "'sphere' must be a Constraint"),
         ({"field": lambda t, u: -u, "retract": "step"}, "constraint="),
         ({"field": lambda t, u: -u, "adjoint": True}, "nn.Module"),
     ],
@@ -349,10 +350,11 @@ def test_torchode_that_is_not_installed_says_how(monkeypatch):
 def test_starts_outside_the_domain_of_the_constraint_are_refused(bad):
     field = ProjectedField(MLPField(2, dtype=torch.float64), LotkaVolterraInvariant())
     u0, t = torch.tensor([[1.0, 1.0], bad]).double(), torch.tensor([0.0, 1.0]).double()
-    with pytest.raises(ValueError, match=r"no finite value at the start of samples \[1\]"):
-        NeuralODE(field)(u0, t)
-    with pytest.raises(ValueError, match="no finite value"):
-        PNDE(state_dim=2, hidden=(4,), second_order=False, constraint="lotka-volterra").solve(u0, t)
+    model = PNDE(state_dim=2, hidden=(4,), second_order=False, constraint="lotka-volterra")
+    for target in (None, torch.full((2, 1), 3.0).double()):
+        for solve in (NeuralODE(field), model.solve):
+            with pytest.raises(ValueError, match=r"no finite value at the start of samples \[1\]"):
+                solve(u0, t, target=target)
 
 
 def test_targets_are_finite_and_of_the_states_type():

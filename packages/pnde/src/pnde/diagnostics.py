@@ -17,12 +17,13 @@ from pnde.neural_ode import NeuralODE
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """One number a state.
+    """One number a state, NaN where the field or the rows of the constraint are not finite.
 
     Attributes
     ----------
     condition, scaled_condition
-        κ₂(G W Gᵀ), as it is and with the rows of W^½Gᵀ scaled to unit length, as the projection does by default.
+        κ₂(G W Gᵀ), as it is and with the rows of W^½Gᵀ scaled to unit length, as the projection does by default;
+        infinite where it is singular.
     normal_part
         ‖(I - P)f‖/‖f‖ of the base field: how much the projection takes away, 0 if it is tangent.
     drift
@@ -61,6 +62,8 @@ def diagnose(
     if isinstance(field, TrajectoryModel | NeuralODE):
         field = field.dynamics if isinstance(field, TrajectoryModel) else field.field
     constraint.check(u)
+    if target is not None:
+        constraint.check_target(u, target)
     metric: Any = field.metric if isinstance(field, ProjectedField | ConstrainedMechanics) else None
     root = square_root(None if metric is None else metric.to(u))
     f, rate = getattr(field, "base", field)(t, u), constraint.time_derivative(t, u)
@@ -70,6 +73,8 @@ def diagnose(
     if isinstance(field, ConstrainedMechanics):  # the rows of velocities alone
         G, wanted = G[..., constraint.m // 2 :, :], wanted[..., constraint.m // 2 :]
     rows = times_root(G, root)  # (G W^½)(G W^½)ᵀ = G W Gᵀ
+    finite = rows.isfinite().all(-1).all(-1)
+    rows = torch.where(finite[..., None, None], rows, 0)
     length = rows.norm(dim=-1, keepdim=True)
     taken = (torch.linalg.pinv(rows) @ wanted[..., None])[..., 0]
     if root is not None:
@@ -78,9 +83,9 @@ def diagnose(
     if target is None:
         target = constraint.target(t, u) if _has_levels(constraint) else torch.full_like(g, torch.nan)
     return Diagnostics(
-        condition=_condition(rows),
-        scaled_condition=_condition(rows / torch.where(length > 0, length, 1)),
-        normal_part=taken.norm(dim=-1) / f.norm(dim=-1),
+        condition=torch.where(finite, _condition(rows), torch.nan),
+        scaled_condition=torch.where(finite, _condition(rows / torch.where(length > 0, length, 1)), torch.nan),
+        normal_part=torch.where(finite, taken.norm(dim=-1) / f.norm(dim=-1), torch.nan),
         drift=(g - target).norm(dim=-1),
     )
 
@@ -125,4 +130,4 @@ def _has_levels(constraint: Constraint) -> bool:
 def _condition(rows: Tensor) -> Tensor:
     """κ₂(A Aᵀ) of rows A."""
     sigma = torch.linalg.svdvals(rows)
-    return (sigma[..., 0] / sigma[..., -1]).square()
+    return torch.where(sigma[..., -1] > 0, sigma[..., 0] / sigma[..., -1], torch.inf).square()

@@ -174,12 +174,22 @@ def check_field(field: Any) -> None:
         pass
 
 
+def check_constraint(constraint: Any) -> None:
+    """ConfigError for what is no `Constraint`."""
+    if not isinstance(constraint, Constraint):
+        raise ConfigError(
+            f"constraint={constraint!r} must be a Constraint, for instance PendulumConstraint(2); make one of a "
+            "function with FunctionConstraint"
+        )
+
+
 class _Constrained(VectorField):
     """A base field, any function or module f(t, u), and a constraint on the same states."""
 
     def __init__(self, base: Callable[..., Tensor], constraint: Constraint, gamma: float) -> None:
         super().__init__()
         check_field(base)
+        check_constraint(constraint)
         n = getattr(base, "n", constraint.n)
         if n != constraint.n:
             raise ConfigError(f"the field is on {n} components, the constraint on {constraint.n}.")
@@ -217,9 +227,12 @@ class _Constrained(VectorField):
                     "target=constraint.target(t0, u0)."
                 )
             return g
-        if target.shape[-1] != self.constraint.m:
-            raise ShapeError(f"target must be (..., {self.constraint.m}); got {tuple(target.shape)}")
         return g - target
+
+    def check_target(self, u: Tensor, target: Tensor | None) -> None:
+        """Shape and dtype of a target, also where the field does not need it."""
+        if target is not None:
+            self.constraint.check_target(u, target)
 
 
 class ProjectedField(_Constrained):
@@ -227,8 +240,10 @@ class ProjectedField(_Constrained):
 
     γ = 0 is the projected field of arXiv 2410.23667, which keeps g but lets the error of the solver accumulate; γ > 0
     also draws back to the manifold, in increasing time. `metric` is W, by default the identity; with ones at algebraic
-    components and zeros at differential ones it is the index reduction of a semi-explicit DAE. `method` and `rank` are
-    those of `project_tangent`; "sparse" takes the `sparse_jacobian` of constraints that have one.
+    components and zeros at differential ones it is the index reduction of a semi-explicit DAE. `method`, `rank` and
+    `rtol` are those of `project_tangent`; "sparse" takes the `sparse_jacobian` of constraints that have one. Where a
+    singular value crosses the threshold `rtol` of rank="pinv" the field jumps, and adaptive solvers stall: "tikhonov"
+    is smooth, and a larger threshold is crossed further from the states at which rows are dependent.
     """
 
     def __init__(
@@ -240,6 +255,7 @@ class ProjectedField(_Constrained):
         gamma: float = 0.0,
         method: Method | Banded = "auto",
         rank: Rank = "error",
+        rtol: float | None = None,
     ) -> None:
         super().__init__(base, constraint, gamma)
         if not (isinstance(method, Banded) or method in METHODS) or rank not in RANKS:
@@ -250,13 +266,17 @@ class ProjectedField(_Constrained):
             raise ConfigError(f"rank='pinv' is by singular values alone; got method={method!r}, leave it out.")
         if method == "sparse" and rank != "error":
             raise ConfigError(f"method='sparse' is for rank='error'; got rank={rank!r}.")
+        if rtol is not None and not 0 <= rtol < 1:
+            raise ConfigError(f"rtol={rtol!r} must lie in [0, 1).")
         self.method: Method | Banded = method
         self.rank: Rank = rank
+        self.rtol = rtol
         self._keep_metric(metric)
 
     def forward(
-        self, t: Any, u: Float[Tensor, "*batch n"], target: Float[Tensor, "*batch m"] | None = None
+        self, t: Any, u: Float[Tensor, "*batch n"], target: Float[Tensor, "*#batch m"] | None = None
     ) -> Float[Tensor, "*batch n"]:
+        self.check_target(u, target)
         rhs = self.constraint.time_derivative(t, u)
         if self.gamma:
             pull = self.gamma * self.deviation(t, u, target)
@@ -268,6 +288,7 @@ class ProjectedField(_Constrained):
             metric=self.weight,
             method=self.method,
             rank=self.rank,  # type: ignore[arg-type]
+            rtol=self.rtol,
         )
 
 
@@ -309,8 +330,9 @@ class ConstrainedMechanics(_Constrained):
         self._keep_metric(metric)
 
     def forward(
-        self, t: Any, u: Float[Tensor, "*batch n"], target: Float[Tensor, "*batch m"] | None = None
+        self, t: Any, u: Float[Tensor, "*batch n"], target: Float[Tensor, "*#batch m"] | None = None
     ) -> Float[Tensor, "*batch n"]:
+        self.check_target(u, target)
         rows = self.constraint.m // 2
         drift = self.constraint.time_derivative(t, u)
         rhs = None if drift is None else drift[..., rows:]
@@ -339,8 +361,9 @@ class StabilizedField(_Constrained):
         self.method: Method | Banded = method
 
     def forward(
-        self, t: Any, u: Float[Tensor, "*batch n"], target: Float[Tensor, "*batch m"] | None = None
+        self, t: Any, u: Float[Tensor, "*batch n"], target: Float[Tensor, "*#batch m"] | None = None
     ) -> Float[Tensor, "*batch n"]:
+        self.check_target(u, target)
         pull = min_norm_solve(self.rows(t, u), self.deviation(t, u, target), method=self.method)
         return self.base(t, u) - self.gamma * pull
 
@@ -354,6 +377,7 @@ class ConstrainedHamiltonianField(VectorField):
 
     def __init__(self, base: HamiltonianField, constraint: Constraint) -> None:
         super().__init__()
+        check_constraint(constraint)
         if base.n != constraint.n or constraint.m % 2:
             raise ConfigError(
                 f"the field is on {base.n} components, the constraint on {constraint.n} with {constraint.m} rows: give "

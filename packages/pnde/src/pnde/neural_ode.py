@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pnde.backends import InitialValueProblem, backend
 from pnde.constraints import Constraint
-from pnde.fields import ProjectedField, check_field
+from pnde.fields import ProjectedField, check_constraint, check_field
 from pnde.retraction import Retraction, retract
 from pnde.solvers import Solution, Status
 from pnde.solvers.checks import check_jumps, check_options, check_state
@@ -31,13 +31,11 @@ def target_of(
     """The values that the constraint keeps: those given, checked, or its own for `u0` at the time or times `t0`."""
     if target is None:
         target = constraint.target(t0, u0)
-        valid = (constraint(t0, u0) + target).detach().isfinite().all(-1)
     elif target.shape != (len(u0), constraint.m):
         raise ShapeError(f"target must be ({len(u0)}, {constraint.m}); got {tuple(target.shape)}")
     elif target.dtype != u0.dtype:
         raise TypeError(f"target must be {u0.dtype} as u0; got {target.dtype}")
-    else:
-        valid = target.detach().isfinite().all(-1)
+    valid = (constraint(t0, u0) + target).detach().isfinite().all(-1)
     if not bool(valid.all()):
         bad = (~valid).nonzero()[:5, 0].tolist()
         raise ValueError(
@@ -78,6 +76,17 @@ def onto(
     """States at which the constraint has the target, in the metric that the field is projected in."""
     metric: Any = field.metric if isinstance(field, ProjectedField) else None
     return retract(constraint, u, target, t, metric=metric)
+
+
+def check_weights(module: nn.Module, u0: Tensor) -> None:
+    """RuntimeError if a parameter or buffer is not where `u0` is, ValueError if a parameter is not finite."""
+    for name, x in (*module.named_parameters(), *module.named_buffers()):
+        if x.device != u0.device:
+            raise RuntimeError(f"u0 is on {u0.device}, {name} on {x.device}; move one to the other")
+    finite = {name: parameter.detach().isfinite().all() for name, parameter in module.named_parameters()}
+    if finite and not bool(torch.stack(list(finite.values())).all()):  # one wait for the device
+        bad = [name for name, value in finite.items() if not bool(value)]
+        raise ValueError(f"the parameter {bad[0]} has NaN or infinite entries")
 
 
 class NeuralODE(nn.Module):
@@ -141,6 +150,8 @@ class NeuralODE(nn.Module):
         own = getattr(field, "constraint", None)
         if constraint is not None and own is not None and constraint is not own:
             raise ConfigError("the field has a constraint of its own; leave out constraint=…, or stack both there")
+        if constraint is not None:
+            check_constraint(constraint)
         self.field, self.constraint = field, own if constraint is None else constraint
         check_field(field)
         self._check_options(backend, method, rtol, atol, adjoint, retract, max_steps, initial, jump_times)
@@ -259,13 +270,7 @@ class NeuralODE(nn.Module):
         n = getattr(self.field, "n", None if self.constraint is None else self.constraint.n)
         if isinstance(n, int) and u0.shape[-1] != n:
             raise ShapeError(f"u0 must be (batch, {n}), the states of the field; got {tuple(u0.shape)}")
-        for name, x in (*self.named_parameters(), *self.named_buffers()):
-            if x.device != u0.device:
-                raise RuntimeError(f"u0 is on {u0.device}, {name} on {x.device}; move one to the other")
-        finite = {name: parameter.detach().isfinite().all() for name, parameter in self.named_parameters()}
-        if finite and not bool(torch.stack(list(finite.values())).all()):  # one wait for the device
-            bad = [name for name, value in finite.items() if not bool(value)]
-            raise ValueError(f"the parameter {bad[0]} has NaN or infinite entries")
+        check_weights(self, u0)
 
     def _check_options(
         self,

@@ -9,10 +9,16 @@ from jaxtyping import Float
 from sciml.errors import ConfigError, ShapeError
 from torch import Tensor, nn
 
+from pnde._checks import values_are_known
 from pnde._sparse import SparseJacobian
 
 Kind = Literal["level", "conserved"]
 Mode = Literal["reverse", "forward", "loop"]
+
+
+def is_size(value: Any) -> bool:
+    """Whether it is a whole number, at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 class Constraint(nn.Module):
@@ -43,9 +49,19 @@ class Constraint(nn.Module):
         ------
         ShapeError
             The last axis of `u` is not n.
+        ConfigError
+            `forward` does not give m values for one state, or cannot be vectorised.
         """
         self.check(u)
-        return differentiate(self.forward, t if self.driven else None, u, self.m)
+        try:
+            return differentiate(self.forward, t if self.driven else None, u, self.m)
+        except RuntimeError as error:
+            if not str(error).startswith("vmap"):
+                raise
+            raise ConfigError(
+                f"{type(self).__name__}.forward does not run under torch.func.vmap ({error}): write it without "
+                "in-place changes and branches on values, or define its jacobian"
+            ) from error
 
     def sparse_jacobian(self, t: Any, u: Float[Tensor, "*batch n"]) -> SparseJacobian:
         """∂g/∂u as its entries, of constraints on many components that override this. ConfigError of all others."""
@@ -70,6 +86,18 @@ class Constraint(nn.Module):
                 f"{type(self).__name__} is on states (..., {self.n}); got {tuple(u.shape)}: the last axis is the state."
             )
 
+    def check_target(self, u: Tensor, target: Tensor) -> None:
+        """ShapeError where `target` is not one row of m values or one for each state; TypeError of another dtype."""
+        batch, (*rows, m) = u.shape[:-1], target.shape or (0,)
+        fits = len(rows) <= len(batch) and all(a in (1, b) for a, b in zip(rows[::-1], batch[::-1], strict=False))
+        if m != self.m or not fits:
+            raise ShapeError(
+                f"target must be (..., {self.m}), one row or one for each of the states {tuple(u.shape)}; "
+                f"got {tuple(target.shape)}"
+            )
+        if target.dtype != u.dtype:
+            raise TypeError(f"target must be {u.dtype} as the states; got {target.dtype}")
+
 
 def differentiate(
     function: Callable[[Any, Tensor], Tensor],
@@ -79,13 +107,24 @@ def differentiate(
     mode: Mode = "reverse",
     chunk_size: int | None = None,
 ) -> Float[Tensor, "*batch m n"]:
-    """The Jacobian by `u` of a function of one time (or None) and one state, at every state."""
+    """The Jacobian by `u` of a function of one time (or None) and one state, at every state.
+
+    Raises
+    ------
+    ConfigError
+        The function does not return m values.
+    """
     flat = u.reshape(-1, u.shape[-1])
     times = None if t is None else times_of_states(t, u)
     if mode == "loop":
         of_state = [partial(function, None if times is None else times[i]) for i in range(len(flat))]
+        graph = torch.is_grad_enabled() and (
+            not values_are_known()
+            or u.requires_grad
+            or any(f(state).requires_grad for f, state in zip(of_state, flat, strict=True))
+        )
         rows: list[Any] = [
-            torch.autograd.functional.jacobian(f, state, create_graph=True)
+            torch.autograd.functional.jacobian(f, state, create_graph=graph)
             for f, state in zip(of_state, flat, strict=True)
         ]
         found = torch.stack(rows) if rows else flat.new_zeros(0, m, u.shape[-1])
@@ -96,7 +135,17 @@ def differentiate(
         else:
             jac = torch.func.jacfwd(function, argnums=1)
         found = torch.func.vmap(jac, in_dims=over)(times, flat)
+    if found.shape[1:] != (m, u.shape[-1]):
+        raise wrong_values(tuple(found.shape[1:-1]), m, u.shape[-1])
     return found.reshape(*u.shape[:-1], m, u.shape[-1])
+
+
+def wrong_values(shape: tuple[int, ...], m: int, n: int) -> ConfigError:
+    """The error of a function that returns values of that shape for one state."""
+    return ConfigError(
+        f"the function of the constraint returns {shape} for one state ({n},); ({m},) was expected: torch.stack its "
+        "values."
+    )
 
 
 def times_of_states(t: Any, u: Tensor) -> Tensor:

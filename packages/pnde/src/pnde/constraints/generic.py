@@ -8,7 +8,7 @@ from jaxtyping import Float
 from sciml.errors import ConfigError
 from torch import Tensor, nn
 
-from pnde.constraints.base import Constraint, Kind, Mode, differentiate, times_of_states
+from pnde.constraints.base import Constraint, Kind, Mode, differentiate, is_size, times_of_states, wrong_values
 
 
 class FunctionConstraint(Constraint):
@@ -24,7 +24,8 @@ class FunctionConstraint(Constraint):
         Its Jacobian (m, n) with the same arguments; by default that of automatic differentiation.
     mode
         How that is computed: "reverse" (m backward passes, which "auto" chooses) or "forward" (n forward passes), all
-        states together, or "loop", state by state, for functions that `torch.func.vmap` does not take.
+        states together, or "loop", state by state, for functions that `torch.func.vmap` does not take. By time, a
+        driven function is differentiated forwards: if it cannot be, override `time_derivative`.
     chunk_size
         Backward passes at once, default all of them: fewer take less memory.
 
@@ -48,7 +49,7 @@ class FunctionConstraint(Constraint):
         driven: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 < m < n:
+        if not (is_size(m) and is_size(n) and m < n):
             raise ConfigError(f"{m} constraints on {n} components: give at least one, and fewer than components.")
         modes = ("auto", *get_args(Mode))
         if kind not in get_args(Kind) or mode not in modes:
@@ -64,10 +65,7 @@ class FunctionConstraint(Constraint):
             return u.new_zeros(*u.shape[:-1], self.m)
         g = self._each(self._of_one, t, u)
         if g.shape[-1:] != (self.m,) or g.ndim != u.ndim:
-            raise ConfigError(
-                f"the function of the constraint returns {tuple(g.shape[u.ndim - 1 :])} for one state ({self.n},); "
-                f"({self.m},) was expected: torch.stack its values."
-            )
+            raise wrong_values(tuple(g.shape[u.ndim - 1 :]), self.m, self.n)
         return g
 
     def jacobian(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m n"]:
@@ -87,6 +85,15 @@ class FunctionConstraint(Constraint):
         return self._vectorised(
             lambda: differentiate(self._of_one, t if self.driven else None, u, self.m, mode, self.chunk_size)
         )
+
+    def time_derivative(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"] | None:
+        try:
+            return super().time_derivative(t, u)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"the function of the constraint cannot be differentiated by time ({error}): make it of torch's "
+                "operations, or override time_derivative"
+            ) from error
 
     def _of_one(self, t: Any, u: Tensor) -> Tensor:
         return self.fn(t, u) if self.driven else self.fn(u)
@@ -145,7 +152,7 @@ class LearnedConstraint(Constraint):
 
     def __init__(self, net: nn.Module, n: int, m: int) -> None:
         super().__init__()
-        if not 0 < m < n:
+        if not (is_size(m) and is_size(n) and m < n):
             raise ConfigError(f"{m} invariants of {n} components: give at least one, and fewer than components.")
         self.net, self.n, self.m = net, n, m
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from sciml.errors import ConfigError
 from torch import Tensor
 
-from pnde.constraints.base import Constraint
+from pnde.constraints.base import Constraint, is_size
 
 
 class _Invariants(Constraint):
@@ -128,8 +128,8 @@ class FPUTEnergy(_Invariants):
 
     def __init__(self, n_masses: int = 16, alpha: float = 0.25) -> None:
         super().__init__()
-        if n_masses < 1 or not math.isfinite(alpha):
-            raise ConfigError(f"n_masses={n_masses} must be at least 1, alpha={alpha} finite.")
+        if not is_size(n_masses) or not math.isfinite(alpha):
+            raise ConfigError(f"n_masses={n_masses!r} must be a whole number, at least 1, alpha={alpha} finite.")
         self.n_masses, self.alpha = n_masses, alpha
         self._choose(2 * n_masses, energy=True)
 

@@ -8,7 +8,7 @@ from sciml.errors import ConfigError
 from torch import Tensor
 
 from pnde._banded import Banded
-from pnde.constraints.base import Constraint
+from pnde.constraints.base import Constraint, is_size
 
 
 class PendulumConstraint(Constraint):
@@ -21,7 +21,7 @@ class PendulumConstraint(Constraint):
 
     def __init__(self, n_links: int = 2) -> None:
         super().__init__()
-        if not isinstance(n_links, int) or isinstance(n_links, bool) or n_links < 1:
+        if not is_size(n_links):
             raise ConfigError(f"n_links={n_links!r} must be a whole number, at least 1")
         self.n_links, self.n, self.m = n_links, 4 * n_links, 2 * n_links
         difference = torch.eye(n_links, dtype=torch.float64) - torch.diag(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from sciml.errors import ConfigError
 from torch import Tensor
 
-from pnde.constraints.base import Constraint, time_like
+from pnde.constraints.base import Constraint, is_size, time_like
 
 
 class EndPointMotion(Constraint):
@@ -22,8 +22,10 @@ class EndPointMotion(Constraint):
 
     def __init__(self, n_links: int = 3) -> None:
         super().__init__()
-        if n_links < 3:
-            raise ConfigError(f"n_links={n_links}: an arm needs at least 3 links to have more angles than constraints.")
+        if not is_size(n_links) or n_links < 3:
+            raise ConfigError(
+                f"n_links={n_links!r}: an arm needs at least 3 links to have more angles than constraints."
+            )
         self.n, self.m = n_links, 2
 
     def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:

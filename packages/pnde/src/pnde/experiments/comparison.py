@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+import xarray
 from pydantic import Field, NonNegativeInt, PositiveInt
 from sciml.config import config
 from sciml.data import BatchLoader, Normalizer
+from sciml.errors import DataError
 from sciml.experiment import RunDirectory
 from sciml.training import TrainerOptions
 from torch import Tensor
@@ -70,10 +72,11 @@ class Comparison:
     training: Training = Training()
 
     def __post_init__(self) -> None:
-        steps = self.problem(self.data.duration).n_steps
-        self.problem(self.data.test_duration)
+        steps = min(self.problem(time).n_steps for time in (self.data.duration, self.data.test_duration))
         if self.training.window > steps:
-            raise ValueError(f"training.window={self.training.window} is longer than the {steps} steps of a trajectory")
+            raise ValueError(
+                f"training.window={self.training.window} is longer than the {steps} steps of the shortest trajectory"
+            )
         if self.skip and len(set(self.hidden)) > 1:
             raise ValueError(f"hidden={self.hidden}: layers with skip connections must have one width")
         slugs = [kind.slug for kind in self.kinds()]
@@ -146,10 +149,10 @@ class _Repeat:
         self.constraint = problem.constraint()
         counts = (config.data.train, config.data.validation)
         dataset = run.generate(f"data{suffix}", problem, sum(counts))
-        train, validation = torch.tensor(dataset["state"].values).split(counts)
+        train, validation = states_of(dataset, problem).split(counts)
         t, self.train = torch.tensor(dataset["time"].values), train
         unseen = run.generate(f"test{suffix}", longer, config.data.test)
-        self.test, self.t = torch.tensor(unseen["state"].values), torch.tensor(unseen["time"].values)
+        self.test, self.t = states_of(unseen, longer), torch.tensor(unseen["time"].values)
         self.timed = self.constraint.driven or problem.switched
         self.times = t
         length = config.training.window
@@ -260,6 +263,16 @@ class _Repeat:
             name: constraint_error(constraint, u, self.t, constraint.target(self.t[0], start))
             for name, constraint in self.config.measured().items()
         }
+
+
+def states_of(dataset: xarray.Dataset, problem: Trajectories) -> Tensor:
+    """The states of the problem's data. DataError if their components are others, or in another order."""
+    found, names = dataset["component"].values.tolist(), [name for name, _ in problem.components]
+    if found != names:
+        raise DataError(
+            f"the components of the data are {found}, those of the problem {names}: generate the data again"
+        )
+    return torch.tensor(dataset["state"].values)
 
 
 def roll_out(kind: Kind, model: TrajectoryModel, u0: Tensor, t: Tensor, **options: Any) -> Solution:

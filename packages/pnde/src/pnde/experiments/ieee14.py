@@ -53,6 +53,11 @@ class Config(Comparison):
     data: Data = Data(train=40, validation=10, test=20, duration=10.0, test_duration=10.0, time_step=0.1)
     training: Training = Training(epochs=60)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.long_duration % 1:
+            raise ValueError(f"long_duration={self.long_duration} must be a whole number of steps of 1 s")
+
     @property
     def smallest_deviation(self) -> float:
         return 1e-4  # of the slack voltage, which is constant
@@ -160,7 +165,7 @@ def _at_times(found: Comparisons, config: Config) -> list[Metric]:
 
 def _beyond(found: Comparisons, config: Config, run: RunDirectory) -> list[Metric]:
     """Roll-outs of the last repeat's models over times that training never saw."""
-    t = torch.arange(0, config.long_duration + 0.5, dtype=torch.float64)
+    t = torch.arange(0, config.long_duration + 1, dtype=torch.float64)
     start = next(iter(found.rollouts.values())).reference[-config.long_test :, 0]
     bound = float(largest_voltage(next(iter(found.rollouts.values())).reference).max())
     power = PowerBalance(slack=False)

@@ -56,12 +56,15 @@ class AngularNDE(TrajectoryModel):
     def field(
         self, u: Float[Tensor, "*batch n"], t: Any = None, target: Float[Tensor, "*#batch m"] | None = None
     ) -> Float[Tensor, "*batch n"]:
+        self._check_target(u, target)
         angular = to_angles(u)
         return torch.func.jvp(to_cartesian, (angular,), (self.dynamics(t, angular),))[1]
 
     def residual(
         self, u: Float[Tensor, "*batch n"], t: Any = None, target: Float[Tensor, "*#batch m"] | None = None
     ) -> Float[Tensor, "*batch m"]:
+        if target is not None:
+            self.links.check_target(u, target)
         g = self.links(t, u)
         return g if target is None else g - target
 

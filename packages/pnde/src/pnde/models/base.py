@@ -12,12 +12,13 @@ from sciml.model import Example, Model
 from torch import Tensor, nn
 
 from pnde.constraints import CONSTRAINTS, Constraint
+from pnde.constraints.base import is_size
 from pnde.fields import MLP, ChainConv, VectorField
 from pnde.models.inputs import INPUTS, named
-from pnde.neural_ode import onto, target_of, warn_off_manifold
+from pnde.neural_ode import check_weights, onto, target_of, warn_off_manifold
 from pnde.retraction import Retraction
 from pnde.solvers import Solution, solve
-from pnde.solvers.checks import check_tensors
+from pnde.solvers.checks import check_options, check_state
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -56,9 +57,9 @@ class TrajectoryModel(Model):
             raise ConfigError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
         if not isinstance(second_order, bool):
             raise ConfigError(f"second_order={second_order!r} must be true or false")
-        if not _is_size(state_dim) or (second_order and state_dim % 2):
+        if not is_size(state_dim) or (second_order and state_dim % 2):
             raise ConfigError(f"state_dim={state_dim!r} must be a positive integer, even for states (q, v)")
-        if isinstance(hidden, str) or not isinstance(hidden, Sequence) or not all(map(_is_size, hidden)):
+        if isinstance(hidden, str) or not isinstance(hidden, Sequence) or not all(map(is_size, hidden)):
             raise ConfigError(f"hidden={hidden!r} must list the width of each hidden layer, for instance [128, 128]")
         self.state_dim = state_dim
 
@@ -139,7 +140,8 @@ class TrajectoryModel(Model):
         self, u: Float[Tensor, "*batch n"], t: Any = None, target: Float[Tensor, "*#batch m"] | None = None
     ) -> Float[Tensor, "*batch n"]:
         """u̇, as it is integrated."""
-        return self.dynamics(t, u) if target is None else self.dynamics(t, u, target)
+        self._check_target(u, target)
+        return self._rhs(t, u) if target is None else self._rhs(t, u, target)
 
     def residual(
         self, u: Float[Tensor, "*batch n"], t: Any = None, target: Float[Tensor, "*#batch m"] | None = None
@@ -147,6 +149,7 @@ class TrajectoryModel(Model):
         """g - target, which is zero on the manifold; without a target, g."""
         if self.constraint is None:
             raise ConfigError(f"{type(self).__name__} has no constraint")
+        self._check_target(u, target)
         g = self.constraint(t, u)
         return g if target is None else g - target
 
@@ -162,6 +165,7 @@ class TrajectoryModel(Model):
         `start` is added to the times of each sample, for windows of trajectories whose field depends on time. It may
         jump where windows begin and end: it is evaluated inside.
         """
+        self._check(u0, t, target)
         steps = self._substeps(t)
         return self._solve(u0, t, target, start, method="rk4", substeps=steps, max_steps=max(1, len(t) * steps)).u
 
@@ -188,11 +192,14 @@ class TrajectoryModel(Model):
         Raises
         ------
         ValueError
-            If a shape does not fit, `u0` or `t` is not finite, `t` not strictly monotone, or an option out of range.
+            If a shape does not fit, `u0`, `t` or a parameter is not finite, `t` not strictly monotone, an option out of
+            range, or a target given without a constraint.
         TypeError
             If `u0` or `t` has another dtype than the model.
         """
-        self._check(u0, t)
+        self._check(u0, t, target)
+        check_weights(self, u0)
+        check_options(method, tol, tol, None, max_steps, 1, None, "step", None, None, None)
         if self.constraint is not None:
             target = target_of(self.constraint, u0, t[0], target)
             warn_off_manifold(self.constraint, u0, t[0], target, tol, "pnde.retract moves")
@@ -220,7 +227,6 @@ class TrajectoryModel(Model):
         retract_at: Literal["step", "output"] | None = None,
         **options: Any,
     ) -> Solution:
-        self._check(u0, t)
         u0 = self._encode(u0)
         retract_at = "step" if self.retracts_steps else retract_at
         if retract_at is not None:
@@ -263,16 +269,25 @@ class TrajectoryModel(Model):
         """States of the coordinates that `dynamics` is in."""
         return u
 
-    def _rhs(self, t: Tensor, u: Tensor, *target: Tensor) -> Tensor:
+    def _rhs(self, t: Any, u: Tensor, *target: Tensor) -> Tensor:
         return self.dynamics(t, u, *(target if hasattr(self.dynamics, "deviation") else ()))
 
     def _retract(self, t: Tensor, u: Tensor, *target: Tensor) -> Retraction:
         assert self.constraint is not None
         return onto(self.dynamics, self.constraint, t, u, target[-1])
 
-    def _check(self, u0: Tensor, t: Tensor) -> None:
-        check_tensors(u0, t)
-        if u0.ndim != 2 or u0.shape[-1] != self.state_dim:
+    def _check_target(self, u: Tensor, target: Tensor | None) -> None:
+        if target is None:
+            return
+        if self.constraint is None:
+            raise ConfigError(f"target=… is a value of a constraint, which {type(self).__name__} has not; leave it out")
+        self.constraint.check_target(u, target)
+
+    def _check(self, u0: Tensor, t: Tensor, target: Tensor | None) -> None:
+        check_state(u0, t, ())
+        if self.constraint is None:
+            self._check_target(u0, target)
+        if u0.shape[-1] != self.state_dim:
             raise ShapeError(f"u0 must be (batch, {self.state_dim}); got {tuple(u0.shape)}")
         dtype = next(self.parameters()).dtype
         if {u0.dtype, t.dtype} != {dtype}:
@@ -287,7 +302,3 @@ def substeps(gamma: float, time_step: float) -> int:
     """
     stiffness = gamma * time_step
     return math.ceil(stiffness / 2 * (1 - 1e-5)) if 2 < stiffness < math.inf else 1
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

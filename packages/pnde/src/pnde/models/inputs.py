@@ -58,11 +58,10 @@ def named(kinds: dict[str, Any], what: str, name: str, options: dict[str, Any] |
         raise ConfigError(f"{what}={name!r} is unknown; choose one of {', '.join(kinds)}")
     kind = kinds[name]
     try:
-        signature(kind).bind(*first, **(options or {}))
+        return kind(*first, **(options or {}))
     except TypeError as error:
         arguments = list(signature(kind).parameters)[len(first) :]
         raise ConfigError(
             f"{what}_config={options!r} does not fit the {what} {name} ({error}); "
             f"its arguments are {', '.join(arguments) or 'none'}"
         ) from error
-    return kind(*first, **(options or {}))

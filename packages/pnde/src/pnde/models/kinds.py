@@ -9,6 +9,7 @@ from sciml.errors import ConfigError
 from torch import Tensor, nn
 
 from pnde.constraints import Constraint, LearnedConstraint
+from pnde.constraints.base import is_size
 from pnde.fields import (
     MLP,
     ConstrainedHamiltonianField,
@@ -224,7 +225,7 @@ class CFINDE(TrajectoryModel):
     ) -> None:
         super().__init__()
         base = self.learned_field(state_dim, hidden, second_order, skip, network, "state", None, dtype)
-        if not isinstance(invariants, int) or not 0 < invariants < state_dim:
+        if not is_size(invariants) or invariants >= state_dim:
             raise ConfigError(f"invariants={invariants!r} must be at least 1 and fewer than state_dim={state_dim}")
         self.invariants = MLP(state_dim, invariants, hidden, skip=skip, offset=False, dtype=DTYPES[dtype])
         self.constraint = LearnedConstraint(self.invariants, state_dim, invariants)
