@@ -1,3 +1,4 @@
+import json
 import warnings
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import torch
 from mackeyglass import DDE, MackeyGlass
 from mackeyglass.bifurcations import problem_of, singular_vectors, solved_point, with_null_vector
 from mackeyglass.branch import continue_bifurcation, continue_branch, locate
-from mackeyglass.branch_files import load_branch
+from mackeyglass.branch_files import branch_dataset, branch_from_dataset, checksum, load_branch
 from mackeyglass.codimension_two import (
     CodimensionTwoPoint,
     antiperiodic_linearisation,
@@ -18,7 +19,7 @@ from mackeyglass.codimension_two import (
 from mackeyglass.collocation import linearise
 from mackeyglass.flip import flip_normal_form
 from mackeyglass.growth import JOINED, VANISHED
-from mackeyglass.hopf import hopf_points
+from mackeyglass.hopf import hopf_points, locate_hopf
 from mackeyglass.mesh import Mesh
 from mackeyglass.orbits import PeriodicOrbit
 from sciml.errors import ConfigError, DataError
@@ -144,6 +145,43 @@ def test_bifurcations_are_the_same_in_classic_units(kind, request):
     np.testing.assert_allclose(scaled.solution.values[:, :d], 1.7 * orbit.values, rtol=2e-8)
 
 
+def test_doubled_orbits_and_curves_are_the_same_in_other_units(doubling):
+    theta = 0.01
+    values = {**doubling.parameters, "theta": theta}
+    start = replace(doubling.solution, values=doubling.solution.values * [theta, 1.0], parameters=values)
+    scaled = solved_point("PD", doubling.system, start, "n")
+    orbits = [PeriodicOrbit.from_period_doubling(point).parameters["n"] for point in (doubling, scaled)]
+    assert orbits[1] == pytest.approx(orbits[0], abs=1e-8)
+    bounds = {"n": (6, 9), "tau": (1.5, 2.6)}
+    curves = [continue_bifurcation(point, ("n", "tau"), bounds, detect=(), max_steps=4) for point in (doubling, scaled)]
+    np.testing.assert_allclose(curves[1]["tau"], curves[0]["tau"], atol=1e-7)
+
+
+def test_steps_along_a_branch_are_the_same_in_other_units():
+    """Hutchinson's equation, whose state is of the size of K."""
+    branches = []
+    for capacity in (1.0, 1000.0):
+        system = DDE(lambda x, x_tau, p: p.r * x * (1 - x_tau / p.K), ["tau"], {"r": 1.5, "K": capacity, "tau": 1.0})
+        orbit = PeriodicOrbit.from_hopf(locate_hopf(system, "r", capacity), "r", mesh=Mesh.uniform(20, 4))
+        branches.append(continue_branch(orbit, "r", (1.5, 2.0)))
+        assert branches[-1].stop_reason == "r reached its bound 2"
+    one, thousand = branches
+    assert len(thousand) < 1.2 * len(one)  # Newton's iterations, which lengthen steps, may differ by one
+    assert thousand.periods[-1] == pytest.approx(one.periods[-1], rel=1e-4)
+    assert thousand.extremes()[1][-1] / 1000 == pytest.approx(one.extremes()[1][-1], rel=1e-3)
+
+
+def test_branches_may_start_on_a_bound_that_they_leave(principal):
+    orbit = principal.orbit(4)
+    n = orbit.parameters["n"]
+    upwards = continue_branch(orbit, "n", (n, 9), max_steps=2, detect=())
+    assert (np.diff(upwards["n"]) > 0).all()
+    downwards = continue_branch(orbit, "n", (4, n), max_steps=2, direction=-1, detect=())
+    assert (np.diff(downwards["n"]) < 0).all()
+    with pytest.raises(ConfigError, match="must lie within its bounds"):
+        continue_branch(orbit, "n", (n, 9), direction=-1)
+
+
 def test_cusp_and_fold_flip_are_found_on_the_fold_curve(fold):
     bounds = {"n": (10, 16), "tau": (1.0, 2.5)}
     curve = continue_bifurcation(fold, ("n", "tau"), bounds, direction=-1, ds_max=0.3)
@@ -210,6 +248,16 @@ def test_branches_are_read_back_bit_by_bit_and_go_on_alike(follow, request, tmp_
         assert other.special == whole.special
     assert (loaded.kind, loaded.free, loaded.stop_reason) == (short.kind, short.free, short.stop_reason)
     assert loaded.stepping == short.stepping
+
+
+def test_branches_of_version_2_are_read(principal):
+    data = branch_dataset(principal)
+    header = json.loads(data.attrs["branch"])
+    header["stepping"] = header["stepping"][:3]  # no scale yet
+    data = data.assign_attrs(branch=json.dumps(header), version=2)
+    read = branch_from_dataset(data.assign_attrs(sha256=checksum(data)))
+    assert read.stepping == principal.stepping
+    assert np.array_equal(read["n"], principal["n"])
 
 
 @pytest.mark.unchecked

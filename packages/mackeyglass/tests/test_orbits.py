@@ -5,7 +5,7 @@ from mackeyglass import DDE, MackeyGlass, simulate
 from mackeyglass.errors import ContinuationError
 from mackeyglass.hopf import hopf_points
 from mackeyglass.mesh import Mesh
-from mackeyglass.orbits import PeriodicOrbit, recurrence
+from mackeyglass.orbits import PeriodicOrbit, order_of_magnitude, recurrence
 from sciml.errors import ConfigError, ShapeError
 from scipy.optimize import minimize_scalar
 
@@ -129,6 +129,34 @@ def test_orbits_are_born_at_hopf_points_with_an_amplitude_like_a_root():
     assert small[0].stable  # supercritical
 
 
+@pytest.mark.parametrize("theta", [0.01, 100.0])
+def test_small_orbits_are_the_same_in_other_units(theta):
+    one, other = (PeriodicOrbit.from_hopf(hopf_points(MackeyGlass(tau=2.0, theta=t))[0], "n") for t in (1.0, theta))
+    assert other.parameters["n"] == pytest.approx(one.parameters["n"], abs=1e-9)
+    np.testing.assert_allclose(other.samples / theta, one.samples, rtol=1e-9)
+
+
+def test_orders_of_magnitude():
+    assert order_of_magnitude(np.array([[0.6], [1.43]])) == 1
+    assert order_of_magnitude(np.array([900.0, 200.0])) == 1000
+    assert order_of_magnitude(np.array([-2e-3])) == 1e-3
+    assert order_of_magnitude(np.array([0.02, -0.02])) == order_of_magnitude(np.zeros(1)) == 1
+    assert order_of_magnitude(np.array([1e-17])) == 1
+    assert order_of_magnitude(np.array([50.0, -20.0])) == 100
+
+
+def test_just_past_a_period_doubling_the_stable_orbit_is_found():
+    """At n = 10 the orbit of the period 9.49 doubles at τ = 1.57930; here turns differ by 1 percent of the range."""
+    orbit = PeriodicOrbit.from_simulation(MackeyGlass(n=10.0, tau=1.5795))
+    assert orbit.stable
+    assert orbit.period == pytest.approx(18.98, abs=0.02)
+
+
+def test_unstable_orbits_of_a_simulation_are_announced():
+    with pytest.warns(UserWarning, match=r"unstable, with a multiplier -1\.0\d+.*longer transient"):
+        PeriodicOrbit.from_simulation(MackeyGlass(n=10.0, tau=1.582), transient=15, longest=8)
+
+
 def test_logistic_amplitude_near_its_hopf_point():
     # amplitude² = 40/(3π − 2) (ατ − π/2) + …, a classic expansion
     from mackeyglass.hopf import locate_hopf
@@ -167,8 +195,8 @@ def test_profiles_at_any_times(orbit):
     x = orbit.profile(times)
     assert x.shape == (2, 3, 1)
     assert x[0, 0] == pytest.approx(x[1, 0], abs=1e-12)
-    assert np.array_equal(orbit.profile(0.3), x[0, 0])
-    assert np.array_equal(orbit.profile([0.3, 1.0, 7]), x[0])
+    np.testing.assert_allclose(orbit.profile(0.3), x[0, 0], rtol=1e-14)
+    np.testing.assert_allclose(orbit.profile([0.3, 1.0, 7]), x[0], rtol=1e-14)
 
 
 def test_samples_of_one_component_need_no_second_axis(orbit):

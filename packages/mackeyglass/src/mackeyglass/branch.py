@@ -30,7 +30,7 @@ from mackeyglass.equation import DDE
 from mackeyglass.errors import ContinuationError
 from mackeyglass.floquet import Multipliers
 from mackeyglass.growth import Special, begin, grow
-from mackeyglass.orbits import PeriodicOrbit
+from mackeyglass.orbits import PeriodicOrbit, order_of_magnitude
 
 ON_ORBITS = ("LP", "PD", "NS", "BP")
 
@@ -184,14 +184,15 @@ def continue_branch(
     """
     if not isinstance(orbit, PeriodicOrbit):
         raise ConfigError(f"continue_branch follows a PeriodicOrbit, got a {type(orbit).__name__}: {to_orbit(orbit)}")
-    limits = bounds_of(orbit, {parameter: bounds}, (parameter,))
-    kinds = kinds_of(detect, ON_ORBITS)
     check_steps(max_steps, direction)
+    limits = bounds_of(orbit, {parameter: bounds}, (parameter,), direction)
+    kinds = kinds_of(detect, ON_ORBITS)
     width = limits[parameter][1] - limits[parameter][0]
     scale = width if np.isfinite(width) else max(abs(orbit.parameters[parameter]), 1.0)
     if ds_max is None:
         ds_max = max(0.05 * scale, 0.0 if ds is None else ds)
-    stepping = Stepping(min(0.01 * scale, ds_max) if ds is None else ds, ds_max, adapt_every)
+    ds = min(0.01 * scale, ds_max) if ds is None else ds
+    stepping = Stepping(ds, ds_max, adapt_every, order_of_magnitude(orbit.solution.values))
     branch = Branch("orbit", orbit.system, (parameter,), limits, stepping, kinds)
     state = first_state(problem_of("orbit", orbit.system), orbit.solution, (parameter,), stepping, direction=direction)
     return grow(begin(branch, state), max_steps, progress)
@@ -229,14 +230,15 @@ def continue_bifurcation(
     names = (parameters,) if isinstance(parameters, str) else tuple(parameters)
     if len(names) != 2 or names[0] == names[1]:
         raise ConfigError(f"a curve of bifurcations needs two different parameters, got {', '.join(names) or 'none'}")
-    limits = bounds_of(point, bounds, names)
     check_steps(max_steps, direction)
+    limits = bounds_of(point, bounds, names, direction)
     kinds = tuple(kind for kind in kinds_of(detect, codimension_two.KINDS) if point.kind in codimension_two.KINDS[kind])
-    branch = Branch(point.kind, point.system, names, limits, Stepping(ds, ds_max, adapt_every), kinds)
+    stepping = Stepping(ds, ds_max, adapt_every, order_of_magnitude(point.orbit.solution.values))
+    branch = Branch(point.kind, point.system, names, limits, stepping, kinds)
     problem = problem_of(point.kind, point.system)
     along = np.zeros(point.solution.values.size + 1 + len(point.solution.extras) + 2)
     along[-1] = direction
-    state = first_state(problem, point.solution, names, branch.stepping, towards=along)
+    state = first_state(problem, point.solution, names, stepping, towards=along)
     return grow(begin(branch, state), max_steps, progress)
 
 

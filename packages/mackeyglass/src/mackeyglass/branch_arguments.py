@@ -14,23 +14,29 @@ Bounds = Mapping[str, tuple[float | int, float | int]]
 
 
 def bounds_of(
-    start: PeriodicOrbit | BifurcationPoint, bounds: Bounds, free: tuple[str, ...]
+    start: PeriodicOrbit | BifurcationPoint, bounds: Bounds, free: tuple[str, ...], direction: int
 ) -> dict[str, tuple[float, float]]:
-    """Bounds of the free parameters, within which a start has to lie."""
+    """Bounds of the free parameters, within which a start has to lie.
+
+    It may lie on the bound of the last one that `direction` leads away from.
+    """
     start.system.check_names(free)
     if not isinstance(bounds, Mapping) or set(free) ^ set(bounds):
         given = ", ".join(bounds) if isinstance(bounds, Mapping) else repr(bounds)
         raise ConfigError(f"bounds must be given for each of {', '.join(free)}, as a dictionary, got {given or 'none'}")
-    limits = {name: _limits(name, bounds[name]) for name in free}
+    limits = {name: limits_of(name, bounds[name]) for name in free}
     for name, (low, high) in limits.items():
-        if not low < start.parameters[name] < high:
+        leaving = low if direction > 0 else high
+        inwards = name == free[-1] and start.parameters[name] == leaving
+        if not (low < start.parameters[name] < high or inwards):
             raise ConfigError(
                 f"{name}={start.parameters[name]:g} of the start must lie within its bounds ({low:g}, {high:g})"
             )
     return limits
 
 
-def _limits(name: str, bounds: tuple[float | int, float | int]) -> tuple[float, float]:
+def limits_of(name: str, bounds: tuple[float | int, float | int]) -> tuple[float, float]:
+    """(lowest, highest) as numbers, after a check that they are."""
     try:
         low, high = (float(bound) for bound in bounds)
     except (TypeError, ValueError):
@@ -45,7 +51,7 @@ def widened(old: Mapping[str, tuple[float, float]], new: Bounds, last: Solution)
     if not isinstance(new, Mapping) or set(new) - set(old):
         given = ", ".join(new) if isinstance(new, Mapping) else repr(new)
         raise ConfigError(f"new bounds must be a dictionary with some of {', '.join(old)}, got {given}")
-    limits = {**old, **{name: _limits(name, bounds) for name, bounds in new.items()}}
+    limits = {**old, **{name: limits_of(name, bounds) for name, bounds in new.items()}}
     for name, (low, high) in limits.items():
         if not low <= last.parameters[name] <= high:
             raise ConfigError(

@@ -19,7 +19,8 @@ from mackeyglass.growth import Special
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.mesh import Mesh
 
-FORMAT, VERSION = "mackeyglass-branch", 2
+FORMAT, VERSION = "mackeyglass-branch", 3
+OLDER = (2,)  # without the scale of the state, which was 1
 
 
 def branch_dataset(branch: Branch) -> xarray.Dataset:
@@ -57,7 +58,7 @@ def branch_dataset(branch: Branch) -> xarray.Dataset:
         "kind": branch.kind,
         "free": list(branch.free),
         "bounds": {name: list(bounds) for name, bounds in branch.bounds.items()},
-        "stepping": [branch.stepping.ds, branch.stepping.ds_max, branch.stepping.adapt_every],
+        "stepping": [branch.stepping.ds, branch.stepping.ds_max, branch.stepping.adapt_every, branch.stepping.scale],
         "detect": list(branch.detect),
         "special": [[s.kind, s.index, dict(s.parameters)] for s in branch.special],
         "degree": solutions[0].mesh.degree,
@@ -113,7 +114,7 @@ def branch_from_dataset(data: xarray.Dataset, system: DDE | None = None, *, name
         `name` is how it is called then.
     """
     found = data.attrs.get("format"), data.attrs.get("version")
-    if found != (FORMAT, VERSION):
+    if found[0] != FORMAT or found[1] not in (VERSION, *OLDER):
         raise DataError(
             f"{name}: format and version are {found}, this program reads {(FORMAT, VERSION)}; compute the branch anew"
         )

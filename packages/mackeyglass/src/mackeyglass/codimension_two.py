@@ -129,7 +129,7 @@ def zero_along(branch: "Branch", index: int, test: Test, name: str) -> Solution:
     """
     before, after = branch.states[index - 1], branch.states[index]
     problem, free = problem_of(branch.kind, branch.system), branch.free
-    row = weights(before.solution, free) * before.tangent
+    row = weights(problem, before.solution, free, branch.stepping.scale) * before.tangent
     start = before.solution.vector(free)
     target = after.solution.remeshed(before.solution.mesh).vector(free)
     length = float(row @ (target - start))

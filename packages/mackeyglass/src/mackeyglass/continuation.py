@@ -19,7 +19,7 @@ SMALLEST_STEP = 1e-5  # of the first step's length; folds can be very sharp
 
 @dataclass(frozen=True)
 class Stepping:
-    """Lengths of the steps along a curve, measured in profile, parameters and, with weight 0.02, period.
+    """Lengths of the steps along a curve, measured in profile/scale, parameters and, with weight 0.02, period.
 
     Parameters
     ----------
@@ -27,11 +27,14 @@ class Stepping:
         First and longest step.
     adapt_every
         Steps between two adaptations of the mesh; 0 for none.
+    scale
+        Of the state, so that the same steps serve in all its units.
     """
 
     ds: float | int = 0.05
     ds_max: float | int = 0.5
     adapt_every: int = 5
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.ds <= self.ds_max < math.inf or self.adapt_every < 0:
@@ -87,10 +90,15 @@ def check_steps(max_steps: int, direction: int = 1) -> None:
         raise ConfigError(f"direction must be 1 (the parameter grows at first) or -1 (it falls), got {direction!r}")
 
 
-def weights(solution: Solution, free: Sequence[str]) -> Float[np.ndarray, "unknowns"]:
-    """The weights of squares whose sum is the squared length of a step: they do not depend on the mesh."""
+def weights(problem: Problem, solution: Solution, free: Sequence[str], scale: float) -> Float[np.ndarray, "unknowns"]:
+    """The weights of squares whose sum is the squared length of a step: they do not depend on the mesh.
+
+    `scale` is that of the orbit; null vectors are of size one.
+    """
     scalars = [PERIOD_WEIGHT] * (1 + len(solution.extras)) + [1.0] * len(free)
-    return np.concatenate([np.repeat(solution.mesh.measure, solution.values.shape[1]), scalars])
+    components = np.ones(solution.values.shape[1])
+    components[: problem.system.dim] /= scale**2
+    return np.concatenate([np.outer(solution.mesh.measure, components).ravel(), scalars])
 
 
 def first_state(
@@ -111,7 +119,7 @@ def first_state(
     tangent = null_vector(jacobian, along)
     if not np.isfinite(tangent).all():
         raise ContinuationError("the curve has no unique tangent at its start; start from another point of it")
-    return State(solution, _normalised(tangent, solution, free), float(stepping.ds))
+    return State(solution, _normalised(tangent, weights(problem, solution, free, stepping.scale)), float(stepping.ds))
 
 
 def trace(
@@ -133,7 +141,7 @@ def trace(
         following = _step(problem, state, free, stepping)
         passed = _passed(state.solution, following.solution, bounds)
         if passed is not None:
-            yield _land(problem, state, following, free, *passed)
+            yield _land(problem, state, following, free, stepping, *passed)
             return
         yield following
         state = following
@@ -161,7 +169,8 @@ def _passed(before: Solution, after: Solution, bounds: Mapping[str, tuple[float,
 
 def _step(problem: Problem, state: State, free: Sequence[str], stepping: Stepping) -> State:
     before, tangent, ds = state.solution, state.tangent, state.ds
-    row = weights(before, free) * tangent
+    measure = weights(problem, before, free, stepping.scale)
+    row = measure * tangent
     start = before.vector(free)
     while True:
         predicted = start + ds * tangent
@@ -170,10 +179,10 @@ def _step(problem: Problem, state: State, free: Sequence[str], stepping: Steppin
                 problem, before.updated(predicted, free), free, reference=before, row=row, level=float(row @ predicted)
             )
             solution = found.solution
-            turned = _normalised(found.tangent, solution, free)
-            cosine = float((weights(solution, free) * turned) @ tangent)
+            turned = _normalised(found.tangent, measure)
+            cosine = float((measure * turned) @ tangent)
             change = solution.vector(free) - predicted
-            distance = float(np.sqrt((weights(before, free) * change) @ change))
+            distance = float(np.sqrt((measure * change) @ change))
             if distance <= FARTHEST * ds:
                 break
             reason = "the curve turns too sharply"  # or this is another part of it
@@ -196,17 +205,20 @@ def _adapted(problem: Problem, state: State, free: Sequence[str], stepping: Step
     moved = before.remeshed(mesh)
     size = before.values.size
     direction = replace(before, values=state.tangent[:size].reshape(before.values.shape)).remeshed(mesh).values
-    tangent = _normalised(np.concatenate([direction.ravel(), state.tangent[size:]]), moved, free)
-    row = weights(moved, free) * tangent
+    measure = weights(problem, moved, free, stepping.scale)
+    tangent = _normalised(np.concatenate([direction.ravel(), state.tangent[size:]]), measure)
+    row = measure * tangent
     try:
         found = solve(problem, moved, free, row=row, level=float(row @ moved.vector(free)))
-        tangent = _normalised(found.tangent, found.solution, free)
+        tangent = _normalised(found.tangent, measure)
     except ContinuationError:  # the old mesh serves on
         return replace(state, age=0)
     return State(found.solution, tangent, state.ds, 0)
 
 
-def _land(problem: Problem, before: State, after: State, free: Sequence[str], name: str, bound: float) -> State:
+def _land(
+    problem: Problem, before: State, after: State, free: Sequence[str], stepping: Stepping, name: str, bound: float
+) -> State:
     """The point between two states at which a parameter takes the value of its bound."""
     first, last = before.solution.parameters[name], after.solution.parameters[name]
     share = (bound - first) / (last - first)
@@ -216,9 +228,10 @@ def _land(problem: Problem, before: State, after: State, free: Sequence[str], na
     guess = after.solution.updated(start, free)
     found = solve(problem, guess, free, reference=before.solution, row=row, level=float(bound))
     solution = replace(found.solution, parameters={**found.solution.parameters, name: float(bound)})
-    tangent = _normalised(null_vector(found.jacobian, weights(solution, free) * after.tangent), solution, free)
+    measure = weights(problem, solution, free, stepping.scale)
+    tangent = _normalised(null_vector(found.jacobian, measure * after.tangent), measure)
     return State(solution, tangent, after.ds, after.age)
 
 
-def _normalised(tangent: np.ndarray, solution: Solution, free: Sequence[str]) -> np.ndarray:
-    return tangent / np.sqrt((weights(solution, free) * tangent) @ tangent)
+def _normalised(tangent: np.ndarray, measure: np.ndarray) -> np.ndarray:
+    return tangent / np.sqrt((measure * tangent) @ tangent)

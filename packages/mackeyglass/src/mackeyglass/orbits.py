@@ -1,5 +1,7 @@
 """Periodic orbits of delay equations."""
 
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -189,6 +191,13 @@ class PeriodicOrbit:
         if not (0 < dt < np.inf and np.isfinite(samples).all()):
             raise ConfigError(f"samples must be finite and their spacing positive, got dt={dt}")
         lag = recurrence(samples, float(dt), float(window or 2 * max(map(float, system.delay_values))), tolerance)
+        return cls._from_last(system, samples, float(dt), lag, mesh)
+
+    @classmethod
+    def _from_last(
+        cls, system: DDE, samples: Float[np.ndarray, "times d"], dt: float, lag: float, mesh: Mesh | None
+    ) -> "PeriodicOrbit":
+        """From the last samples, about one period of them."""
         times = np.arange(len(samples)) * dt
         start = times[-1] - lag
 
@@ -215,7 +224,8 @@ class PeriodicOrbit:
         history
             As in `simulate`; by default nine tenths of the positive equilibrium of a Mackey–Glass equation.
         transient, longest
-            How long to wait, and the longest period to look for, in units of the longest delay.
+            How long to wait, and the longest period to look for, in units of the longest delay. Where the orbit is
+            unstable, after a period doubling, the wait is repeated, five times as long.
         tolerance
             As in `from_samples`.
 
@@ -225,6 +235,11 @@ class PeriodicOrbit:
             For a batch of systems, or where there is no default history.
         ContinuationError
             If the trajectory is not periodic by then.
+
+        Warns
+        -----
+        UserWarning
+            If the orbit is unstable even so.
         """
         numbers(system)
         if history is None:
@@ -232,10 +247,26 @@ class PeriodicOrbit:
                 raise ConfigError("give a history: a number, a function of times in [−τ, 0], or values")
             history = 0.9 * float(system.positive_equilibrium())
         delay = max(map(float, system.delay_values))
-        times = delay * (transient + np.arange(round(200 * (longest + 2)) + 1) / 200)
-        u = simulate(system, history, (0.0, float(times[-1])), saveat=times, rtol=1e-6, atol=1e-8)["u"].values[0]
-        samples = u.T if u.ndim == 2 else u[:, None]
-        return cls.from_samples(system, samples, delay / 200, mesh=mesh, tolerance=tolerance)
+        for wait in (transient, 5 * transient):
+            times = delay * (wait + np.arange(round(200 * (longest + 2)) + 1) / 200)
+            u = simulate(system, history, (0.0, float(times[-1])), saveat=times, rtol=1e-6, atol=1e-8)["u"].values[0]
+            samples = u.T if u.ndim == 2 else u[:, None]
+            orbit = cls.from_samples(system, samples, delay / 200, mesh=mesh, tolerance=tolerance)
+            # just past a period doubling a turn of the doubled orbit agrees with the next one up to the tolerance
+            while not orbit.stable and 2 * orbit.period <= longest * delay:
+                try:
+                    orbit = cls._from_last(system, samples, delay / 200, 2 * orbit.period, mesh)
+                except ContinuationError:  # not on the doubled orbit yet
+                    break
+            if orbit.stable:
+                return orbit
+        warnings.warn(
+            f"{orbit} is unstable, with a multiplier {orbit.multipliers(1)[0]:.4g}, but trajectories approach stable "
+            "ones: take a longer transient, a smaller tolerance, or a finer mesh",
+            UserWarning,
+            stacklevel=2,
+        )
+        return orbit
 
     @classmethod
     def from_hopf(
@@ -247,11 +278,14 @@ class PeriodicOrbit:
         ----------
         parameter
             The one that is determined with the orbit.
+        amplitude
+            In units of the order of magnitude of x*.
         """
         if not isinstance(point, HopfPoint):
             raise ConfigError(f"orbits are born at a HopfPoint, from hopf_points or locate_hopf, got {point!r}")
         point.system.check_names([parameter])
         mesh = mesh or Mesh.uniform(50, 5)
+        amplitude *= order_of_magnitude(point.equilibrium)
         mode = np.real(np.exp(2j * np.pi * mesh.points)[:, None] * point.vector)
         base = np.broadcast_to(point.equilibrium, mode.shape)
         start = Solution(mesh, base + amplitude * mode, point.period, (), point.parameters)
@@ -261,13 +295,15 @@ class PeriodicOrbit:
     def from_period_doubling(cls, point: "BifurcationPoint", *, amplitude: float = 0.02) -> "PeriodicOrbit":
         """The orbit of twice the period that is born at a period doubling, at a parameter nearby.
 
-        `amplitude` is how far along the null vector, whose mean square is one, it is from the orbit that doubles.
+        `amplitude` is how far along the null vector, whose mean square is one, it is from the orbit that doubles, in
+        units of the order of magnitude of that orbit.
         """
         if getattr(point, "kind", "") != "PD":
             raise ConfigError(f"only a period doubling (PD) has an orbit of twice the period, got {point!r}")
         d, solution = point.system.dim, point.solution
         mesh = solution.mesh.doubled()
         x, v = solution.values[:, :d], solution.values[:, d:]
+        amplitude *= order_of_magnitude(x)
         base, mode = np.concatenate([x, x[1:]]), np.concatenate([v, -v[1:]])
         start = Solution(mesh, base + amplitude * mode, 2 * solution.period, (), solution.parameters)
         return _pinned(point.system, start, base, mode, amplitude, point.parameter)
@@ -297,6 +333,13 @@ def recurrence(samples: Float[np.ndarray, "times d"], dt: float, window: float, 
     raise ContinuationError(
         f"the trajectory did not return to within {tolerance:g} of its range: simulate longer, or it is not periodic"
     )
+
+
+def order_of_magnitude(x: Float[np.ndarray, "*any"]) -> float:
+    """The power of ten that is closest to the largest |x|; at least 1 about zero, where orbits are born small."""
+    top = float(np.abs(x).max())
+    about_zero = x.min() * x.max() <= 0 or top < 1e-9  # rounding
+    return 10.0 ** round(math.log10(max(top, 1.0) if about_zero else top))
 
 
 def _solved(system: DDE, start: Solution) -> PeriodicOrbit:
