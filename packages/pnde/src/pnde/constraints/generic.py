@@ -56,7 +56,8 @@ class FunctionConstraint(Constraint):
             raise ConfigError(
                 f"kind={kind!r}, mode={mode!r}; choose from {', '.join(get_args(Kind))} and {', '.join(modes)}"
             )
-        self.fn, self.jac, self.n, self.m, self.kind, self.mode = fn, jac, n, m, kind, mode
+        self.fn, self.jac, self.n, self.m, self.kind = fn, jac, n, m, kind
+        self.mode: Mode | Literal["auto"] = mode
         self.driven, self.chunk_size = driven, chunk_size
 
     def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
