@@ -118,7 +118,7 @@ def test_errors():
         DDE(lambda x, y, p: x, ["tau"], {"tau": -1.0})
     with pytest.raises(ConfigError, match="2 delayed states and the parameters"):
         DDE(lambda x, y, p: x, ["tau", 0.5], {"tau": 1.0})
-    with pytest.raises(ConfigError, match="dim must be at least 1"):
+    with pytest.raises(ConfigError, match="dim=0 must be a positive whole number"):
         DDE(lambda x, y, p: x, ["tau"], {"tau": 1.0}, dim=0)
 
 
@@ -190,3 +190,23 @@ def test_the_first_derivative_of_a_program_warns_of_nothing():
     )
     command = [sys.executable, "-W", "error::FutureWarning", "-c", program]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == ""
+
+
+def test_right_hand_sides_take_numbers():
+    system, u = MackeyGlass(), tensor(1.2, 0.3)
+    torch.testing.assert_close(system.rhs(1.2, 0.3), system.rhs(u[0], u[1]), rtol=0, atol=0)
+    torch.testing.assert_close(system.drhs(1, 0.3)[1], system.drhs(u[0], u[1])[1], rtol=0, atol=0)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("delays", "parameters", "dim", "message"),
+    [
+        ("tau", {"tau": 1.0}, 1, r"must be a list, one entry a delay: \['tau'\]"),
+        (["tau"], {"tau": 1.0}, 1.5, "dim=1.5"),
+        (["tau"], {"tau": 1.0, "a": math.nan}, 1, "a must be finite, got nan"),
+    ],
+)
+def test_equations_of_wrong_make_are_refused(delays, parameters, dim, message):
+    with pytest.raises(ConfigError, match=message):
+        DDE(lambda x, y, p: -y, delays, parameters, dim)

@@ -310,6 +310,19 @@ def test_the_first_member_begins_with_the_history_itself():
     assert ((members[1:] != 0.8) & ((members[1:] / 0.8 - 1).abs() <= 0.01)).all()
 
 
+def test_steps_are_short_enough_for_steep_decay():
+    system = DDE(lambda x, y, p: -5 * x - 0.1 * torch.tanh(y), [30.0], {})
+    result = lyapunov_spectrum(system, 1, history=0.5, n_delays=20, n_transient=100, n_ensemble=1, n_nodes=8)
+    assert result.exponents[0, 0].item() < 0
+
+
+def test_exponents_are_numbers_where_derivatives_by_the_delay_are_taken():
+    for method in ("segment", "pseudospectral"):
+        system = MackeyGlass(tau=tensor(2.0)[0].requires_grad_())
+        result = lyapunov_spectrum(system, 1, n_delays=20, n_transient=100, n_ensemble=1, n_nodes=4, method=method)
+        assert not result.exponents.requires_grad
+
+
 def test_short_runs_are_said_to_be_short():
     with pytest.warns(UserWarning, match="1 of 1 systems have not converged"):
         result = lyapunov_spectrum(MackeyGlass(n=8.9, tau=2.0), 1, n_delays=20, n_transient=100, n_ensemble=1)
@@ -323,12 +336,16 @@ def test_short_runs_are_said_to_be_short():
     ("arguments", "message"),
     [
         ({"k": 4, "n_nodes": 2}, "4 exponents need at least 5 nodes"),
-        ({"k": 0}, "at least 1"),
-        ({"n_nodes": 1}, "n_nodes must be at least 2"),
+        ({"k": 0}, "k=0 must be a positive whole number"),
+        ({"k": 2.5}, "k=2.5"),
+        ({"dtype": torch.float16}, "torch.float16"),
+        ({"dtype": torch.int64}, "torch.int64"),
+        ({"system": MackeyGlass(n=torch.tensor([[9.0, 8.0]]))}, "flatten it"),
+        ({"n_nodes": 1}, "n_nodes=1 must be a whole number, at least 2"),
         ({"n_delays": 10}, "at least 20 times"),
         ({"n_delays": 50, "qr_every": 5}, "at least 20 times"),
         ({"n_transient": 50}, "n_transient must be at least 100"),
-        ({"n_ensemble": 0}, "at least 1"),
+        ({"n_ensemble": 0}, "n_ensemble=0 must be a positive whole number"),
         ({"method": "rk4"}, "'segment' or 'pseudospectral'"),
         ({"history": -1.0}, "positive"),
         ({"history": torch.ones(3, 1, dtype=torch.float64)}, "do not fit 1 systems"),
@@ -338,7 +355,9 @@ def test_short_runs_are_said_to_be_short():
 def test_wrong_arguments(arguments: dict, message: str):
     system = MackeyGlass(n=9.5, tau=2.0)
     with pytest.raises(ConfigError, match=message):
-        lyapunov_spectrum(system, **{"k": 1, **arguments})
+        lyapunov_spectrum(**{"system": system, "k": 1, **arguments})
+    with pytest.raises(ConfigError, match="k ≥ 1"):
+        kaplan_yorke_dimension([])
 
 
 @pytest.mark.unchecked

@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 from mackeyglass import MackeyGlass
+from mackeyglass.forward import jvp
 from mackeyglass.runge_kutta import RungeKutta4
 from mackeyglass.segment_map import SegmentMap
 from sciml.errors import ConfigError, ShapeError
+from torch.autograd import forward_ad
 
 CLASSIC = MackeyGlass(beta=0.2, gamma=0.1, n=10, tau=17.0)
 AT_306 = 0.80364320211
@@ -136,7 +138,7 @@ def test_statistics_of_chaos_agree_with_the_segment_map():
 
 @pytest.mark.unchecked
 def test_wrong_input_is_refused(monkeypatch):
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="steps=0 must be a positive whole number"):
         RungeKutta4(CLASSIC, 0)
     with pytest.raises(ConfigError, match="'euler'"):
         RungeKutta4(CLASSIC, 10, engine="euler")
@@ -156,3 +158,46 @@ def test_wrong_input_is_refused(monkeypatch):
     with pytest.raises(ConfigError, match=r"mackeyglass\[fast\]"):
         RungeKutta4(CLASSIC, 10, engine="numba")
     assert RungeKutta4(CLASSIC, 10).run(solver.history(1.2), 1).values.shape == (1, 11)
+
+
+def test_forward_derivatives_are_not_dropped():
+    system = MackeyGlass(n=8.0, tau=1.7)
+    solver, torch_solver = RungeKutta4(system, 10), RungeKutta4(system, 10, engine="torch")
+    state = solver.history(torch.tensor([[0.7]], dtype=torch.float64))
+
+    def derivative(solver: RungeKutta4) -> torch.Tensor:
+        return jvp(lambda x: solver.run(x, 2).values, (state,), (torch.ones_like(state),))[1]
+
+    expected = derivative(torch_solver)
+    assert expected.abs().max() > 0.1
+    assert torch.equal(derivative(solver), expected)
+    with forward_ad.dual_level():
+        found = solver.run(forward_ad.make_dual(state, torch.ones_like(state)), 2).values
+        torch.testing.assert_close(forward_ad.unpack_dual(found).tangent, expected)
+        n = forward_ad.make_dual(tensor(8.0)[0], tensor(1.0)[0])
+        found = RungeKutta4(MackeyGlass(n=n, tau=1.7), 10).run(state, 2).values
+        assert forward_ad.unpack_dual(found).tangent is not None
+    together = torch.func.vmap(lambda x: solver.run(x, 1).values)(torch.stack([state, 0.8 * state]))
+    assert torch.equal(together[0], torch_solver.run(state, 1).values)
+
+
+def test_runs_follow_parameters_that_are_trained():
+    n = torch.tensor(8.0, requires_grad=True)  # not in the dtype of the computation
+    solver = RungeKutta4(MackeyGlass(n=n, tau=1.7), 10)
+    with torch.no_grad():
+        n += 1
+    expected = RungeKutta4(MackeyGlass(n=9.0, tau=1.7), 10, engine="torch")
+    assert torch.equal(solver.run(solver.history(0.7), 2).values, expected.run(expected.history(0.7), 2).values)
+
+
+@pytest.mark.unchecked
+def test_what_cannot_be_computed_is_refused():
+    for arguments, message in (({"steps": 2.5}, "steps=2.5"), ({"dtype": torch.int32}, "torch.int32")):
+        with pytest.raises(ConfigError, match=message):
+            RungeKutta4(CLASSIC, **arguments)
+    solver = RungeKutta4(CLASSIC, 10, engine="numba")
+    state = solver.history(1.2).requires_grad_()
+    with pytest.raises(ConfigError, match="engine='torch'"):
+        solver.run(state, 1)
+    with torch.no_grad():
+        assert solver.run(state, 1).values.shape == (1, 11)

@@ -311,3 +311,107 @@ def test_wrong_input_is_refused():
         segment_map.evaluate(torch.ones(1, 17, dtype=torch.float64), tensor(2.5))
     with pytest.raises(ConfigError, match="dopri5"):
         SegmentMap(object(), 16)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "n", [torch.full((3,), 8.0, dtype=torch.float64), torch.tensor(8.0), torch.full((3,), 8.0)], ids=str
+)
+def test_maps_follow_parameters_that_are_trained(n):
+    exact = SegmentMap(MackeyGlass(n=tensor(9.0, 7.5, 8.5) if n.ndim else 9.0, tau=1.7), 20)
+    target = exact.trajectory(exact.history(0.7), 3)
+    n = n.clone().requires_grad_()
+    segment_map, optimizer = SegmentMap(MackeyGlass(n=n, tau=1.7), 20), torch.optim.Adam([n], 0.15)
+    for _ in range(40):
+        optimizer.zero_grad()
+        (segment_map.trajectory(segment_map.history(0.7), 3) - target).square().sum().backward()
+        optimizer.step()
+    expected = tensor(9.0, 7.5, 8.5) if n.ndim else tensor(9.0)[0]
+    torch.testing.assert_close(n.detach().double(), expected, rtol=0, atol=0.1)
+
+
+def test_maps_follow_parameters_that_change():
+    n, tau = tensor(8.0, 9.0, 10.0), tensor(1.2, 1.7, 2.0)
+    segment_map = SegmentMap(MackeyGlass(n=n, tau=tau), 16)
+    U = segment_map.history(0.7)
+    n += 1
+    tau *= 1.1
+    assert torch.equal(segment_map(U), SegmentMap(MackeyGlass(n=n.clone(), tau=tau.clone()), 16)(U))
+    tau.requires_grad_()
+    assert segment_map(U).requires_grad
+    with torch.inference_mode():
+        n = torch.ones(3, dtype=torch.float64) * 8
+        segment_map = SegmentMap(MackeyGlass(n=n), 16)
+        before = segment_map(U)
+        n += 1
+        assert not torch.equal(segment_map(U), before)
+
+
+@pytest.mark.parametrize("shape", [(17, 17), (33, 17), (2, 17, 17)])
+def test_tangent_of_one_segment_takes_many_directions(shape):
+    segment_map = SegmentMap(MackeyGlass(n=8.3, tau=1.6), 16)
+    U = segment_map.history(lambda t: 1 + 0.2 * t)
+    V = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = V @ torch.func.jacfwd(segment_map)(U).mT
+    torch.testing.assert_close(segment_map.tangent(U, V), expected, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(segment_map.tangent(U[None], V), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("n", [9.65, 10])
+def test_solutions_of_rough_histories_are_not_negative(n):
+    segment_map = SegmentMap(MackeyGlass(n=n), 16)
+    U = 1e-3 + 10 * torch.rand(64, 17, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    U[:, -1] = 1e-3
+    segments = segment_map.trajectory(U, 30)
+    assert (segments >= 0).all()
+    assert (segments == 0).any()
+    smooth = segment_map.history(0.7)
+    together = segment_map.trajectory(torch.cat([smooth[None], U]), 30)
+    assert torch.equal(together[:, 0], segment_map.trajectory(smooth, 30))
+
+
+def test_negative_solutions_of_whole_exponents_stay_negative():
+    segment_map = SegmentMap(MackeyGlass(n=10), 16)
+    U = segment_map.history(torch.tensor([[0.7], [-0.7]], dtype=torch.float64))
+    positive, negative = segment_map.trajectory(U, 5).unbind(1)
+    assert torch.equal(positive, -negative)
+
+
+@pytest.mark.parametrize("name", ["n", "tau"])
+def test_maps_can_be_built_in_a_vectorised_function(name):
+    def run(value: torch.Tensor) -> torch.Tensor:
+        segment_map = SegmentMap(MackeyGlass(**{"n": 8.5, "tau": 1.6, name: value}), 16)
+        return segment_map.evaluate(segment_map.trajectory(segment_map.history(0.8), 2), tensor(0.3, 1.9))
+
+    values = tensor(2.0, 1.6)
+    together = torch.func.vmap(run)(values)
+    torch.testing.assert_close(together, torch.stack([run(value) for value in values]), rtol=1e-13, atol=0)
+
+
+def test_error_is_that_of_the_next_segment():
+    system = MackeyGlass()
+    fine = SegmentMap(system, 60, 8)
+    histories = [lambda t: 1 + 0.4 * torch.sin(3 * t), lambda t: 1 + 0.4 * torch.sin(26 * t)]
+    histories += [lambda t: 1 + 0.5 * torch.sin(60 * t), lambda t: torch.where(t < -1, 0.001, 1.0) + 0 * t]
+    for history, n_nodes in zip(histories, (32, 32, 100, 32), strict=True):
+        segment_map = SegmentMap(system, n_nodes)
+        U, exact = segment_map.history(history), fine(fine.history(history))
+        times = torch.linspace(0, 2, 1000, dtype=torch.float64)
+        exact = fine.evaluate(exact[None], times)
+        error = ((segment_map.evaluate(segment_map(U)[None], times) - exact).abs().max() / exact.max()).item()
+        assert error / 10 < segment_map.error(U).item() < 10 * error
+    assert segment_map.error(segment_map.history(1.2)) < 1e-14
+
+
+@pytest.mark.unchecked
+def test_arguments_and_directions_of_wrong_make_are_refused():
+    for arguments in ({"n_nodes": 16.5}, {"panels": 1.5}, {"dtype": torch.int32}, {"dtype": torch.float16}):
+        with pytest.raises(ConfigError, match=next(iter(arguments))):
+            SegmentMap(CLASSIC, **arguments)
+    segment_map = SegmentMap(CLASSIC, 16)
+    U = segment_map.history(torch.ones(3, 1, dtype=torch.float64))
+    with pytest.raises(ShapeError, match=r"\(…, 3, 17\).*got \(17, 17\)"):
+        segment_map.tangent(U, torch.ones(17, 17, dtype=torch.float64))
+    with pytest.raises(ShapeError, match=r"got \(9,\)"):
+        segment_map.tangent(U, torch.ones(9, dtype=torch.float64))
+    with pytest.raises(ConfigError, match="no segments"):
+        segment_map.evaluate(segment_map.trajectory(U, 0), tensor(0.0))

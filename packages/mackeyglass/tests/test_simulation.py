@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from mackeyglass import DDE, MackeyGlass
+from mackeyglass import DDE, IntegrationError, MackeyGlass
 from mackeyglass import simulation as module
 from mackeyglass.identities import averages
 from mackeyglass.learned_equation import LearnedDDE
@@ -57,6 +57,15 @@ def test_components_have_a_dimension():
     assert result.attrs["integrator"] == "dopri5"
     # until t = 1 the second component is 0.3 − 0.3kt
     np.testing.assert_allclose(result.u[:, 1, 4], 0.3 - 0.3 * np.array([1.0, 2.0, 3.0]), atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["segment", "rk4"])
+def test_one_delay_serves_a_batch(method):
+    histories = tensor(0.7, 0.8, 0.9)[:, None]
+    for n in (9.65, tensor(8.0, 9.0, 10.0)):
+        found = simulate(MackeyGlass(n=n, tau=tensor(2.0)), histories, (0, 5), method=method, saveat=[0.3, 5.0])
+        expected = simulate(MackeyGlass(n=n, tau=2.0), histories, (0, 5), method=method, saveat=[0.3, 5.0])
+        np.testing.assert_allclose(found.u, expected.u, rtol=1e-13)
 
 
 @pytest.mark.parametrize("method", ["segment", "rk4"])
@@ -125,6 +134,33 @@ def test_a_relative_error_of_some_1e_4_is_reported():
     with pytest.warns(UserWarning, match="20 nodes leave a relative error of about .* raise n_per_delay"):
         found = simulate(MackeyGlass(n=12.0, tau=2.0), 0.8, (0, 60), n_per_delay=20)
     assert 1e-5 < found.attrs["resolution"] < 1e-3
+
+
+def test_histories_that_are_not_resolved_are_reported():
+    # the solution alone looks resolved to 8e-4 and 3e-5
+    for frequency, n_per_delay, least in ((26, 32, 2.9e-2), (60, 200, 3.2e-3)):
+        with pytest.warns(UserWarning, match="raise n_per_delay") as caught:
+            simulate(MackeyGlass(), lambda t, f=frequency: 1 + 0.4 * torch.sin(f * t), (0, 2), n_per_delay=n_per_delay)
+        assert least / 3 < float(str(caught[0].message).split()[7]) < 10 * least
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for history in (1.2, lambda t: 1 + 0.2 * t, lambda t: 1 + 0.2 * torch.sin(2 * t)):
+            simulate(MackeyGlass(n=15.0), history, (0, 2))
+
+
+@pytest.mark.unchecked
+def test_solutions_that_leave_the_numbers_are_refused():
+    learned = LearnedDDE(Square(), 1.0, 1.7)
+    for method in ("segment", "rk4"):
+        with pytest.raises(IntegrationError, match="left the floating-point numbers"):
+            simulate(learned, 3.0, (0, 40), method=method)
+
+
+class Square(nn.Module):
+    """A production without bound."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x**2
 
 
 class Tent(nn.Module):
@@ -256,9 +292,16 @@ def test_identities_lack_boundary_terms_only():
         ({"history": torch.ones(33, dtype=torch.int64)}, "floating-point"),
         ({"system": DDE(lambda x, x_tau, p: -x_tau, [1.0], {}), "method": "segment"}, "linear decay"),
         ({"history": torch.ones(2, 3, 1, dtype=torch.float64)}, "one axis"),
+        ({"history": torch.ones(2, 3, 1).double(), "system": MackeyGlass(tau=tensor(1.0, 2.0, 3.0))}, "one axis"),
+        ({"history": torch.ones(0, 1, dtype=torch.float64)}, "no samples"),
+        ({"history": torch.ones(0, 1, dtype=torch.float64), "method": "dopri5"}, "no samples"),
+        ({"dtype": torch.int64, "method": "rk4"}, "torch.int64"),
+        ({"dtype": torch.float16}, "torch.float16"),
+        ({"dtype": torch.bfloat16, "method": "dopri5"}, "torch.bfloat16"),
+        ({"system": "x"}, "must be a DDE"),
     ],
 )
 def test_wrong_input_is_refused(options, message):
     arguments = {"system": MackeyGlass(), "history": 0.8, "t_span": (0, 10), **options}
-    with pytest.raises(ConfigError if "33" not in message else ShapeError, match=message):
+    with pytest.raises(ShapeError if message in ("33 nodes", "no samples") else ConfigError, match=message):
         simulate(arguments.pop("system"), arguments.pop("history"), arguments.pop("t_span"), **arguments)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from sciml.errors import ConfigError, ShapeError
 from torch import Tensor
 
+from mackeyglass.arguments import whole
 from mackeyglass.forward import jvp
 
 Value = float | int | Tensor
@@ -52,8 +53,9 @@ class DDE:
         parameters: Mapping[str, Value],
         dim: int = 1,
     ) -> None:
-        if dim < 1:
-            raise ConfigError(f"dim must be at least 1, got {dim}: it is the number of components of the state")
+        dim = whole("dim", dim)
+        if isinstance(delays, str):
+            raise ConfigError(f"delays must be a list, one entry a delay: [{delays!r}], not {delays!r}")
         unknown = [d for d in delays if (d not in parameters if isinstance(d, str) else not _is_number(d))]
         if not delays or unknown:
             raise ConfigError(
@@ -64,6 +66,9 @@ class DDE:
         self.rhs_function, self.delays, self.dim = rhs, tuple(delays), dim
         self.parameters: dict[str, Value] = dict(parameters)
         self._check_parameters()
+        for name, value in self.parameters.items():
+            if not is_batched(value) and not bool(torch.as_tensor(value).isfinite().all()):
+                raise ConfigError(f"{name} must be finite, got {value}")
         self._check_field()
 
     @property
@@ -179,12 +184,24 @@ def check_positive(name: str, value: Value) -> None:
 def check_above(name: str, value: Value, bound: float) -> None:
     """Raise `ConfigError` unless a number, or every entry of a tensor, is finite and greater than `bound`."""
     check_number(name, value)
+    if is_batched(value):  # its entries cannot be asked
+        return
     if isinstance(value, Tensor):
         good = bool(((value > bound) & torch.isfinite(value)).all())
     else:
         good = math.isfinite(value) and value > bound
     if not good:
         raise ConfigError(f"{name} must be finite and greater than {bound:g}, got {value}")
+
+
+def is_batched(value: object) -> bool:
+    """Whether `torch.func.vmap` acts on a tensor, possibly below other transformations."""
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    while isinstance(value, Tensor) and functorch.is_functorch_wrapped_tensor(value):
+        if functorch.is_batchedtensor(value):
+            return True
+        value = functorch.get_unwrapped(value)
+    return False
 
 
 def _is_number(value: object) -> bool:

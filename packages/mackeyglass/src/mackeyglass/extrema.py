@@ -1,16 +1,18 @@
 """Local maxima of solutions, where the derivative of the dense output vanishes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from sciml.errors import ConfigError
 from torch import Tensor
 
 from mackeyglass.chebyshev import basis_on_panels, lobatto_nodes
 from mackeyglass.segment_map import SegmentMap
 
-GAP = 1.5e-3  # between two maxima that count as different
+GAP = 1.5e-3  # between two maxima, in units of θ, that count as different
 MOST = 16  # maxima of the longest cycle that is told from chaos
 STEPS = 8  # of the Illinois method; maxima feel the square of the error they leave
 
@@ -53,6 +55,7 @@ class Maxima:
         return np.where(turns > 0, (last - self.times[:, 0]) / np.maximum(turns, 1), np.nan)
 
 
+@torch.no_grad()
 def local_maxima(segment_map: SegmentMap, segments: Float[Tensor, "k *batch nodes"]) -> Maxima:
     """Maxima on all but the first of successive segments, which gives the second one its derivative.
 
@@ -72,6 +75,17 @@ def local_maxima(segment_map: SegmentMap, segments: Float[Tensor, "k *batch node
     table = torch.full((2, rows, max(1, int(number.max()))), torch.nan, dtype=torch.float64)
     table[:, row.cpu(), column.cpu()] = torch.stack([found[order], (delays * tau[event % rows])[order]]).double().cpu()
     return Maxima(table[0].numpy(), table[1].numpy())
+
+
+def unit_of(system: Any) -> Float[np.ndarray, "*batch"]:
+    """θ, the unit of the state; 1 for equations that have none."""
+    return torch.as_tensor(system.parameters.get("theta", 1.0), dtype=torch.float64).detach().cpu().numpy()
+
+
+def check_finite(segments: Float[Tensor, "*any"]) -> None:
+    """Raise `ConfigError` if there are values that are infinite or no numbers."""
+    if not bool(torch.isfinite(segments).all()):
+        raise ConfigError("trajectories became infinite or no numbers: raise n_nodes, or take smoother histories")
 
 
 def _root(

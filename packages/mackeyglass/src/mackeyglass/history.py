@@ -1,5 +1,6 @@
 """Initial functions of delay equations: the state on [−τ_max, 0]."""
 
+import numbers
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from sciml.errors import ConfigError, ShapeError
 from torch import Tensor
 
-from mackeyglass.equation import DDE
+from mackeyglass.equation import DDE, is_batched
 from mackeyglass.mackey_glass import MackeyGlass
 
 History = float | int | Tensor | Callable[[Tensor], Tensor]
@@ -17,7 +18,8 @@ History = float | int | Tensor | Callable[[Tensor], Tensor]
 
 def batch_shape(system: object) -> tuple[int, ...]:
     """Shape in which the tensors among a system's parameters broadcast: ``()`` or ``(B,)``."""
-    return tuple(torch.broadcast_shapes(*(value.shape for value in tensors_of(system))))
+    shapes = {value.shape for value in tensors_of(system)}
+    return tuple(torch.broadcast_shapes(*shapes)) if shapes else ()
 
 
 def tensors_of(system: Any) -> list[Tensor]:
@@ -70,18 +72,21 @@ def sample_history(
         ) from None
     values = values.reshape(dim, *(1,) * (len(batch) + 2 - values.ndim), *values.shape[1:])
     values = values.to(times.dtype).expand(dim, *batch, times.shape[-1]).contiguous()
+    if not values.numel():
+        raise ShapeError(f"a history of shape {_shape(values, dim)} has no samples: give at least one")
     _check_values(values, system)
     return values
 
 
 def _evaluate(history: History, dim: int, times: Tensor, on_nodes: str | None) -> Tensor:
     """Values with the axis of components first."""
-    if isinstance(history, bool) or not (isinstance(history, float | int | Tensor) or callable(history)):
+    number = isinstance(history, numbers.Real) and not isinstance(history, bool)
+    if not (number or isinstance(history, Tensor) or callable(history)):
         raise ConfigError(
             f"a history must be a number, a tensor or a function of times, got {type(history).__name__}: "
             "convert arrays by torch.as_tensor"
         )
-    if isinstance(history, float | int):
+    if number:
         return torch.full((dim, 1), float(history), dtype=times.dtype, device=times.device)
     if not isinstance(history, Tensor):
         history = history(times)
@@ -112,6 +117,8 @@ def _rests_at_zero(system: Any, like: Float[Tensor, "d *batch"]) -> bool:
 
 
 def _check_values(values: Tensor, system: object) -> None:
+    if is_batched(values):  # they cannot be asked
+        return
     if not bool(torch.isfinite(values).all()):
         raise ConfigError("the history has values that are infinite or not a number: check it on [-tau, 0]")
     if bool((values == 0).all(-1).all(0).any()) and _rests_at_zero(system, values[..., 0]):

@@ -13,8 +13,9 @@ from sciml.errors import ConfigError
 from sciml.progress import Progress
 from torch import Tensor
 
+from mackeyglass.arguments import check_precision, whole
 from mackeyglass.equation import DDE
-from mackeyglass.history import History, sample_history
+from mackeyglass.history import History, batch_shape, sample_history
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.orthonormal import orthonormalise
 from mackeyglass.resolution import warn_unresolved
@@ -66,9 +67,16 @@ def kaplan_yorke_dimension(
     Tensor
         NaN where the sum of all given exponents is not negative: more of them are needed. An infinite |λ_{j+1}| adds
         nothing to j.
+
+    Raises
+    ------
+    ConfigError
+        If there are no exponents.
     """
     if not isinstance(exponents, Tensor):
         exponents = torch.as_tensor(exponents, dtype=torch.float64)
+    if not exponents.ndim or not exponents.shape[-1]:
+        raise ConfigError(f"exponents must be (…, k) with k ≥ 1, got {tuple(exponents.shape)}")
     zero = torch.as_tensor(zero, dtype=exponents.dtype, device=exponents.device)[..., None]
     ordered = torch.where(exponents.abs() <= zero, 0.0, exponents).sort(-1, descending=True).values
     sums = ordered.cumsum(-1)
@@ -131,7 +139,8 @@ def lyapunov_spectrum(
     Raises
     ------
     ConfigError
-        For fewer than k + 1 nodes or other arguments out of range, if trajectories or vectors leave the numbers.
+        For fewer than k + 1 nodes or other arguments out of range, other dtypes than float32 and float64, and if
+        trajectories or vectors leave the numbers.
 
     Warns
     -----
@@ -140,6 +149,9 @@ def lyapunov_spectrum(
         tell of that, nor `converged`.
     """
     _check(k, n_delays, n_transient, n_ensemble, qr_every, method)
+    check_precision(dtype)
+    if len(batch_shape(system)) > 1:
+        raise ConfigError(f"parameters must be numbers or (B,), got a batch {batch_shape(system)}: flatten it")
     flow = _flow(system, method, n_ensemble, n_nodes, panels, dtype, device)
     if flow.size < k + 1:
         raise ConfigError(f"{k} exponents need at least {k + 1} nodes, there are {flow.size}: raise n_nodes")
@@ -150,8 +162,8 @@ def lyapunov_spectrum(
     rates = growth / (_block_lengths(n_delays, qr_every)[:, None] * flow.delay.cpu()[:, None, None])
     if not bool(rates.isfinite().all()):
         raise ConfigError(
-            "a trajectory or its tangent vectors left the floating-point numbers: check the history, take a smaller "
-            "qr_every or fewer exponents"
+            "a trajectory or its tangent vectors left the floating-point numbers: check the history, raise n_nodes "
+            "(with it 'pseudospectral' takes shorter steps), take a smaller qr_every or fewer exponents"
         )
     warn_unresolved(worst, n_nodes, dtype)
     result = _statistics(rates, flow.delay.cpu())
@@ -246,8 +258,7 @@ def _flow(
             "the method 'segment' needs u' = −γu + production(u_τ), "
             f"take 'pseudospectral' for a {type(system).__name__}"
         )
-    if n_nodes < 2:
-        raise ConfigError(f"n_nodes must be at least 2, got {n_nodes}")
+    n_nodes = whole("n_nodes", n_nodes, 2)
     if linear and method != "pseudospectral":
         return SegmentFlow(system, ensemble, n_nodes, panels or enough_panels(system), dtype=dtype, device=device)
     if panels not in (None, 1):
@@ -290,8 +301,9 @@ def _members(
 
 
 def _check(k: int, n_delays: int, n_transient: int, n_ensemble: int, qr_every: int, method: str | None) -> None:
-    if k < 1 or n_ensemble < 1 or qr_every < 1:
-        raise ConfigError(f"k, n_ensemble and qr_every must be at least 1, got {k}, {n_ensemble} and {qr_every}")
+    for name, value in (("k", k), ("n_ensemble", n_ensemble), ("qr_every", qr_every), ("n_delays", n_delays)):
+        whole(name, value)
+    whole("n_transient", n_transient, 0)
     if n_delays < BLOCKS * qr_every:
         raise ConfigError(f"n_delays must be at least {BLOCKS} times qr_every = {qr_every}, got {n_delays}")
     if n_transient < ALIGNMENT:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mackeyglass.equation import DDE, Value, check_above, check_batch, check_positive
 
+Numbers = Float[Tensor, "*batch"] | float | int
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class MackeyGlass(DDE):
@@ -74,21 +76,19 @@ class MackeyGlass(DDE):
         slope = hill_slope(delayed[0], parameters["n"], parameters["theta"])
         return parameters["beta"] * slope * d_delayed[0] - parameters["gamma"] * dx
 
-    def rhs(self, u: Float[Tensor, "*batch"], u_tau: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def rhs(self, u: Numbers, u_tau: Numbers) -> Float[Tensor, "*batch"]:
         """−γu + βf(u_τ), elementwise."""
         return self.production(u_tau) - self.gamma * u
 
-    def drhs(
-        self, u: Float[Tensor, "*batch"], u_tau: Float[Tensor, "*batch"]
-    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+    def drhs(self, u: Numbers, u_tau: Numbers) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         """Derivatives of `rhs` by u and by u_τ: −γ and βf'(u_τ)."""
-        return torch.zeros_like(u) - self.gamma, self.production_slope(u_tau)
+        return torch.zeros_like(_tensor(u)) - self.gamma, self.production_slope(u_tau)
 
-    def production(self, u_tau: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def production(self, u_tau: Numbers) -> Float[Tensor, "*batch"]:
         """βf(u_τ), elementwise."""
         return self.beta * hill(u_tau, self.n, self.theta)
 
-    def production_slope(self, u_tau: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def production_slope(self, u_tau: Numbers) -> Float[Tensor, "*batch"]:
         """βf'(u_τ), elementwise."""
         return self.beta * hill_slope(u_tau, self.n, self.theta)
 
@@ -156,20 +156,20 @@ class MackeyGlass(DDE):
             )
 
 
-def hill(x: Float[Tensor, "*batch"], n: Value, theta: Value = 1.0) -> Float[Tensor, "*batch"]:
+def hill(x: Numbers, n: Value, theta: Value = 1.0) -> Float[Tensor, "*batch"]:
     """f(x) = θⁿx/(θⁿ + xⁿ), without overflow for any n; NaN at negative x unless n is a whole Python number."""
     return x * _share(x, n, theta)
 
 
-def hill_slope(x: Float[Tensor, "*batch"], n: Value, theta: Value = 1.0) -> Float[Tensor, "*batch"]:
+def hill_slope(x: Numbers, n: Value, theta: Value = 1.0) -> Float[Tensor, "*batch"]:
     """f'(x) = (1 + (1−n)s)/(1+s)² with s = (x/θ)ⁿ."""
     share = _share(x, n, theta)  # 1/(1+s)
     return share * (1 - n * (1 - share))
 
 
-def _share(x: Tensor, n: Value, theta: Value) -> Tensor:
+def _share(x: Numbers, n: Value, theta: Value) -> Tensor:
     """1/(1 + (x/θ)ⁿ), in a form in which no power is taken."""
-    scaled = x / theta
+    scaled = _tensor(x) / theta
     magnitude = scaled
     whole = not isinstance(n, Tensor) and n == int(n)
     if whole:
@@ -180,3 +180,7 @@ def _share(x: Tensor, n: Value, theta: Value) -> Tensor:
     if whole and int(n) % 2:
         share = torch.where(scaled < 0, 1 / (1 - torch.exp(log_power)), share)
     return share
+
+
+def _tensor(x: Numbers) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=torch.float64)

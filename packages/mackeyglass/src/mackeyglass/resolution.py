@@ -15,7 +15,21 @@ def resolution(U: Float[Tensor, "*batch nodes"], n_nodes: int, panels: int = 1) 
     """Largest of the last three Chebyshev coefficients relative to the largest of all: about the relative error."""
     on_panels = U.unfold(-1, n_nodes + 1, n_nodes)
     size = (on_panels @ constant(chebyshev_coefficients(n_nodes), U).mT).abs()
-    return size[..., -3:].amax((-1, -2)) / size.amax((-1, -2))
+    return size[..., -3:].amax((-1, -2)) / size.amax((-1, -2)).clamp_min(torch.finfo(U.dtype).tiny)
+
+
+def production_error(F: Float[Tensor, "*batch nodes"], n_nodes: int, panels: int = 1) -> Float[Tensor, "*batch"]:
+    """About the relative error of the integrals of a production on a delay.
+
+    That of coefficients near degree M shrinks by M when they are integrated. Those of higher degrees look like lower
+    ones at the nodes: how fast they fall is told by the last quarter and the last half of the coefficients.
+    """
+    on_panels = F.unfold(-1, n_nodes + 1, n_nodes)
+    size = (on_panels @ constant(chebyshev_coefficients(n_nodes), F).mT).abs()
+    size = size / size.amax((-1, -2), keepdim=True).clamp_min(torch.finfo(F.dtype).tiny)
+    quarter, half = (size[..., -max(1, n_nodes // part) :].amax(-1) for part in (4, 2))
+    folded = quarter * (quarter / half.clamp_min(torch.finfo(F.dtype).tiny)) ** 2
+    return (size[..., -3:].amax(-1) / n_nodes + folded).amax(-1)
 
 
 def warn_unresolved(found: float, n_nodes: int, dtype: torch.dtype, name: str = "n_nodes") -> None:

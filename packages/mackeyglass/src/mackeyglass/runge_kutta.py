@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Float
 from sciml.errors import ConfigError, ShapeError
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from mackeyglass.equation import Value
+from mackeyglass.arguments import check_precision, whole
+from mackeyglass.equation import Value, is_batched
 from mackeyglass.history import History, batch_shape, sample_history, tensors_of
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.segment_map import LinearDecay, moved
@@ -45,7 +47,7 @@ class GridSolution:
         scaled = times / self.step[..., None]
         cells = k * (nodes - 1)
         slack = 1e3 * torch.finfo(self.values.dtype).eps * cells
-        if not bool(((scaled >= -slack) & (scaled <= cells + slack)).all()):
+        if not is_batched(scaled) and not bool(((scaled >= -slack) & (scaled <= cells + slack)).all()):
             raise ConfigError(f"times must lie between 0 and {k} delays, which the solution covers")
         cell = scaled.detach().floor().clamp(0, cells - 1)
         s, index = (scaled - cell).to(self.values.dtype), cell.long()
@@ -87,7 +89,8 @@ class RungeKutta4:
     Raises
     ------
     ConfigError
-        For a number of steps below 1, or an engine that is missing or cannot do this.
+        For a number of steps below 1, other dtypes than float32 and float64, or an engine that is missing or cannot do
+        this.
     """
 
     def __init__(
@@ -99,20 +102,24 @@ class RungeKutta4:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str | None = None,
     ) -> None:
-        if steps < 1:
-            raise ConfigError(f"steps must be at least 1, got {steps}: it is the number of steps in a delay")
+        steps = whole("steps", steps)
+        check_precision(dtype)
         if engine not in ("auto", "numba", "torch"):
             raise ConfigError(f'engine must be "auto", "numba" or "torch", got {engine!r}')
         if device is None:
             tensors = tensors_of(system)
             device = tensors[0].device if tensors else "cpu"
-        self.system: LinearDecay = moved(system, lambda value: value.to(device, dtype))
+        self.given = system  # its tensors are the caller's, who may train them
         self.steps, self.engine, self.dtype, self.device = steps, engine, dtype, torch.device(device)
-        self.gamma, self.tau = self._tensor(system.gamma), self._tensor(system.tau)
         if engine == "numba":
             reason = self._obstacle()
             if reason:
                 raise ConfigError(f"the engine numba {reason}: use engine='torch'")
+
+    @property
+    def system(self) -> LinearDecay:
+        """The system, its tensors in the dtype and on the device of the computation."""
+        return moved(self.given, lambda value: value.to(self.device, self.dtype))
 
     def history(self, history: History) -> Float[Tensor, "halves *batch"]:
         """The state on [−τ, 0]: values at the 2K + 1 ends and middles of steps, as `GridSolution.state`.
@@ -123,7 +130,8 @@ class RungeKutta4:
             For histories that do not fit; see `sample_history`.
         """
         grid = torch.linspace(-1, 0, 2 * self.steps + 1, dtype=self.dtype, device=self.device)
-        values = sample_history(history, self.system, self.tau[..., None] * grid, on_nodes="ends and middles of steps")
+        times = self._tensor(self.system.tau)[..., None] * grid
+        values = sample_history(history, self.system, times, on_nodes="ends and middles of steps")
         return values[0].movedim(-1, 0).contiguous()
 
     def run(self, state: Float[Tensor, "halves *batch"], k: int) -> GridSolution:
@@ -133,36 +141,43 @@ class RungeKutta4:
         ------
         ShapeError
             If the state does not have 2K + 1 values, or does not fit the batch of systems.
+        ConfigError
+            Where derivatives of what the engine numba computes are to be taken.
         """
-        batch = batch_shape(self.system)
+        batch = batch_shape(self.given)
         broadcasts = all(a == b or b == 1 for a, b in zip(state.shape[:0:-1], reversed(batch), strict=False))
         if state.ndim <= len(batch) or state.shape[0] != 2 * self.steps + 1 or not broadcasts:
             raise ShapeError(
                 f"a state must have shape ({2 * self.steps + 1}, …{''.join(f', {size}' for size in batch)}), "
                 f"values at ends and middles of steps, got {tuple(state.shape)}"
             )
-        tracked = [state, *(self.system.parameters.values() if isinstance(self.system, MackeyGlass) else ())]
-        differentiable = any(isinstance(value, Tensor) and value.requires_grad for value in tracked)
+        tracked = [state, *(self.given.parameters.values() if isinstance(self.given, MackeyGlass) else ())]
+        tensors = [value for value in tracked if isinstance(value, Tensor)]
+        forward = any(map(_in_transformation, tensors))
+        differentiable = forward or any(value.requires_grad for value in tensors)
+        if self.engine == "numba" and (forward or (differentiable and torch.is_grad_enabled())):
+            raise ConfigError("the engine numba has no derivatives: use engine='torch', or detach tensors")
         if self.engine == "numba" or (self.engine == "auto" and not differentiable and not self._obstacle()):
             return self._run_compiled(state, k)
         return self._run_torch(state, k)
 
     def _run_torch(self, state: Tensor, k: int) -> GridSolution:
-        h = self.tau / self.steps
-        z = self.gamma * h
+        system = self.system
+        gamma, h = self._tensor(system.gamma), self._tensor(system.tau) / self.steps
+        z = gamma * h
         growth = 1 - z + z**2 / 2 - z**3 / 6 + z**4 / 24
         # the four stages of u' = −γu + g(t), of which g is known at ends and middles of steps
         weights = h / 6 * (1 - z + z**2 / 2 - z**3 / 4), h / 6 * (4 - 2 * z + z**2 / 2), h / 6
         u, values, slopes = state[-1], [], []
         for _ in range(k):
-            g = self.system.production(state)
+            g = system.production(state)
             forcing = weights[0] * g[:-2:2] + weights[1] * g[1::2] + weights[2] * g[2::2]
             nodes = [u]
             for added in forcing.unbind(0):
                 u = torch.addcmul(added, growth, u)
                 nodes.append(u)
             x = torch.stack(nodes)
-            slope = g[::2] - self.gamma * x
+            slope = g[::2] - gamma * x
             middles = (x[:-1] + x[1:]) / 2 + h / 8 * (slope[:-1] - slope[1:])
             state = torch.cat([torch.stack([x[:-1], middles], 1).flatten(0, 1), x[-1:]])
             values.append(x)
@@ -193,8 +208,8 @@ class RungeKutta4:
 
     def _obstacle(self) -> str | None:
         """Why the compiled engine cannot be used, if so."""
-        if type(self.system) is not MackeyGlass:
-            return f"knows the Mackey–Glass equation only, not {type(self.system).__name__}"
+        if type(self.given) is not MackeyGlass:
+            return f"knows the Mackey–Glass equation only, not {type(self.given).__name__}"
         if self.dtype != torch.float64 or self.device.type != "cpu":
             return f"computes in float64 on CPU only, not in {self.dtype} on {self.device}"
         try:
@@ -205,3 +220,9 @@ class RungeKutta4:
 
     def _tensor(self, value: Value) -> Tensor:
         return torch.as_tensor(value, dtype=self.dtype, device=self.device)
+
+
+def _in_transformation(value: Tensor) -> bool:
+    """Whether forward-mode differentiation or a transformation of `torch.func` acts on a tensor."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(value)  # pyright: ignore[reportAttributeAccessIssue]
+    return wrapped or forward_ad.unpack_dual(value).tangent is not None

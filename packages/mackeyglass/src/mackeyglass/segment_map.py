@@ -6,7 +6,7 @@ Because the decay is linear, the solution u_{k+1} on the next interval of length
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,16 +15,18 @@ from jaxtyping import Float
 from sciml.errors import ConfigError, ShapeError
 from torch import Tensor, nn
 
+from mackeyglass.arguments import check_precision, whole
 from mackeyglass.chebyshev import (
     basis_on_panels,
     clenshaw_curtis,
     exponential_integrals,
     lobatto_nodes,
 )
-from mackeyglass.equation import DDE, Value
+from mackeyglass.equation import DDE, Value, is_batched
 from mackeyglass.forward import jvp
 from mackeyglass.history import History, batch_shape, sample_history, tensors_of
-from mackeyglass.resolution import resolution
+from mackeyglass.mackey_glass import MackeyGlass
+from mackeyglass.resolution import production_error, resolution
 
 # vector loops and matrix kernels of a CPU treat all entries alike in whole blocks only, to which sizes are padded
 ROWS, COLUMNS = 16, 8
@@ -50,8 +52,8 @@ class SegmentMap(nn.Module):
 
     U_{k+1} = E·U_k(τ) + Q·βf(U_k), one matrix product and no inner loop in time. The ends of intervals are the breaking
     points of solutions, so the error falls spectrally with the number of nodes, whatever the history. It is
-    differentiable by U, by the history and by all parameters, and on CPU each sample of a batch gets the result that it
-    gets alone, bit for bit (one thread).
+    differentiable by U, by the history and by all parameters, which may change between calls (as in training), and on
+    CPU each sample of a batch gets the result that it gets alone, bit for bit (one thread).
 
     Parameters
     ----------
@@ -71,6 +73,8 @@ class SegmentMap(nn.Module):
     Segments are tensors ``(*batch, nodes)`` with M·panels + 1 nodes; a batch of systems, with parameters ``(B,)``, maps
     segments ``(…, B, nodes)``. Where γτ differs by sample, so does the matrix Q. In float32 an orbit stays within a
     relative 1e-4 for some two delays, after which chaos leaves it only its statistics; products do not use TF32.
+    Solutions of `MackeyGlass` from histories that are not negative are not negative, as the exact ones: where nodes do
+    not resolve a history and the product falls below zero, it is set to zero.
 
     For few trajectories `RungeKutta4`, compiled, is faster: on one core of a CPU and at an error of 1e-9 the map took
     4.9 times as long for one, as long for five or six, a tenth of the time for 64 and a nineteenth for 512.
@@ -78,7 +82,8 @@ class SegmentMap(nn.Module):
     Raises
     ------
     ConfigError
-        If `n_nodes` or `panels` is too small, or the system has no linear decay.
+        If `n_nodes` or `panels` is too small or no whole number, for other dtypes than float32 and float64, or if the
+        system has no linear decay.
     """
 
     def __init__(
@@ -91,8 +96,8 @@ class SegmentMap(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if n_nodes < 2 or panels < 1:
-            raise ConfigError(f"n_nodes must be at least 2 and panels at least 1, got {n_nodes} and {panels}")
+        n_nodes, panels = whole("n_nodes", n_nodes, 2), whole("panels", panels)
+        check_precision(dtype)
         missing = [name for name in ("gamma", "tau", "production") if not hasattr(system, name)]
         if missing:
             raise ConfigError(
@@ -103,21 +108,40 @@ class SegmentMap(nn.Module):
             tensors = tensors_of(system)
             device = tensors[0].device if tensors else "cpu"
         self.n_nodes, self.panels, self.dtype, self.device = n_nodes, panels, dtype, torch.device(device)
-        self.system: LinearDecay = moved(system, lambda value: value.to(dtype=dtype, device=device))
+        self.given = system  # its tensors are the caller's, who may train them
         self._prepare()
 
+    @property
+    def system(self) -> LinearDecay:
+        """The system, its tensors in the dtype and on the device of the map."""
+        return moved(self.given, lambda value: value.to(dtype=self.dtype, device=self.device))
+
     def _prepare(self) -> None:
-        """What does not change between calls: not E and Q where derivatives by γ or τ are taken."""
-        self._rows: LinearDecay = moved(self.system, lambda value: self._pad_rows(value)[..., None])
-        values = (self.system.gamma, self.system.tau)
-        trained = any(isinstance(value, Tensor) and value.requires_grad for value in values)
-        self._fixed = None if trained else self._build_operators()
+        self._kept: dict[str, tuple[list[Any], list[int], Any]] = {}
+        self._rows()
+        self._operators()
+
+    def _keep(self, name: str, values: Iterable[Value], build: Callable[[], Any]) -> Any:
+        """What `build` makes of values, from call to call until one of them changes or derivatives by it are taken."""
+        values = list(values)
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        if any(value.requires_grad or value.is_inference() for value in tensors):
+            return build()
+        versions = [value._version for value in tensors]
+        kept = self._kept.get(name)
+        if kept is not None and kept[1] == versions and all(map(_same, kept[0], values)):
+            return kept[2]
+        built = build()
+        # what a transformation of torch.func wraps while it acts is of no use after it
+        if kept is None or not torch._C._functorch.peek_interpreter_stack():  # pyright: ignore[reportAttributeAccessIssue]
+            self._kept[name] = values, versions, built
+        return built
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SegmentMap":
         probe = fn(torch.zeros((), dtype=self.dtype, device=self.device))
+        check_precision(probe.dtype)
         self.dtype, self.device = probe.dtype, probe.device
         super()._apply(fn, recurse)
-        self.system = moved(self.system, fn)
         self._prepare()
         return self
 
@@ -154,14 +178,23 @@ class SegmentMap(nn.Module):
     def trajectory(self, U: Float[Tensor, "*batch nodes"], k: int) -> Float[Tensor, "k *batch nodes"]:
         """The next k segments."""
         shape = self._check(U)
-        E, Q = self._operators()
-        U, segments = self._pad(U.expand(shape)), []
-        for _ in range(k):
-            U = E * U[..., -1:] + self._integrals(Q, self._rows.production(U))
-            segments.append(U)
-        if not segments:
+        U = self._pad(U.expand(shape))
+        if k < 1:
             return U.new_empty(0, *shape)
-        return self._cut(torch.stack(segments), shape)
+        segments = self._successive(U, k)
+        if type(self.given) is MackeyGlass and (is_batched(segments) or not segments.min().item() >= 0):
+            below = torch.where((U.detach() >= 0).all(-1, keepdim=True), 0.0, -torch.inf).to(U)
+            segments = self._successive(U, k, below)
+        return self._cut(segments, shape)
+
+    def _successive(self, U: Tensor, k: int, floor: Tensor | None = None) -> Tensor:
+        (E, Q), rows, segments = self._operators(), self._rows(), []
+        for _ in range(k):
+            U = E * U[..., -1:] + self._integrals(Q, rows.production(U))
+            if floor is not None:
+                U = torch.maximum(U, floor)
+            segments.append(U)
+        return torch.stack(segments)
 
     def tangent(
         self, U: Float[Tensor, "*batch nodes"], V: Float[Tensor, "*more nodes"]
@@ -171,18 +204,20 @@ class SegmentMap(nn.Module):
         V may have more axes in front than U: directions are ``(k, *batch, nodes)``.
         """
         shape = self._check(U)
+        shapes = self._check(V, shape[:-1])
         E, Q = self._operators()
-        whole = torch.broadcast_shapes(shape, V.shape)
-        U, V = self._pad(U.expand(shape)), self._pad(V.expand(whole))
-        return self._cut(E * V[..., -1:] + self._integrals(Q, self._slope(U, V)), whole)
+        # U has a row beside each of V
+        rows = shape if shape[-2:] == shapes[-2:] else torch.broadcast_shapes(shape, shapes[-2:])
+        U, V = self._pad(U.expand(rows)), self._pad(V.expand(shapes))
+        return self._cut(E * V[..., -1:] + self._integrals(Q, self._slope(U, V)), shapes)
 
     def derivative(
         self, previous: Float[Tensor, "*batch nodes"], U: Float[Tensor, "*batch nodes"]
     ) -> Float[Tensor, "*batch nodes"]:
         """u' at the nodes of a segment that follows `previous`; its right-hand value at time 0."""
-        shape = self._check(U)
+        shape = self._check(previous, self._check(U)[:-1])
         gamma = self._tensor(self.system.gamma)[..., None]
-        return self._cut(self._rows.production(self._pad(previous.expand(shape))), shape) - gamma * U
+        return self._cut(self._rows().production(self._pad(previous.expand(shape))), shape) - gamma * U
 
     def evaluate(
         self, segments: Float[Tensor, "k *batch nodes"], times: Float[Tensor, "*tau times"]
@@ -194,13 +229,15 @@ class SegmentMap(nn.Module):
         Raises
         ------
         ConfigError
-            If a time lies before the first segment or after the last one.
+            If a time lies before the first segment or after the last one, or there is no segment.
         """
         k, size = len(segments), self.size
+        if not k:
+            raise ConfigError("there are no segments between whose nodes to evaluate")
         dtype = torch.promote_types(times.dtype, self.dtype)
         scaled = times / torch.as_tensor(self.system.tau, dtype=dtype, device=self.device)[..., None]
         slack = 1e3 * torch.finfo(self.dtype).eps * max(k, 1)
-        if not bool(((scaled >= -slack) & (scaled <= k + slack)).all()):
+        if not is_batched(scaled) and not bool(((scaled >= -slack) & (scaled <= k + slack)).all()):
             raise ConfigError(f"times must lie between 0 and {k} delays, the length of the given segments")
         index = scaled.detach().floor().clamp(0, max(k - 1, 0))
         columns, basis = basis_on_panels((scaled - index).to(self.dtype), self.n_nodes, self.panels)
@@ -216,19 +253,35 @@ class SegmentMap(nn.Module):
         self._check(U)
         return resolution(U, self.n_nodes, self.panels)
 
+    def error(self, U: Float[Tensor, "*batch nodes"]) -> Float[Tensor, "*batch"]:
+        """About the relative error that the nodes leave in the next segment: also where U is no solution, but rough."""
+        shape = self._check(U)
+        production = self._cut(self._rows().production(self._pad(U.expand(shape))), shape)
+        return production_error(production, self.n_nodes, self.panels)
+
     def _slope(self, U: Tensor, V: Tensor) -> Tensor:
-        if isinstance(self._rows, DDE):
-            return self._rows.production_slope(U) * V  # type: ignore[attr-defined]
-        return jvp(self._rows.production, (U.expand(V.shape),), (V,))[1]
+        rows = self._rows()
+        if isinstance(rows, DDE):
+            return rows.production_slope(U) * V  # type: ignore[attr-defined]
+        return jvp(rows.production, (U.expand(V.shape),), (V,))[1]
+
+    def _rows(self) -> LinearDecay:
+        """The system with its parameters beside the padded rows of segments."""
+        return self._keep(
+            "rows",
+            self.given.parameters.values() if isinstance(self.given, DDE) else (),
+            lambda: moved(self.system, lambda value: self._pad_rows(value)[..., None]),
+        )
 
     def _operators(self) -> tuple[Tensor, Tensor]:
         """E and Q, one pair for all rows or one a padded row; see `_integrals`."""
-        return self._build_operators() if self._fixed is None else self._fixed
+        return self._keep("operators", (self.given.gamma, self.given.tau), self._build_operators)
 
     def _build_operators(self) -> tuple[Tensor, Tensor]:
+        system = self.system
         gamma, tau = (
             self._pad_rows(torch.as_tensor(value, dtype=torch.float64, device=self.device))
-            for value in (self.system.gamma, self.system.tau)
+            for value in (system.gamma, system.tau)
         )
         E, Q = exponential_integrals(gamma * tau, self.n_nodes, self.panels)
         E, Q = E.to(self.dtype), (tau[..., None, None] * Q).to(self.dtype)
@@ -260,9 +313,9 @@ class SegmentMap(nn.Module):
         """Undo `_pad`."""
         return x[..., 0, :] if len(shape) == 1 else x[..., : shape[-2], :]
 
-    def _check(self, U: Tensor) -> tuple[int, ...]:
-        """Shape of U broadcast to the batch of systems."""
-        batch = batch_shape(self.system)
+    def _check(self, U: Tensor, batch: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Shape of U broadcast to a batch, by default that of the systems."""
+        batch = batch_shape(self.given) if batch is None else batch
         expected = f"({', '.join(['…', *map(str, batch), str(self.size)])})"
         if U.ndim < 1 or U.shape[-1] != self.size:
             raise ShapeError(
@@ -273,16 +326,22 @@ class SegmentMap(nn.Module):
                 f"segments must be {self.dtype} on {self.device} as the map is, got {U.dtype} on {U.device}: "
                 "convert them, or build the map with another dtype and device"
             )
+        if not batch or U.shape[:-1] == batch:  # to broadcast takes as long as a step
+            return tuple(U.shape)
         try:
             return (*torch.broadcast_shapes(U.shape[:-1], batch), self.size)
         except RuntimeError:
-            raise ShapeError(f"segments must have shape {expected}, one a system, got {tuple(U.shape)}") from None
+            raise ShapeError(f"segments must have shape {expected}, got {tuple(U.shape)}") from None
 
     def _tensor(self, value: Value) -> Tensor:
         return torch.as_tensor(value, dtype=self.dtype, device=self.device)
 
     def _constant(self, table: np.ndarray) -> Tensor:
         return torch.from_numpy(table).to(dtype=self.dtype, device=self.device)
+
+
+def _same(old: Value, new: Value) -> bool:
+    return old is new or (not isinstance(old, Tensor) and not isinstance(new, Tensor) and old == new)
 
 
 def _matmul(left: Tensor, right: Tensor) -> Tensor:
@@ -306,5 +365,6 @@ def moved(system: Any, move: Callable[[Tensor], Tensor]) -> Any:
     """The system with `move` applied to the tensors among its parameters; modules move by themselves."""
     if not isinstance(system, DDE):
         return system
-    tensors = {name: move(value) for name, value in system.parameters.items() if isinstance(value, Tensor)}
-    return system.with_parameters(**tensors) if tensors else system
+    tensors = {name: value for name, value in system.parameters.items() if isinstance(value, Tensor)}
+    changed = {name: move(value) for name, value in tensors.items()}
+    return system if all(changed[name] is tensors[name] for name in tensors) else system.with_parameters(**changed)

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from sciml.errors import ConfigError
 from torch import Tensor
 
-from mackeyglass.dormand_prince import interval, solve_dde
+from mackeyglass.arguments import check_precision
+from mackeyglass.dormand_prince import IntegrationError, interval, solve_dde
 from mackeyglass.equation import DDE, Value
 from mackeyglass.history import History
 from mackeyglass.resolution import warn_unresolved
@@ -64,7 +65,7 @@ def simulate(
     rtol, atol
         Tolerances of "dopri5".
     dtype, device
-        Of the computation.
+        Of the computation; float32 or float64.
 
     Returns
     -------
@@ -75,19 +76,24 @@ def simulate(
     Raises
     ------
     ConfigError, ShapeError
-        For methods, times, steps or histories that do not fit.
+        For methods, times, steps, dtypes or histories that do not fit.
+    IntegrationError
+        If the solution leaves the numbers, or, with "dopri5", becomes singular.
 
     Warns
     -----
     UserWarning
         If `dt` does not divide the delay ("rk4" then takes the next shorter step that does), or if the nodes of
-        "segment" do not resolve the solution.
+        "segment" do not resolve the history or the solution.
     """
+    check_precision(dtype)
+    if not isinstance(system, DDE):
+        raise ConfigError(f"the system must be a DDE such as MackeyGlass, got a {type(system).__name__}")
     start, end = interval(t_span)
     method = _method(system, method)
     shortest = min(float(torch.as_tensor(delay).min()) for delay in system.delay_values)
     _check_steps(dt, n_per_delay, method)
-    intervals = n_per_delay or _intervals(system, dt, method)
+    intervals = int(n_per_delay or _intervals(system, dt, method))
     times = _times(saveat, start, end, dt or shortest / intervals)
     local = torch.from_numpy(times - start)
     if method == "dopri5":
@@ -99,14 +105,17 @@ def simulate(
         assert isinstance(system, LinearDecay)
         runner = _segments if method == "segment" else _grid
         run = runner(system, history, intervals, dtype, device)
+        _check_batch(run.batch)
         values = _sample(run, local)[None]
+        if not bool(values.isfinite().all()):
+            raise IntegrationError(
+                "the solution left the floating-point numbers: the equation drives it there, or n_per_delay="
+                f"{intervals} does not resolve it"
+            )
         details = {"n_per_delay": intervals, **run.details()}
-        warn_unresolved(details.get("resolution", 0.0), intervals, dtype, "n_per_delay")
+        warn_unresolved(max(run.error, details.get("resolution", 0.0)), intervals, dtype, "n_per_delay")
     values = values.detach().cpu()
-    if values.ndim > 3:
-        raise ConfigError(
-            f"batches must have one axis, got {tuple(values.shape[1:-1])}: flatten parameters and histories"
-        )
+    _check_batch(values.shape[1:-1])
     return _dataset(system, values.reshape(system.dim, -1, len(times)).numpy(), times, method, details, dtype)
 
 
@@ -119,6 +128,7 @@ class _Run:
     tau: Float[Tensor, "*tau"]  # as rounded to the dtype of the computation
     batch: tuple[int, ...]
     size: int  # numbers a delay and sample
+    error: float = 0.0  # of the first delay, which the nodes leave of the history
 
 
 def _segments(
@@ -127,6 +137,8 @@ def _segments(
     panels = enough_panels(system)
     segment_map = SegmentMap(system, intervals, panels, dtype=dtype, device=device)
     U, worst = segment_map.history(history).detach(), 0.0
+    with torch.no_grad():
+        error = segment_map.error(U).max().item()
 
     def advance(k: int) -> Callable[[Tensor], Tensor]:
         nonlocal U, worst
@@ -138,7 +150,7 @@ def _segments(
         return lambda times: segment_map.evaluate(segments, times.to(device))
 
     tau = _double(segment_map.system.tau)
-    return _Run(advance, lambda: {"panels": panels, "resolution": worst}, tau, U.shape[:-1], segment_map.size)
+    return _Run(advance, lambda: {"panels": panels, "resolution": worst}, tau, U.shape[:-1], segment_map.size, error)
 
 
 def _grid(system: LinearDecay, history: History, steps: int, dtype: torch.dtype, device: torch.device | str) -> _Run:
@@ -155,13 +167,18 @@ def _grid(system: LinearDecay, history: History, steps: int, dtype: torch.dtype,
     return _Run(advance, dict, _double(solver.system.tau), state.shape[1:], 3 * steps)
 
 
+def _check_batch(batch: Sequence[int]) -> None:
+    if len(batch) > 1:
+        raise ConfigError(f"batches must have one axis, got {tuple(batch)}: flatten parameters and histories")
+
+
 def _double(value: Value) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64).detach().cpu()
 
 
 def _sample(run: _Run, times: Float[Tensor, "times"]) -> Float[Tensor, "*batch times"]:
     """Values at times counted from the end of the history."""
-    tau = run.tau
+    tau = run.tau.expand(run.batch) if run.tau.numel() > 1 else run.tau.reshape(())
     total = max(1, math.ceil(times[-1].item() / tau.min().item() - 1e-9))
     out = torch.empty(*run.batch, len(times), dtype=torch.float64)
     chunk = max(1, CHUNK // (run.size * math.prod(run.batch)))

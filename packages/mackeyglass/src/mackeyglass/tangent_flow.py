@@ -55,7 +55,7 @@ class SegmentFlow:
         self.nodes = torch.from_numpy(lobatto_nodes(n_nodes, panels)) - 1
         batch = math.prod(batch_shape(system))
         gamma, self.delay = (
-            torch.as_tensor(value, dtype=torch.float64, device=device).expand(batch)
+            torch.as_tensor(value, dtype=torch.float64, device=device).detach().expand(batch)
             for value in (system.gamma, system.tau)
         )
         self._order, self._groups = _equal_groups(torch.stack([gamma, self.delay], -1))
@@ -123,7 +123,8 @@ class PseudospectralFlow:
 
     Notes
     -----
-    RK4 takes the longest steps for which it is stable, some M²/9 in a delay.
+    RK4 takes the longest steps for which it is stable, some M²/9 in a delay, or more where F falls steeply with the
+    state: what it does at the beginning decides.
     """
 
     def __init__(
@@ -140,7 +141,10 @@ class PseudospectralFlow:
         self.nodes = torch.from_numpy(points) - 1
         batch = math.prod(batch_shape(system))
         delays = torch.stack(
-            [torch.as_tensor(value, dtype=torch.float64, device=device).expand(batch) for value in system.delay_values]
+            [
+                torch.as_tensor(value, dtype=torch.float64, device=device).detach().expand(batch)
+                for value in system.delay_values
+            ]
         )
         self.delay = delays.amax(0)
         self.system = moved(system, lambda value: value.to(device, dtype).expand(batch).repeat_interleave(ensemble))
@@ -157,6 +161,11 @@ class PseudospectralFlow:
     def start(self, members: Float[Tensor, "ensemble d batch nodes"]) -> State:
         """The state without perturbations, from values of histories at the nodes."""
         X = members.permute(1, 3, 2, 0).flatten(2)[:, :, None]  # d, nodes, 1, rows
+        delayed = [(basis * self._root * X).sum(1)[:, 0] for basis in self._basis]
+        slope = _differentiated(self.system, X[:, -1, 0], delayed)[1][0]  # by the state
+        rate = (self._tau * torch.linalg.matrix_norm(slope.movedim(-1, 0), 2)).max().item()
+        if math.isfinite(rate):
+            self.steps = max(self.steps, math.ceil(rate / 1.6))
         return (self._root * X).flatten(0, 1)[None].contiguous()
 
     def advance(self, W: State) -> State:
