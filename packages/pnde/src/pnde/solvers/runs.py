@@ -1,6 +1,7 @@
 """One solve: pieces between jumps, and the outputs and statuses that they leave."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ class Run:
             self.write(rows[row], torch.where(output < 0, -1, output + first), value)
 
         spent = self.accepted[rows] + self.rejected[rows]
-        with forward_ad._set_fwd_grad_enabled(False):
+        with forward_ad._set_fwd_grad_enabled(False) if self.forward else nullcontext():
             core.run(u.detach(), args, span, self.t[first:last].contiguous(), spent, write)
         self.status[rows] = torch.where(core.status == Status.SUCCESS, RUNNING, core.status)
         self.accepted[rows] += core.accepted
