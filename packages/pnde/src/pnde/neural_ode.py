@@ -112,7 +112,7 @@ class NeuralODE(nn.Module):
         after its last valid output.
     adjoint
         Solve the continuous adjoint backwards, in memory that does not grow with the steps, instead of
-        differentiating these. Retracted steps have none.
+        differentiating these; it has first derivatives in reverse mode alone. Retracted steps have none.
     retract
         "step": after each step and jump, the state is moved to the constraint's target along its rows, `pnde.retract`
         with Newton's method, in the metric of a `ProjectedField`; so are outputs. "output": the outputs, and states
