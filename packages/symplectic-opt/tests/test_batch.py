@@ -49,6 +49,15 @@ def test_cells_are_single_runs(options):
     assert len(found.status.unique()) > 1  # the grid has cells of more than one fate
 
 
+def test_parameters_may_be_given_in_order():
+    C, h = torch.tensor([1.0, 2.0]), torch.tensor([4.0, 8.0])
+    one, other = (
+        minimize_batch(quadratic, start(), C, h, max_iter=9),
+        minimize_batch(quadratic, start(), h=h, C=C, max_iter=9),
+    )
+    assert torch.equal(one.x, other.x)
+
+
 def test_starts_and_parameters_broadcast():
     found = minimize_batch(quadratic, start(4, 1), h=torch.tensor([5.0, 10.0, 20.0]), max_iter=50)
     assert found.x.shape == (4, 3, 10)
@@ -171,3 +180,6 @@ def test_tuning_knows_the_short_names():
     grid = {"C": [1.0], "h": [4.0, 10.0]}
     one, other = (tune(quadratic, start(), method=m, grid=grid, budget=100) for m in ("htvi", "expo-htvi-rtl"))
     assert one.nit == other.nit
+    (C, h), study = one
+    assert {"C": C, "h": h} == one.settings
+    assert study is one.study

@@ -138,7 +138,9 @@ def test_changes_of_time_have_their_closed_forms():
 
 
 @pytest.mark.unchecked
-@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, np.array([1.0, 0.0]), torch.tensor([1.0, -1.0])])
+@pytest.mark.parametrize(
+    "value", [0.0, -1.0, math.nan, math.inf, np.array([1.0, 0.0]), torch.tensor([1.0, -1.0]), "2", None]
+)
 @pytest.mark.parametrize(
     ("make", "name"),
     [
@@ -158,3 +160,18 @@ def test_parameters_must_be_positive(make, name, value):
 def test_exact_solutions_are_of_convex_quadratics(k):
     with pytest.raises(ConfigError, match="k="):
         Exponential().exact_quadratic(k, 1.0, 1.0, 0.0, 2.0)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(("t0", "t"), [(1.0, 0.0), (1.0, [2.0, -1.0]), (0.0, 1.0), (-1.0, 1.0)])
+def test_exact_solutions_are_of_positive_times(t0, t):
+    with pytest.raises(ConfigError, match="must be times of the system, which are above zero"):
+        Polynomial().exact_quadratic(1.0, t0, 1.0, 0.0, t)
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=str)
+def test_numbers_are_points_of_one_dimension(system):
+    one = np.ones(1)
+    found = system.hamiltonian(1.5, 0.5, 2.0, lambda q: q * q), system.lyapunov(1.5, 0.5, 2.0, lambda q: q * q, 0.1)
+    assert found[0] == system.hamiltonian(1.5 * one, 0.5 * one, 2.0, lambda q: (q * q).sum(-1))
+    assert found[1] == system.lyapunov(1.5 * one, 0.5 * one, 2.0, lambda q: (q * q).sum(-1), 0.1 * one)

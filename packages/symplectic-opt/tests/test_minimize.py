@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sciml.errors import ConfigError, ShapeError
-from symplectic_opt import Exponential, PowerClock, minimize, minimize_batch
+from symplectic_opt import Exponential, Monitor, PowerClock, minimize, minimize_batch
 from symplectic_opt.methods import METHODS
 
 F64 = torch.float64
@@ -233,6 +233,16 @@ def test_adaptive_steps_minimise(clock):
     assert found.success
 
 
+@pytest.mark.parametrize("method", ["expo-slc", "poly-htvi"])
+def test_a_monitor_is_a_clock(method):
+    def g(t):
+        return 2 / t
+
+    one, other = (minimize(quadratic(), start(), method=method, adaptive_to=c, max_iter=9) for c in (g, Monitor(g)))
+    assert torch.equal(one.x, other.x)
+    assert one.trace.t[-1] != minimize(quadratic(), start(), method=method, max_iter=9).trace.t[-1]
+
+
 def test_result_is_of_the_kind_of_the_start():
     assert isinstance(minimize(quadratic(3), np.ones(3), max_iter=3).x, np.ndarray)
     assert isinstance(minimize(quadratic(3), torch.ones(3), max_iter=3).x, torch.Tensor)
@@ -279,6 +289,18 @@ def test_stops():
         ({"method": "nag", "h": 1.0, "C": 1.0}, ConfigError, "nag has no C"),
         ({"method": "momentum", "h": 1.0, "restart": 3}, ConfigError, "momentum has no restart"),
         ({"method": "expo-rk4", "beta": 0.5, "loop_test": "paper"}, ConfigError, "no loop_test and no beta"),
+        (
+            {"method": "expo-slc", "beta": 0.5, "loop_test": "paper"},
+            ConfigError,
+            "expo-slc, which does not loop, has no loop_test and no beta",
+        ),
+        ({"temporal_looping": False, "beta": 0.5}, ConfigError, "does not loop, has no beta"),
+        ({"temporal_looping": "no"}, ConfigError, "temporal_looping='no' must be True"),
+        ({"method": "nag", "h": 0.1, "t0": 7.0, "t_min": 2.0}, ConfigError, "nag has no t_min and no t0"),
+        ({"method": "poly-rk4", "t_min": 2.0}, ConfigError, "no t_min"),
+        ({"adaptive_to": "x"}, ConfigError, "adaptive_to='x' must be a rate"),
+        ({"adaptive_to": -1.0}, ConfigError, "adaptive_to=-1.0 must be a rate"),
+        ({"adaptive_to": lambda t: -1.0}, ConfigError, "the monitor must be positive"),
         ({"h": "much"}, ConfigError, "h='much'"),
         ({"C": torch.ones(2)}, ConfigError, "must be one number"),
         ({"target": float("nan")}, ConfigError, "target=nan"),
@@ -326,6 +348,7 @@ def test_steps_that_overflow_are_a_result(f, settings):
     found = minimize(f, start(), gtol=0, ftol=0, max_iter=5000, **settings)
     assert (found.status, found.success) == (2, False)
     assert "overflows" in found.message
+    assert found.message.endswith("reduce h or C, or enable temporal looping" if "method" in settings else "h or C")
     assert bool(found.x.isfinite().all())
 
 

@@ -9,6 +9,7 @@ from symplectic_opt.descent import Descent
 from symplectic_opt.heavy_ball import HeavyBall
 from symplectic_opt.methods import bregman_system
 from symplectic_opt.optimizer import BregmanSLC
+from symplectic_opt.presets import EBravo
 from symplectic_opt.steppers import BregmanStepper
 from torch import nn
 
@@ -279,6 +280,23 @@ def test_maximising_is_minimising_the_negative(restart, order, capturable, setti
     if settings.get("decoupled", True):
         assert torch.equal(up, down)
     torch.testing.assert_close(up, down, rtol=1e-12, atol=1e-12)
+
+
+def test_deciding_after_the_move_restarts_less_with_minibatches_but_diverges_sooner():
+    def run(lr, order):
+        generator = torch.Generator().manual_seed(0)
+        p = nn.Parameter(torch.ones(8))
+        optimizer = EBravo([p], lr=lr, order=order)
+        for _ in range(100):
+            x = torch.randn(8, 8, generator=generator) * torch.linspace(0.1, 1, 8)
+            p.grad = x.T @ (x @ p.detach() + 0.1 * torch.randn(8, generator=generator)) / 8
+            optimizer.step()
+        return optimizer.diagnostics()["restarts"], float(p.detach().norm())
+
+    (restarts, size), (fewer, smaller) = run(4.0, "canonical"), run(4.0, "bravo")
+    assert fewer < restarts
+    assert smaller < size
+    assert run(16.0, "canonical")[1] < size < 1e3 < run(16.0, "bravo")[1]
 
 
 def test_smoothed_restarts_follow_the_mean_of_the_slope():

@@ -8,7 +8,7 @@ import torch
 from sciml.errors import ConfigError
 from symplectic_opt.clocks import PowerClock
 from symplectic_opt.optimizer import BregmanSLC
-from symplectic_opt.presets import ExpoSLC, PolySLC
+from symplectic_opt.presets import HTVI, SV, ExpoSLC, PolySLC
 from torch import nn
 
 pytestmark = pytest.mark.unchecked
@@ -44,6 +44,11 @@ pytestmark = pytest.mark.unchecked
         ({"C": "1"}, "C='1' must be a number"),
         ({"C": torch.ones(())}, "C=tensor.* must be a number"),
         ({"lr": torch.ones(1)}, "lr=tensor.* must be a number"),
+        ({"temporal_looping": "no"}, "temporal_looping='no' must be True or False"),
+        ({"maximize": "x"}, "maximize='x' must be True or False"),
+        ({"decoupled": None}, "decoupled=None must be"),
+        ({"capturable": "cuda"}, "capturable='cuda' must be"),
+        ({"foreach": 2}, "foreach=2 must be"),
         ({"adaptive_to": PowerClock(2.0)}, r"adaptive_to=PowerClock\(exponent=2.0\) must be a number or None"),
         ({"rate": "x"}, "rate='x' must be a number"),
         ({"beta": None}, "beta=None must be a number"),
@@ -108,8 +113,15 @@ def test_what_is_maximised_is_shared_where_values_are_compared():
         BregmanSLC([{"params": [a]}, {"params": [b], "maximize": True}], restart="function")
 
 
-@pytest.mark.parametrize("loss", [lambda x: x.square().sum().item(), lambda x: x.square().sum().reshape(1)])
-def test_losses_of_every_shape_restart_on_the_device_too(loss):
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: x.square().sum().item(),
+        lambda x: x.square().sum().reshape(1),
+        lambda x: x.square().sum() if x.abs().max() < 1.5 else torch.tensor(math.inf),
+    ],
+)
+def test_losses_of_every_shape_and_size_restart_on_the_device_too(loss):
     def run(capturable):
         p = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
         optimizer = BregmanSLC([p], lr=20.0, restart="function", capturable=capturable)
@@ -153,10 +165,10 @@ def test_groups_share_the_clock(name):
         optimizer.add_param_group({"params": [b], "C": -1})
 
 
-def stepped(**settings):
+def stepped(steps=3, **settings):
     p = nn.Parameter(torch.ones(4))
     optimizer = BregmanSLC([p], lr=4.0, **settings)
-    for _ in range(3):
+    for _ in range(steps):
         p.grad = p.detach().clone()
         optimizer.step()
     return p, optimizer
@@ -171,8 +183,9 @@ def plain(tree):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_gradients_that_are_not_finite(bad):
-    p, optimizer = stepped()
+@pytest.mark.parametrize("steps", [0, 3])
+def test_gradients_that_are_not_finite(steps, bad):
+    p, optimizer = stepped(steps)
     before = copy.deepcopy(plain(optimizer.state_dict())), p.tolist()
     p.grad = torch.tensor([1.0, bad, 1.0, 1.0])
     with pytest.raises(FloatingPointError, match="a gradient is NaN or infinite in this step; parameters and"):
@@ -218,8 +231,8 @@ def test_large_and_small_gradients_are_finite():
         assert square == pytest.approx(float(expected), rel=1e-5)
 
 
-def step_and_read(optimizer):
-    optimizer.step()
+def step_and_read(optimizer, closure=None):
+    optimizer.step(closure)
     optimizer.diagnostics()
 
 
@@ -264,21 +277,24 @@ def test_function_restarts_need_the_loss():
             optimizer.step(closure)
 
 
-def test_a_loss_that_is_nan_changes_nothing():
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_loss_that_is_nan_changes_nothing(capturable):
     p = nn.Parameter(torch.ones(4))
     p.grad = torch.ones(4)
-    optimizer = BregmanSLC([p], restart="function")
-    with pytest.raises(FloatingPointError, match="the loss is NaN"):
-        optimizer.step(lambda: torch.tensor(math.nan))
+    optimizer = BregmanSLC([p], restart="function", capturable=capturable)
+    with pytest.raises(FloatingPointError, match="or the loss NaN, in 1 steps" if capturable else "the loss is NaN"):
+        step_and_read(optimizer, lambda: torch.tensor(math.nan))
     assert p.tolist() == [1.0] * 4
 
 
-def test_sparse_gradients():
-    table = nn.Embedding(4, 2, sparse=True)
-    optimizer = ExpoSLC(table.parameters())
-    table(torch.tensor([1])).sum().backward()
+@pytest.mark.parametrize("capturable", [False, True])
+def test_sparse_gradients(capturable):
+    table, dense = nn.Embedding(4, 2, sparse=True), nn.Parameter(torch.ones(4))
+    optimizer = ExpoSLC([dense, *table.parameters()], capturable=capturable)
+    (table(torch.tensor([1])).sum() + dense.sum()).backward()
     with pytest.raises(RuntimeError, match="sparse gradients are not supported"):
         optimizer.step()
+    assert optimizer.state_dict()["state"] == {}
 
 
 def test_states_of_another_family_or_optimizer():
@@ -288,3 +304,15 @@ def test_states_of_another_family_or_optimizer():
         optimizer.load_state_dict(PolySLC([p]).state_dict())
     with pytest.raises(ConfigError, match="of the family None"):
         optimizer.load_state_dict(torch.optim.SGD([p]).state_dict())
+    for cls, own in ((HTVI, "htvi"), (SV, "sv")):
+        with pytest.raises(ConfigError, match=f"of the integrator 'slc', this optimizer of '{own}'"):
+            cls([p]).load_state_dict(optimizer.state_dict())
+
+
+@pytest.mark.parametrize("entry", [{"momentum_buffer": torch.ones(4)}, {"momentum": torch.ones(5)}])
+def test_states_of_other_buffers(entry):
+    _, optimizer = stepped()
+    state, before = optimizer.state_dict(), copy.deepcopy(plain(optimizer.state_dict()))
+    with pytest.raises(ConfigError, match=r"no momentum of the shape \(4,\) of parameter 0: it is of another"):
+        optimizer.load_state_dict({**state, "state": {0: entry}})
+    assert plain(optimizer.state_dict()) == before

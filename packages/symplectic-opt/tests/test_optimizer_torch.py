@@ -252,6 +252,19 @@ def test_a_restored_run_is_the_undisturbed_one_bitwise(tmp_path, cls, dtype, sto
     assert same(whole[1].state_dict(), resumed[1].state_dict())
 
 
+def test_a_state_that_was_loaded_is_a_copy():
+    """Of an optimizer that goes on."""
+    a, b = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    one, other = ExpoSLC([a]), ExpoSLC([b])
+    a.grad = torch.ones(3)
+    one.step()
+    other.load_state_dict(one.state_dict())
+    before = snapshot(one)
+    b.grad = torch.ones(3)
+    other.step()
+    assert same(before, snapshot(one))
+
+
 def test_optimizers_are_copied_with_their_clock():
     model = network()
     optimizer = ExpoSLC(model.parameters())
@@ -362,19 +375,25 @@ def test_a_group_of_steps_in_a_tensor_that_is_zero_stays(capturable):
     assert (a < b).all()
 
 
+@pytest.mark.parametrize("kind", [float, torch.tensor])
 @pytest.mark.parametrize("capturable", [False, True])
-def test_the_clock_goes_by_the_first_group_that_moves(capturable):
-    """A backbone that is listed first may be frozen."""
-    a, b, c = (nn.Parameter(torch.ones(3)) for _ in range(3))
-    both = BregmanSLC([{"params": [a], "C": 2.0}, {"params": [b], "lr": 8.0}], lr=4.0, capturable=capturable)
-    both.param_groups[0]["lr"] = 0.0
-    alone = BregmanSLC([c], lr=8.0, capturable=capturable)
+def test_the_clock_goes_by_the_first_group_that_moves(capturable, kind):
+    """A backbone that is listed first may be frozen, whatever its gradients are."""
+    a, b, c, d = (nn.Parameter(torch.ones(3)) for _ in range(4))
+    groups = [{"params": [a], "C": 2.0, "lr": kind(4.0)}, {"params": [b], "lr": kind(8.0)}]
+    both = BregmanSLC([*groups, {"params": [d], "lr": kind(2.0)}], capturable=capturable)
+    both.param_groups[0]["lr"] = kind(0.0)
+    alone = BregmanSLC([{"params": [c], "lr": 8.0}, {"params": [nn.Parameter(torch.ones(3))], "lr": 2.0}])
+    e = alone.param_groups[1]["params"][0]
     for _ in range(10):
-        a.grad, b.grad, c.grad = (p.detach().clone() for p in (a, b, c))
+        b.grad, c.grad, d.grad, e.grad = (p.detach().clone() for p in (b, c, d, e))
+        a.grad = torch.full((3,), math.nan)
         both.step()
         alone.step()
     assert torch.equal(a, torch.ones(3))
+    assert both.state[a].get("momentum", torch.zeros(())).isfinite().all()
     torch.testing.assert_close(b, c, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(d, e, rtol=1e-5, atol=1e-6)
     assert both.diagnostics()["t"] == alone.diagnostics()["t"]
 
 
@@ -533,10 +552,12 @@ def test_numbers_of_numpy_are_kept_as_numbers():
 @pytest.mark.unchecked
 def test_presets_refuse_what_they_set():
     p = [nn.Parameter(torch.ones(3))]
-    with pytest.raises(ConfigError, match="EBravo sets rate itself: leave it out, or take BregmanSLC"):
+    with pytest.raises(ConfigError, match=r"EBravo calls its rate eta: set eta=0\.1"):
         EBravo(p, rate=0.1)
-    with pytest.raises(ConfigError, match="PolySLC sets family and rate itself"):
-        PolySLC(p, family="exponential", rate=0.1)
+    with pytest.raises(ConfigError, match="PolySLC calls its rate p: set p=4"):
+        PolySLC(p, rate=4)
+    with pytest.raises(ConfigError, match="PolySLC sets family itself: leave it out, or take BregmanSLC"):
+        PolySLC(p, family="exponential")
     with pytest.raises(ConfigError, match="HTVI sets integrator itself"):
         HTVI(p, integrator="slc")
 

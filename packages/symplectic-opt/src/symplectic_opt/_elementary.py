@@ -39,7 +39,7 @@ def where(condition: Any, x: Any, y: Any) -> Any:
 
 
 def is_positive(x: Any) -> bool:
-    """Whether all entries are finite and above zero."""
+    """Whether all entries are finite numbers above zero."""
     if isinstance(x, int | float):
         return bool(0 < x < math.inf)
-    return bool(((x > 0) & (x < math.inf)).all())
+    return isinstance(x, Tensor | np.ndarray | np.number) and bool((x > 0).all() and (x < math.inf).all())

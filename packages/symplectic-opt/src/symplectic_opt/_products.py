@@ -13,8 +13,7 @@ from symplectic_opt._motion import Products
 __all__ = ["NOT_FINITE", "combine", "products", "read"]
 
 NOT_FINITE = (
-    "a gradient is NaN or infinite {}; parameters and state are unchanged. Lower lr, clip gradients, or look at the "
-    "data"
+    "a gradient is NaN or infinite{}; parameters and state are unchanged. Lower lr, clip gradients, or look at the data"
 )
 
 LARGE, TOGETHER = 2**12, 64  # entries of a tensor that is not worth a copy, and tensors that are copied together
@@ -56,7 +55,7 @@ def read(buckets: list[Bucket], squares: bool, loss: Any) -> tuple[list[list[flo
         for i, row in zip(doubtful, wide, strict=True):
             rows[i] = row
     if not all(math.isfinite(x) for row in rows for x in row):
-        raise FloatingPointError(NOT_FINITE.format("in this step"))
+        raise FloatingPointError(NOT_FINITE.format(" in this step"))
     if math.isnan(value):
         raise FloatingPointError("the loss is NaN; parameters and state are unchanged")
     return rows, value

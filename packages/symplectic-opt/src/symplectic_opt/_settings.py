@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -50,6 +51,9 @@ def check(group: dict[str, Any]) -> None:
             f"adaptive_to={group['adaptive_to']!r} must be a number or None: other clocks, which no state dict holds, "
             "are for minimize"
         )
+    for name in ("temporal_looping", "decoupled", "maximize", "capturable", "foreach"):
+        if not (isinstance(group[name], bool) or (name == "foreach" and group[name] is None)):
+            raise ConfigError(f"{name}={group[name]!r} must be True or False")
     descent_of(group)
 
 
@@ -64,14 +68,21 @@ def check_step(groups: list[dict[str, Any]]) -> None:
                 raise ConfigError(f"{name}={value!r} of a group must be a finite number above zero, or lr zero")
 
 
-def leading(groups: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The first group that moves, whose lr is the step h of the clock."""
-    return next((group for group in groups if not is_held(group)), None)
+def leading(groups: list[dict[str, Any]], number: Callable[[Any], Tensor] | None = None) -> Any:
+    """The step h of the clock: the lr of the first group that moves, by `number` where the device alone knows which."""
+    rates = [group["lr"] for group in groups if not is_held(group)]
+    if number is None:
+        return rates[0]
+    h = rates[-1]
+    for lr in reversed(rates[:-1]):
+        h = torch.where((x := number(lr)) != 0, x, number(h)) if isinstance(lr, Tensor) else lr
+    return h
 
 
-def weight_of(group: dict[str, Any], lead: dict[str, Any], C: Any) -> Any:
-    """w = C_g/C (lr_g/h)² of a group's kick, where h is the lr of `lead`."""
-    return group["C"] / C * (1.0 if group is lead else (wide(group["lr"]) / wide(lead["lr"])) ** 2)
+def weight_of(group: dict[str, Any], h: Any, C: Any) -> Any:
+    """w = C_g/C (lr_g/h)² of a group's kick at the step h of the clock."""
+    lr = group["lr"]
+    return group["C"] / C * (1.0 if lr is h else (wide(lr) / wide(h)) ** 2)
 
 
 def descent_of(group: dict[str, Any]) -> Descent:

@@ -39,20 +39,22 @@ def zero(targets: list[Tensor], together: bool) -> None:
             x.zero_()
 
 
-def move_on_device(bucket: Bucket, valid: Tensor, mu: Tensor, kick: Tensor, drift: Any, decay: Any) -> None:
+def move_on_device(
+    bucket: Bucket, valid: Tensor, moves: Tensor, mu: Tensor, kick: Tensor, drift: Any, decay: Any
+) -> None:
     """r ← μ r + kick G, q ← decay q + drift r where `valid`, with 0-dim tensors for numbers; else nothing changes.
 
-    Even gradients that are NaN then leave no trace.
+    Of a group that does not move r ← μ r is all. Even gradients that are NaN leave no trace where they do not count.
     """
     device = bucket.parameters[0].device
-    valid, mu, kick = valid.to(device), mu.to(device), kick.to(device)
+    valid, moves, mu, kick = valid.to(device), (valid & moves).to(device), mu.to(device), kick.to(device)
     kicks = foreach._foreach_mul(bucket.gradients, kick)
-    invalid = ~valid
+    stays = ~moves
     for change in kicks:
-        change.masked_fill_(invalid, 0.0)
+        change.masked_fill_(stays, 0.0)
     foreach._foreach_mul_(bucket.buffers, torch.where(valid, mu, 1.0))
     foreach._foreach_add_(bucket.buffers, kicks)
-    moves = foreach._foreach_mul(bucket.buffers, torch.where(valid, drift, 0.0))
+    changes = foreach._foreach_mul(bucket.buffers, torch.where(moves, drift, 0.0))
     if decay is not None:
         foreach._foreach_mul_(bucket.parameters, torch.where(valid, decay, 1.0))
-    foreach._foreach_add_(bucket.parameters, moves)
+    foreach._foreach_add_(bucket.parameters, changes)

@@ -10,10 +10,9 @@ import xarray as xr
 from sciml.errors import ConfigError, ShapeError
 from torch import Tensor
 
-from symplectic_opt.clocks import Clock
 from symplectic_opt.descent import Restart
 from symplectic_opt.heavy_ball import LoopTest
-from symplectic_opt.methods import Settings
+from symplectic_opt.methods import Pace, Settings
 from symplectic_opt.minimize import (
     CONVERGED,
     DIVERGED,
@@ -59,10 +58,10 @@ class BatchResult:
 def minimize_batch(
     f: Objective,
     x0: Any,
-    *,
-    method: str = "expo-slc-rtl",
     C: Any = None,
     h: Any = None,
+    *,
+    method: str = "expo-slc-rtl",
     rate: Any = None,
     restart: Restart | str = "default",
     temporal_looping: bool | None = None,
@@ -70,7 +69,7 @@ def minimize_batch(
     beta: Any = None,
     t0: float | int = 1.0,
     t_min: float | int = 1e-3,
-    adaptive_to: float | int | Clock | None = None,
+    adaptive_to: Pace = None,
     gtol: float | int = 1e-8,
     ftol: float | int = 1e-8,
     target: float | int | Tensor | None = None,

@@ -79,8 +79,8 @@ class BregmanSystem:
         return -damping, 3 * exp(self.alpha(t)) - damping, 0.0
 
     def hamiltonian(self, q: Any, r: Any, t: Any, f: Function) -> Any:
-        """H(q, r, t) for q and r (..., d) and a function f of q."""
-        return self.drift(t) * (r * r).sum(-1) / 2 + self.kick(t) * f(q)
+        """H(q, r, t) for q and r (..., d), or numbers, and a function f of q."""
+        return self.drift(t) * _square(r) / 2 + self.kick(t) * f(q)
 
     def ode(self, gradient: Function) -> Callable[[float, np.ndarray], np.ndarray]:
         """Right-hand side of ẍ + (γ̇ - α̇)ẋ + e^(2α+β)∇f(x) = 0 for states (x, ẋ) of shape (2 d,)."""
@@ -95,11 +95,11 @@ class BregmanSystem:
     def lyapunov(self, x: Any, v: Any, t: Any, f: Function, x_star: Any) -> Any:
         """E(t) = ½|x* - x - e^(-α)ẋ|² + e^β (f(x) - f(x*)), which no trajectory of a convex f increases.
 
-        x and v are (..., d), t a number or (...).
+        x and v are (..., d) or numbers, t a number or (...).
         """
         scale = exp(-self.alpha(t))
         away = x_star - x - (scale[..., None] if getattr(scale, "ndim", 0) else scale) * v
-        return (away * away).sum(-1) / 2 + exp(self.beta(t)) * (f(x) - f(x_star))
+        return _square(away) / 2 + exp(self.beta(t)) * (f(x) - f(x_star))
 
     def exact_quadratic(self, k: Any, t0: float | int, x0: Any, v0: Any, t: Any) -> np.ndarray | float:
         """x(t) for f = ½ k x², k > 0, x(t₀) = x₀ and ẋ(t₀) = v₀, by Bessel functions; arguments broadcast.
@@ -112,7 +112,10 @@ class BregmanSystem:
         def z(time: Any) -> Any:
             return omega * np.exp((self.beta(np.asarray(time, float)) - log(self.C)) / 2)
 
-        first, last = z(t0), z(t)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            first, last = z(t0), z(t)
+        if not (np.all(first > 0) and np.all(last > 0)):
+            raise ConfigError(f"t0={t0!r} and t={t!r} must be times of the system, which are above zero")
         # w = z x = A J₁ + B Y₁ and, since (J₁/z)' = -J₂/z and ż = z e^α/2, u = -2 e^(-α) ẋ = A J₂ + B Y₂
         w, u = first * np.asarray(x0), -2 * np.asarray(v0) * exp(-self.alpha(float(t0)))
         half_pi = np.pi / 2 * first  # J₁Y₂ - J₂Y₁ = -2/(πz)
@@ -200,6 +203,11 @@ class Exponential(BregmanSystem):
 def time_change(source: BregmanSystem, target: BregmanSystem) -> Function:
     """τ with e^(β of source at τ(s)) = e^(β of target at s): x ∘ τ solves `target` where x solves `source`."""
     return lambda s: source.time_of(target.beta(s))
+
+
+def _square(x: Any) -> Any:
+    """|x|² over the last axis."""
+    return x * x if isinstance(x, int | float) else (x * x).sum(-1)
 
 
 def _check(**parameters: Any) -> None:

@@ -11,21 +11,20 @@ from sciml.errors import ConfigError, ShapeError
 from scipy.optimize import OptimizeResult
 from torch import Tensor
 
-from symplectic_opt.clocks import Clock
 from symplectic_opt.descent import Restart
 from symplectic_opt.heavy_ball import LoopTest
-from symplectic_opt.methods import Settings
+from symplectic_opt.methods import Pace, Settings
 
 __all__ = ["minimize"]
 
 Objective = Callable[[Tensor], Tensor]
 CONVERGED, EXHAUSTED, DIVERGED = 0, 1, 2
 REACHED = "f is not above the target"
-OVERFLOW = "the step overflows after {} iterations: reduce h or C, or enable temporal looping"
+OVERFLOW = "the step overflows after {} iterations: {}"
 MESSAGES = (
     "the change of f and the gradient are within their tolerances",
     "the maximal number of iterations is reached",
-    "f or its gradient is not finite: reduce h or C, or enable temporal looping",
+    "f or its gradient is not finite: {}",
 )
 
 
@@ -43,7 +42,7 @@ def minimize(
     beta: Any = None,
     t0: float | int = 1.0,
     t_min: float | int = 1e-3,
-    adaptive_to: float | int | Clock | None = None,
+    adaptive_to: Pace = None,
     gtol: float | int = 1e-8,
     ftol: float | int = 1e-8,
     target: Any = None,
@@ -109,7 +108,7 @@ def minimize(
         try:
             point = (stepper.next if nit else stepper.start)(x, value, gradient, evaluate)
         except OverflowError:
-            status, message = DIVERGED, OVERFLOW.format(nit)
+            status, message = DIVERGED, OVERFLOW.format(nit, settings.remedy)
             break
         found, slope = evaluate(point)
         nit += 1
@@ -138,7 +137,7 @@ def minimize(
         njev=evaluate.calls,
         success=status == CONVERGED,
         status=status,
-        message=message or MESSAGES[status],
+        message=message or MESSAGES[status].format(settings.remedy),
     )
     if trace:
         result.trace = _dataset(rows)

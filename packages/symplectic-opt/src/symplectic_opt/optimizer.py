@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from sciml.errors import ConfigError
@@ -74,13 +74,14 @@ class BregmanSLC(Optimizer):
     ConfigError
         If a setting is out of its range, groups differ in what is shared, or `restart="function"` gets no loss.
     FloatingPointError
-        If a gradient is NaN or infinite.
+        If a gradient is NaN or infinite, or the loss that `restart="function"` compares NaN.
     OverflowError
         If s(t) or |Δ| left the range of the buffers.
     RuntimeError
         If a gradient is sparse.
     """
 
+    fixed: ClassVar[tuple[str, ...]] = ()  # what a class by name sets itself
     _kept: Buckets | None = None
 
     def __init__(
@@ -143,12 +144,18 @@ class BregmanSLC(Optimizer):
                 "the loss, or choose restart='gradient'"
             )
         check_step(self.param_groups)
-        moving = self._moving()
-        if moving.buckets:
-            value = loss if lead["restart"] == "function" else None
-            if value is not None and lead["maximize"]:
-                value = -value
-            (self._step_on_device if lead["capturable"] else self._step_on_host)(moving, value)
+        value = loss if lead["restart"] == "function" else None
+        if value is not None and lead["maximize"]:
+            value = -value
+        known = len(self.state)
+        try:
+            moving = self._moving()
+            if moving.buckets:
+                (self._step_on_device if lead["capturable"] else self._step_on_host)(moving, value)
+        except Exception:
+            for parameter in list(self.state)[known:]:  # of a step that was refused
+                del self.state[parameter]
+            raise
         return loss
 
     def diagnostics(self) -> dict[str, float | int]:
@@ -189,26 +196,35 @@ class BregmanSLC(Optimizer):
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state of the same family; all other settings are those of the state.
+        """Continue from a copy of a state of the same family; settings are those of the state.
 
         Raises
         ------
         ConfigError
-            If the state is of another family or optimizer.
+            If the state is of another family, an integrator that this optimizer has not, another optimizer or model.
         """
         groups = state_dict.get("param_groups") or [{}]
-        own, saved = self.param_groups[0]["family"], groups[0].get("family")
-        if saved != own:
-            raise ConfigError(
-                f"the state is of the family {saved!r}, this optimizer of {own!r}: "
-                "resume with the family it was made with"
-            )
+        for name in dict.fromkeys(("family", *self.fixed)):
+            own, saved = self.param_groups[0][name], groups[0].get(name)
+            if saved != own:
+                raise ConfigError(
+                    f"the state is of the {name} {saved!r}, this optimizer of {own!r}: "
+                    f"resume with the {name} it was made with"
+                )
+        buffers: dict[Tensor, Tensor] = {}
+        for group, old in zip(self.param_groups, groups, strict=False):
+            for parameter, index in zip(group["params"], old["params"], strict=False):
+                if entry := state_dict["state"].get(index):
+                    buffers[parameter] = entry.get("momentum")
+                    if getattr(buffers[parameter], "shape", None) != parameter.shape:
+                        raise ConfigError(
+                            f"the state has no momentum of the shape {tuple(parameter.shape)} of parameter {index}: "
+                            "it is of another optimizer or model"
+                        )
         super().load_state_dict(state_dict)
-        for group, old in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            for parameter, index in zip(group["params"], old["params"], strict=True):
-                if index in state_dict["state"]:  # torch casts buffers to the dtype of their parameters
-                    buffer = state_dict["state"][index]["momentum"]
-                    self.state[parameter]["momentum"] = buffer.to(parameter.device, buffer_dtype(parameter.dtype))
+        for parameter, buffer in buffers.items():  # torch casts buffers to the dtype of their parameters
+            dtype = buffer_dtype(parameter.dtype)
+            self.state[parameter]["momentum"] = buffer.to(parameter.device, dtype, copy=True)
         self._kept = None
 
     def _moving(self) -> Buckets:
@@ -221,17 +237,17 @@ class BregmanSLC(Optimizer):
         return self._kept
 
     def _step_on_host(self, moving: Buckets, loss: Any) -> None:
-        lead, first = self.param_groups[0], leading(self.param_groups)
-        assert first is not None
+        lead = self.param_groups[0]
         buckets, complete = [bucket.with_gradients() for bucket in moving.buckets], moving.complete
-        descent, h = descent_of(lead), float(first["lr"])
+        descent, step = descent_of(lead), leading(self.param_groups)
+        h = float(step)
         motion = self._host_motion(lead) or Motion.at_rest(descent, h)
         scale, known = lead.get("scale", 1.0), complete and lead.get("complete", False)
         rounding = self._rounding()
         # |Δ|² is known by its recurrence until the terms of this have cancelled half of the digits
         squares = not known or motion.error > math.sqrt(rounding) * motion.square
         rows, value = read(buckets, squares, loss)
-        weights = [float(weight_of(bucket.group, first, lead["C"])) for bucket in buckets]
+        weights = [float(weight_of(bucket.group, step, lead["C"])) for bucket in buckets]
         found = combine(rows, weights, scale, motion.square)
         if squares:
             motion = motion._replace(error=rounding * found.square)
@@ -269,8 +285,7 @@ class BregmanSLC(Optimizer):
 
     def _step_on_device(self, moving: Buckets, loss: Any) -> None:
         """As on the host, with 0-dim tensors, every branch by `where`; |Δ|² is computed anew in every step."""
-        lead, first = self.param_groups[0], leading(self.param_groups)
-        assert first is not None
+        lead = self.param_groups[0]
         buckets = [bucket.with_gradients() for bucket in moving.buckets]
         device = buckets[0].parameters[0].device
         dtype = widest(device)
@@ -280,7 +295,8 @@ class BregmanSLC(Optimizer):
                 return x.detach().to(device, dtype).reshape(())
             return torch.full((), x, dtype=dtype, device=device)
 
-        h, descent = number(first["lr"]), descent_of(lead)
+        step, descent = leading(self.param_groups, number), descent_of(lead)
+        h = number(step)
         kept = lead.get("motion")
         if kept is None:
             at_rest = Motion.at_rest(descent, torch.where(h.isfinite(), h, 0.0))
@@ -290,14 +306,18 @@ class BregmanSLC(Optimizer):
             lead["motion"] = kept = {name: number(x) for name, x in (counters | kept).items()}
         motion, scale = Motion.unpack(kept), lead.get("scale", 1.0)
         rates = [number(bucket.group["lr"]) for bucket in buckets]
-        rows = [products(bucket, True).to(device, dtype) * (lr > 0) for bucket, lr in zip(buckets, rates, strict=True)]
+        rows = [products(bucket, True).to(device, dtype) for bucket in buckets]
+        moves = [lr > 0 for lr in rates]
+        rows = [torch.where(there, row, 0.0) for there, row in zip(moves, rows, strict=True)]
         value = number(0.0 if loss is None else loss)
-        weights = [number(weight_of(bucket.group, first, lead["C"])) for bucket in buckets]
+        weights = [number(weight_of(bucket.group, step, lead["C"])) for bucket in buckets]
         found = combine(rows, weights, scale, None)
         motion = motion._replace(error=self._rounding() * found.square)
         after = move(descent, motion, h, found, value, lead["restart_smoothing"], self._rounding())
         limit = min(torch.finfo(bucket.buffers[0].dtype).max for bucket in buckets)
-        finite = torch.isfinite(torch.stack([x for row in rows for x in row] + [value])).all()
+        finite = torch.isfinite(torch.cat(rows)).all()
+        if loss is not None:
+            finite = finite & ~value.isnan()
         s = after.log_step.exp()
         steps = torch.stack([s * weight for weight in weights])
         overflown = (steps > limit).any() | ~(after.square.sqrt() < limit)
@@ -305,10 +325,10 @@ class BregmanSLC(Optimizer):
         valid = finite & ~overflown & proper & (h > 0)
         for buffer in moving.resting:
             buffer.mul_(torch.where(valid, after.mu, 1.0).to(buffer.device))
-        for bucket, step, lr in zip(buckets, steps, rates, strict=True):
+        for bucket, kick, there in zip(buckets, -steps / scale, moves, strict=True):
             decay = decay_of(bucket.group)
             decay = None if decay is None else (-decay * torch.ones_like(h)).exp()
-            updates.move_on_device(bucket, valid, after.mu, -step / scale, number(scale) * (lr > 0), decay)
+            updates.move_on_device(bucket, valid, there, after.mu, kick, number(scale), decay)
         for name, x in after.pack().items():
             kept[name].copy_(torch.where(valid, x, kept[name]))
         kept["not_finite"].add_(~finite)
@@ -340,7 +360,8 @@ class BregmanSLC(Optimizer):
         if improper:
             raise ConfigError(f"lr was negative, NaN or infinite in {improper} steps, which were left out: check it")
         if not_finite:
-            raise FloatingPointError(NOT_FINITE.format(f"in {not_finite} steps, which were left out"))
+            loss = ", or the loss NaN," if lead["restart"] == "function" else ""
+            raise FloatingPointError(NOT_FINITE.format(f"{loss} in {not_finite} steps, which were left out"))
         if overflown:
             clockwork = Motion.unpack({name: float(x) for name, x in motion.items()}).clockwork
             where = f" in {overflown} steps, which were left out"

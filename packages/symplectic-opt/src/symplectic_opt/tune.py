@@ -1,6 +1,6 @@
 """`tune`: the two numbers of a method that are worth tuning, C and h, by a sweep of all (arXiv 2207.11460)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,10 @@ class TuneResult:
     fun: float
     success: bool
     study: xr.Dataset  # nit, fun, gradient_norm, status
+
+    def __iter__(self) -> Iterator[Any]:
+        """(C, h), or (h,) of classical methods, and the study: `(C, h), study = tune(…)`."""
+        yield from (tuple(self.settings.values()), self.study)
 
 
 def tune(
