@@ -194,9 +194,14 @@ def test_equilibria_by_newtons_method():
 def test_errors():
     with pytest.raises(ConfigError, match="no positive equilibrium for beta<=gamma"):
         characteristic_roots(MackeyGlass(beta=1.0))
-    with pytest.raises(ConfigError, match="k must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"k=2\.5 must be a positive whole number"):
+        characteristic_roots(MackeyGlass(), k=2.5)
+    for find in (characteristic_roots, unstable_roots):
+        with pytest.raises(ContinuationError, match="order of more than 1000; shorten them, or take lambert_roots"):
+            find(MackeyGlass(n=6.0, tau=1000.0))
+    with pytest.raises(ConfigError, match="k=0 must be"):
         characteristic_roots(MackeyGlass(), k=0)
-    with pytest.raises(ConfigError, match="k must be at least 1, got -1"):
+    with pytest.raises(ConfigError, match="k=-1 must be"):
         lambert_roots(MackeyGlass(), k=-1)
     with pytest.raises(ConfigError, match=r"\[0.5\] is not an equilibrium"):
         characteristic_roots(MackeyGlass(), 0.5)

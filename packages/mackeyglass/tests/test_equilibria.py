@@ -87,6 +87,8 @@ def test_errors():
         follow_equilibrium(MackeyGlass(), np.ones(1), "n", (2.0, 12.0))
     with pytest.raises(ConfigError, match="not an equilibrium"):
         follow_equilibrium(MackeyGlass(), "n", (2.0, 12.0), 0.7)
+    with pytest.raises(ConfigError, match=r"bounds of n must be \(lowest, highest\), got \(12, 2\)"):
+        follow_equilibrium(MackeyGlass(), "n", (12.0, 2.0))
     with pytest.raises(ConfigError, match="outside the bounds"):
         follow_equilibrium(MackeyGlass(), "n", (2.0, 5.0))
     with pytest.raises(ConfigError, match="0 < ds <= ds_max"):

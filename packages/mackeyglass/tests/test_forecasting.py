@@ -9,6 +9,18 @@ from mackeyglass.forecasting import map_exponents, nrmse, squash, unsquash, vali
 from sciml.errors import ConfigError, ShapeError
 
 
+@pytest.mark.unchecked
+def test_measures_of_nothing_and_in_no_units():
+    x = torch.ones(3, 4)
+    for std in (0.0, -1.0, math.nan):
+        with pytest.raises(ConfigError, match="std must be positive"):
+            nrmse(x, x, std)
+    with pytest.raises(ConfigError, match="dt must be positive, got -1"):
+        valid_prediction_time(x, x, -1, 1.0)
+    with pytest.raises(ShapeError, match=r"needs values, got shapes \(0,\)"):
+        wasserstein(x[0, :0], x)
+
+
 def test_squash_has_an_inverse():
     u = torch.linspace(0.2, 1.5, 50, dtype=torch.float64)
     torch.testing.assert_close(unsquash(squash(u)), u, rtol=1e-14, atol=0)

@@ -98,6 +98,17 @@ def test_derivatives_of_the_curve():
         return hopf_curve(MackeyGlass(beta=beta, gamma=gamma), 1, tau)
 
     assert torch.autograd.gradcheck(curve, (tau, beta, gamma), eps=1e-6, atol=1e-8, rtol=1e-7)
+    assert torch.autograd.gradgradcheck(curve, (tau, beta, gamma), eps=1e-6, atol=1e-7, rtol=1e-6)
+
+
+def test_a_parameter_on_which_no_root_depends_has_no_hopf_point():
+    """Least squares comes to rest where the equations do not hold."""
+    hutchinson = DDE(lambda x, y, p: p.r * x * (1 - y / p.K), [1.0], {"r": 1.3, "K": 2.0})
+    without = DDE(lambda x, y, p: -p.a * y * (1 + x) + 0 * p.b * x, [1.0], {"a": 1.3, "b": 1.0})
+    for system, parameter, state in ((hutchinson, "K", 2.0), (without, "b", 0.0)):
+        with pytest.raises(ContinuationError, match="the equations do not hold: they may not depend on what is free"):
+            locate_hopf(system, parameter, state)
+    assert locate_hopf(hutchinson, "r", 2.0).parameters["r"] == pytest.approx(np.pi / 2, abs=1e-12)
 
 
 @settings(max_examples=30, deadline=None)
@@ -336,9 +347,9 @@ def test_errors():
         hopf_points(MackeyGlass(n=3.5), "tau")
     with pytest.raises(ConfigError, match=r"not for a DDE: take locate_hopf\(system, parameter, equilibrium\)"):
         hopf_points(tanh_equation(), "tau")
-    with pytest.raises(ConfigError, match="got 'beta' and 1"):
+    with pytest.raises(ConfigError, match="n or tau, got 'beta'"):
         hopf_points(MackeyGlass(), "beta")
-    with pytest.raises(ConfigError, match="got 'n' and 0"):
+    with pytest.raises(ConfigError, match="count=0 must be"):
         hopf_points(MackeyGlass(), "n", 0)
     with pytest.raises(ConfigError, match="not a batch"):
         hopf_points(MackeyGlass(tau=torch.tensor([1.0, 2.0])))
@@ -348,6 +359,8 @@ def test_errors():
         locate_hopf(MackeyGlass(), "n", 0.4)
     with pytest.raises(ContinuationError):  # the origin has none
         locate_hopf(MackeyGlass(tau=1.0), "n", 0.0)
+    with pytest.raises(ConfigError, match="a normal form belongs to a HopfPoint"):
+        hopf_normal_form(MackeyGlass())
     with pytest.raises(ConfigError, match="no simple characteristic root"):
         hopf_normal_form(HopfPoint(MackeyGlass(), np.array([1.0]), 1.0))
     (start,) = hopf_points(MackeyGlass(tau=2.0))
@@ -355,6 +368,8 @@ def test_errors():
         continue_hopf(start, ("n", "n"), {"n": (4.0, 8.0)})
     with pytest.raises(ConfigError, match="two different parameters and bounds of both"):
         continue_hopf(start, ("n", "tau"), {"n": (4.0, 8.0)})
+    with pytest.raises(ConfigError, match=r"bounds of tau must be \(lowest, highest\)"):
+        continue_hopf(start, ("n", "tau"), {"n": (4.0, 8.0), "tau": (3.0, 1.0)})
     with pytest.raises(ConfigError, match="outside the bounds"):
         continue_hopf(start, ("n", "tau"), {"n": (6.0, 8.0), "tau": (1.0, 3.0)})
     bounds = {"n": (4.0, 8.0), "tau": (1.0, 3.0)}

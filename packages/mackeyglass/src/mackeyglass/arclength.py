@@ -115,7 +115,7 @@ def newton(
     Raises
     ------
     ContinuationError
-        If the corrections do not become small.
+        If the corrections do not become small, or do so where the equations do not hold.
     """
     point, size = guess, np.inf
     for iteration in range(1, 15):
@@ -128,6 +128,13 @@ def newton(
         correction = -np.linalg.lstsq(jacobian, value)[0]
         point, size = point + correction, float(np.abs(correction).max() / (1 + np.abs(point).max()))
         if size <= 1e-9:  # the next one would be its square, or rounding
+            # what no correction removes is rounding at a solution, but not where least squares came to rest
+            rest = np.abs(value + jacobian @ correction)
+            if (rest > 1e-8 * (1 + np.abs(jacobian) @ np.abs(point))).any():
+                raise ContinuationError(
+                    f"Newton's method came to rest at {point.round(6).tolist()}, where the equations do not hold: "
+                    "they may not depend on what is free"
+                )
             return point, iteration
     raise ContinuationError(
         f"Newton's method did not converge from {guess.round(6).tolist()} (last correction {size:.1e}): "

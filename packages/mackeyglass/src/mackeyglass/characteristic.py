@@ -8,6 +8,7 @@ from jaxtyping import Complex, Float
 from sciml.errors import ConfigError
 from scipy import linalg, special
 
+from mackeyglass.arguments import check_whole
 from mackeyglass.chebyshev import differentiation_matrix, lagrange_basis
 from mackeyglass.equation import DDE
 from mackeyglass.errors import ContinuationError
@@ -31,14 +32,16 @@ def characteristic_roots(system: DDE, equilibrium: State | None = None, k: int =
     Raises
     ------
     ConfigError
-        If k < 1, the state is no equilibrium, or the system is a batch.
+        If k is not 1, 2, …, the state is no equilibrium, or the system is a batch.
     ContinuationError
-        If there are fewer than k roots within reach: without influence of the delayed states there are just d.
+        If there are fewer than k roots within reach: without influence of the delayed states there are just d. Or if
+        the delays are too long for the largest generator.
     """
-    if k < 1:
-        raise ConfigError(f"k must be at least 1, got {k}: it is the number of characteristic roots")
+    check_whole("k", k)
     linear = linearise_at(system, equilibrium)
     nodes, roots = _enough_nodes(linear, 0.0), np.empty(0, complex)
+    if (nodes + 1) * system.dim > LARGEST:
+        raise ContinuationError(_too_long(system))
     while (nodes + 1) * system.dim <= LARGEST:
         roots = _resolved(linear, nodes)
         needed = _enough_nodes(linear, roots[k - 1].real) if len(roots) >= k else 2 * nodes
@@ -63,6 +66,8 @@ def unstable_roots(system: DDE, equilibrium: State | None = None) -> int:
     """
     linear = linearise_at(system, equilibrium)
     nodes = _enough_nodes(linear, 0.0)
+    if (nodes + 1) * system.dim > LARGEST:
+        raise ContinuationError(_too_long(system))
     while (nodes + 1) * system.dim <= LARGEST:
         roots, rest = _resolved(linear, nodes), _eigenvalues(linear, nodes)
         if len(rest) == len(roots) or rest[len(roots)].real < 0:
@@ -80,10 +85,9 @@ def lambert_roots(system: DDE, equilibrium: State | None = None, k: int = 6) -> 
     Raises
     ------
     ConfigError
-        If k < 1, the equation has several components or delays, or the delayed state has no influence.
+        If k is not 1, 2, …, the equation has several components or delays, or the delayed state has no influence.
     """
-    if k < 1:
-        raise ConfigError(f"k must be at least 1, got {k}: it is the number of characteristic roots")
+    check_whole("k", k)
     if system.dim != 1 or len(system.delays) != 1:
         raise ConfigError(
             f"the roots of {system.dim} components with {len(system.delays)} delays have no closed form: "
@@ -100,6 +104,14 @@ def lambert_roots(system: DDE, equilibrium: State | None = None, k: int = 6) -> 
     # the branches 0, 1, … lie in the upper half plane or are real; branch −1 is real or conjugate to branch 0
     branches: Any = [*range(k), -1] if -np.exp(-1) <= argument < 0 else [*range(k)]
     return _ordered(a + special.lambertw(argument, branches, tol=1e-15) / tau)[:k]
+
+
+def _too_long(system: DDE) -> str:
+    closed = ", or take lambert_roots" if system.dim == 1 and len(system.delays) == 1 else ""
+    return (
+        f"the delays of {system} are too long beside its rates: the generator would have an order of more than "
+        f"{LARGEST}; shorten them{closed}"
+    )
 
 
 def rightmost_roots(linear: Linearisation) -> Complex[np.ndarray, "found"]:

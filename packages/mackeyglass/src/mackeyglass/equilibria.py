@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from sciml.errors import ConfigError
 
 from mackeyglass.arclength import Function, Segment, trace
+from mackeyglass.branch_arguments import limits_of
 from mackeyglass.characteristic import unstable_roots
 from mackeyglass.continuation import Stepping, check_steps, why_ended
 from mackeyglass.equation import DDE
@@ -87,6 +88,7 @@ def follow_equilibrium(
     system.check_names([parameter])
     Stepping(ds, ds_max)
     check_steps(max_steps, direction)
+    bounds = limits_of(parameter, bounds)
     d = system.dim
     start = np.append(equilibrium_of(system, equilibrium), numbers(system)[parameter])
     function = _equilibria(system, parameter)

@@ -38,8 +38,8 @@ def nrmse(
 
     Raises
     ------
-    ShapeError
-        If the shapes do not fit.
+    ShapeError, ConfigError
+        If the shapes do not fit, or `std` is not positive.
     """
     _check(forecast, truth, 2)
     scale = truth.flatten(-2).std(-1, correction=0) if std is None else _scale(std, truth, 2)
@@ -71,10 +71,12 @@ def valid_prediction_time(
 
     Raises
     ------
-    ShapeError
-        If the shapes do not fit.
+    ShapeError, ConfigError
+        If the shapes do not fit, or `std` or `dt` is not positive.
     """
     _check(forecast, truth, 1)
+    if not dt > 0:
+        raise ConfigError(f"dt must be positive, got {dt}")
     good = (forecast - truth).abs() <= threshold * _scale(std, truth, 1)[..., None]
     return good.long().cumprod(-1).sum(-1).to(truth.dtype) * (dt * exponent)
 
@@ -83,7 +85,14 @@ def wasserstein(a: Float[Tensor, "*a"], b: Float[Tensor, "*b"]) -> float:
     """Wasserstein-1 distance of the distributions of all values, in standard deviations of `b`.
 
     Infinite if `a` is not finite: a free run that has diverged.
+
+    Raises
+    ------
+    ShapeError
+        If there are no values.
     """
+    if not (a.numel() and b.numel()):
+        raise ShapeError(f"a distribution needs values, got shapes {tuple(a.shape)} and {tuple(b.shape)}")
     if not bool(torch.isfinite(a).all()):
         return math.inf
     levels = (torch.arange(4096, dtype=torch.float64, device=b.device) + 0.5) / 4096
@@ -180,4 +189,6 @@ def _scale(std: float | int | Tensor, truth: Tensor, axes: int) -> Tensor:
         fits = False
     if not fits:
         raise ShapeError(f"std must be a number or {tuple(batch)}, one a series, got {tuple(scale.shape)}")
+    if not bool((scale > 0).all()):
+        raise ConfigError(f"std must be positive, got {std}")
     return scale

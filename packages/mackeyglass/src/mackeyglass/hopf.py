@@ -9,6 +9,7 @@ from sciml.errors import ConfigError
 from torch import Tensor
 
 from mackeyglass.arclength import Function, newton
+from mackeyglass.arguments import check_whole
 from mackeyglass.characteristic import null_vector, rightmost_roots
 from mackeyglass.equation import DDE, Value, check_positive
 from mackeyglass.errors import ContinuationError
@@ -32,7 +33,7 @@ def hopf_curve(
     k
         0, 1, …: equilibria lose stability at the curve 0.
     tau
-        τ, a number or a batch; by default that of `system`. Derivatives by τ, β and γ are exact.
+        τ, a number or a batch; by default that of `system`. Derivatives by τ, β and γ, up to third ones, are exact.
 
     Raises
     ------
@@ -52,7 +53,8 @@ def hopf_curve(
             omega = omega + change
             if bool((change <= 1e-15 * omega).all()):
                 break
-    omega = omega + _phase_step(omega, lag, gamma, k)  # of no size, but it carries the derivatives
+    for _ in range(2):  # of no size, but each doubles the order of the derivatives that ω carries: three, then
+        omega = omega + _phase_step(omega, lag, gamma, k)
     n = (1 + torch.sqrt(1 + (omega / gamma) ** 2)) / (1 - gamma / beta)
     return n, omega
 
@@ -79,8 +81,9 @@ def hopf_points(system: MackeyGlass, parameter: Literal["n", "tau"] = "n", count
             f"Hopf points are in closed form for a MackeyGlass only, not for a {type(system).__name__}: take "
             "locate_hopf(system, parameter, equilibrium)"
         )
-    if count < 1 or parameter not in ("n", "tau"):
-        raise ConfigError(f"parameter must be n or tau and count at least 1, got {parameter!r} and {count}")
+    if parameter not in ("n", "tau"):
+        raise ConfigError(f"parameter must be n or tau, got {parameter!r}")
+    check_whole("count", count)
     values = numbers(system)
     gamma, b = values["gamma"], float(system.equilibrium_slope())
     if parameter == "tau" and b >= -gamma:
@@ -123,7 +126,8 @@ def locate_hopf(
     ConfigError
         If there is no such parameter, the state is no equilibrium, or the system is a batch.
     ContinuationError
-        If the method does not converge, or to roots that are real, or outside the domain of the parameters.
+        If the method does not converge, as where no root depends on the parameter, or to roots that are real, or
+        outside the domain of the parameters.
     """
     system.check_names([parameter])
     x = equilibrium_of(system, equilibrium)

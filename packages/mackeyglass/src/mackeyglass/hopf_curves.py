@@ -8,6 +8,7 @@ from jaxtyping import Float
 from sciml.errors import ConfigError
 
 from mackeyglass.arclength import Function, trace
+from mackeyglass.branch_arguments import limits_of
 from mackeyglass.continuation import Stepping, check_steps, why_ended
 from mackeyglass.errors import ContinuationError
 from mackeyglass.hopf import hopf_equations, hopf_point
@@ -70,6 +71,7 @@ def continue_hopf(
         raise ConfigError(f"need two different parameters and bounds of both, got {parameters} and {sorted(bounds)}")
     Stepping(ds, ds_max)
     check_steps(max_steps, direction)
+    bounds = {name: limits_of(name, pair) for name, pair in bounds.items()}
 
     def equations(unknowns: np.ndarray) -> tuple[Function, np.ndarray]:
         # a mode is scaled by its product with the one before

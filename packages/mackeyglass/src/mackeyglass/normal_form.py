@@ -81,6 +81,8 @@ def hopf_normal_form(point: HopfPoint) -> HopfNormalForm:
     ConfigError
         If iω is no simple characteristic root, or 0 or 2iω is another one.
     """
+    if not isinstance(point, HopfPoint):
+        raise ConfigError(f"a normal form belongs to a HopfPoint, from hopf_points or locate_hopf, got {point!r}")
     linear, omega = linearise_at(point.system, point.equilibrium), point.omega
     critical = linear.characteristic_matrix(1j * omega)
     scale = 1 + omega + np.abs(linear.matrices).max()
