@@ -1,11 +1,18 @@
 """Experiments on attractors: they run, and measure what is known, with the accuracy of short runs."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 from mackeyglass import MackeyGlass, SegmentMap, characteristic_roots
-from mackeyglass.experiments import bistability, crises, lyapunov, lyapunov_map
+from mackeyglass.branch import Branch
+from mackeyglass.continuation import State, Stepping
+from mackeyglass.experiments import atlas, bistability, crises, lyapunov, lyapunov_map
+from mackeyglass.hopf import hopf_points
+from mackeyglass.mesh import Mesh
+from mackeyglass.orbits import PeriodicOrbit
 from sciml.errors import ConfigError
 from sciml.experiment import RunDirectory
 from sciml.runtime import Runtime
@@ -47,8 +54,13 @@ def test_lyapunov_configurations_that_make_no_sense(change):
         lyapunov.EXPERIMENT.config("small", **change)
 
 
-def test_map_keeps_the_exponent_over_n_and_tau(directory):
-    report = lyapunov_map.run(lyapunov_map.EXPERIMENT.config("smoke"), directory)
+def test_map_keeps_the_exponent_over_n_and_tau(directory, monkeypatch):
+    orbit = PeriodicOrbit.from_hopf(hopf_points(MackeyGlass(tau=2.0))[0], "n", mesh=Mesh.uniform(10, 3))
+    drawn = Branch("PD", orbit.system, ("n", "tau"), {}, Stepping(), (), [State(orbit.solution, np.zeros(1), 0.1)])
+    follow = Mock(return_value={"folds": [drawn]})
+    monkeypatch.setattr(atlas, "follow", follow)
+    report = lyapunov_map.run(lyapunov_map.EXPERIMENT.config("smoke", curve_steps=7), directory)
+    assert follow.call_args.args[0].max_steps == 7
     kept = xr.load_dataset(directory.path / "steps" / "map" / "result.nc")
     assert kept["exponent"].dims == ("tau", "n")
     assert kept["exponent"].shape == (4, 6)

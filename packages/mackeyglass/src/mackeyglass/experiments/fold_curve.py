@@ -49,6 +49,8 @@ LEFT = {
 RIGHT = {1.15: 14.935947, 1.2: 14.798837, 1.3: 14.780488}
 THIRD = {1.3: 18.365872}
 CUSP, FLIP = (15.162656, 1.0998704), (15.054045, 1.3397758)
+HIGHEST = "largest τ of the right fold, number 1"
+END = (25.7, 1.206)  # of the third fold, as far as it is known
 NAMES = ("left", "right", "third")  # folds in the order of the curve from (11.2, 2)
 REFERENCES = [
     Reference("n", "cusp", CUSP[0], POINT, place=CUSP),
@@ -57,6 +59,9 @@ REFERENCES = [
     Reference("n", "fold-flip", FLIP[0], POINT, place=FLIP),
     Reference("τ", "fold-flip", FLIP[1], POINT, place=FLIP),
     Reference("T", "fold-flip", 4.071701, POINT, place=FLIP),
+    Reference("n", HIGHEST, 15.4, 0.1, place=(15.4, 1.347)),
+    Reference("τ", HIGHEST, 1.347, 1e-3, place=(15.4, 1.347)),
+    Reference("τ", f"third fold at n={END[0]:g}", END[1], 1e-3, place=END),
     Reference("n, as published", "cusp", 15.16, 0.005, ABSTRACT, CUSP),
     Reference("τ, as published", "cusp", 1.1, 0.05, ABSTRACT, CUSP),
     Reference("n, as published", "fold at τ=2", 11.21485, 5e-6, ABSTRACT, (11.21485, 2.0)),
@@ -108,6 +113,8 @@ def run(config: Config, run: RunDirectory) -> Report:
         for k, point in enumerate(turning_points(curves[0], "tau"), 1)
         for name, key in (("n", "n"), ("τ", "tau"))
     ]
+    for point in points_at(curves[0], "n", END[0])[:1]:
+        metrics.append(Metric("τ", f"third fold at n={END[0]:g}", point.parameters["tau"]))
     asked = within(REFERENCES, config.n, config.tau)
     bars = differences(metrics, asked)
     if any(reference.place in (CUSP, FLIP) for reference in asked):

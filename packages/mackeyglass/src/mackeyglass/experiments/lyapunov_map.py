@@ -1,6 +1,7 @@
 """The largest Lyapunov exponent over the (n, τ) plane, and whether four times longer runs agree with it."""
 
 import warnings
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from pydantic import NonNegativeInt, PositiveInt
 from sciml.config import config
 from sciml.experiment import Bar, Experiment, Metric, Report, RunDirectory
 
+from mackeyglass.branch import Branch
 from mackeyglass.experiments import PAPER
+from mackeyglass.experiments.branches import draw_curve
 from mackeyglass.experiments.common import SYSTEM, Positive
 from mackeyglass.hopf import hopf_curve
 from mackeyglass.lyapunov import lyapunov_spectrum
@@ -30,6 +33,7 @@ class Config:
     """Everything that determines the result: `cells` values of n and of τ between the ends of `n` and `tau`.
 
     Each cell has one trajectory, of `delays` delays after `transient`, and another one four times as long in all.
+    Folds, period doublings and torus bifurcations are followed for `curve_steps` steps, and drawn over the map.
     """
 
     seed: NonNegativeInt = 0
@@ -39,6 +43,7 @@ class Config:
     n: tuple[Positive, Positive] = (6.0, 20.0)
     tau: tuple[Positive, Positive] = (1.0, 3.0)
     nodes: PositiveInt = 48
+    curve_steps: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         if not 1 < self.n[0] < self.n[1]:
@@ -53,7 +58,12 @@ def run(config: Config, run: RunDirectory) -> Report:
     """Compute the map, and again from runs that are four times as long."""
     short = run.step("map", lambda: exponents(config, run))
     long = run.step("longer", lambda: exponents(config, run, LONGER))
-    run.figure("map", figure(short, long))
+    curves = {}
+    if config.curve_steps:
+        from mackeyglass.experiments import atlas  # which draws its curves over this map
+
+        curves = atlas.follow(atlas.Config(max_steps=config.curve_steps), run)
+    run.figure("map", figure(short, long, curves))
     value = short["exponent"].values
     clear = np.abs(value) > CLEAR
     agree = agreement(short, long)[clear]
@@ -137,14 +147,16 @@ def windows(found: xr.Dataset) -> np.ndarray:
     return ~chaos & (after - before < WINDOW)
 
 
-def figure(short: xr.Dataset, long: xr.Dataset) -> Figure:
-    """Both maps, with Hopf curves, and where the signs differ."""
+def figure(short: xr.Dataset, long: xr.Dataset, curves: Mapping[str, Sequence[Branch]]) -> Figure:
+    """Both maps, with Hopf curves and curves by name, and where the signs differ."""
     result = Figure(figsize=(11, 4.6), layout="constrained")
     panels = result.subplots(1, 2, sharey=True)
     reach = max(float(np.abs(found["exponent"]).max()) for found in (short, long))
     scale = ScalarMappable(Normalize(-reach, reach), "RdBu_r")
     for axis, found in zip(panels, (short, long), strict=True):
         axis.pcolormesh(found["n"], found["tau"], found["exponent"], cmap=scale.cmap, norm=scale.norm)
+        for color, (name, branches) in zip(("k", "C2", "C1", "C4"), curves.items(), strict=False):
+            draw_curve(axis, branches, color, name, linewidth=1)
         _draw_hopf(axis, found)
         axis.set(xlabel="$n$", title=f"{found.attrs['delays']} delays after {found.attrs['transient']}")
     clear = np.abs(short["exponent"].values) > CLEAR
@@ -174,7 +186,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Config(cells=(6, 4), delays=100, transient=100),
         "small": Config(),
-        "paper": Config(cells=(400, 300), delays=2000, transient=2000),
+        "paper": Config(cells=(400, 300), delays=2000, transient=2000, curve_steps=250),
     },
     paper=PAPER,
 )

@@ -34,9 +34,17 @@ from mackeyglass.orbits import PeriodicOrbit
 
 TOLERANCE = 1e-5
 START = 2.0  # τ
+FAR = 4.098  # τ at which fewer digits are known
 # of the curve PD1 or PD2: n of the first crossings of a delay, in the order of the curve from τ = 2
 AT_DELAYS = {
-    "PD1": {1.3: [10.338559, 13.977939], 1.35: [9.737755], 1.4: [9.335853], 1.5: [8.771380], 2.6: [6.62915]},
+    "PD1": {
+        1.3: [10.338559, 13.977939],
+        1.35: [9.737755],
+        1.4: [9.335853],
+        1.5: [8.771380],
+        2.6: [6.62915],
+        FAR: [5.798],
+    },
     "PD2": {1.4: [12.407947, 14.499808], 1.5: [10.626426]},
 }
 # of PD1: τ of the first crossing of a value of n
@@ -47,7 +55,7 @@ REFERENCES = [
     Reference("n", "PD1, τ=2", 7.395926925, TOLERANCE, place=(7.395926925, START)),
     Reference("n", "PD2, τ=2", 8.67282948, TOLERANCE, place=(8.67282948, START)),
     *(
-        Reference("n", f"{curve}, τ={tau:g}, crossing {k}", n, TOLERANCE, place=(n, tau))
+        Reference("n", f"{curve}, τ={tau:g}, crossing {k}", n, 1e-3 if tau == FAR else TOLERANCE, place=(n, tau))
         for curve, rows in AT_DELAYS.items()
         for tau, values in rows.items()
         for k, n in enumerate(values, 1)

@@ -1,7 +1,7 @@
 """Subcritical period doublings near (n, τ) = (8.1, 2.6), and how long chaos lives beside the cycle that they end."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,8 +15,10 @@ from mackeyglass.crossings import orbits_at
 from mackeyglass.experiments import PAPER
 from mackeyglass.experiments.branches import (
     Collocation,
+    Interval,
     Reference,
     differences,
+    draw_curve,
     draw_maxima,
     found,
     kept,
@@ -24,12 +26,14 @@ from mackeyglass.experiments.branches import (
     mesh_error,
 )
 from mackeyglass.experiments.common import SYSTEM
-from mackeyglass.experiments.torus import doubled_orbits
+from mackeyglass.experiments.pd_curve import doubling_curves
+from mackeyglass.experiments.torus import doubled_orbits, torus_curves
 from mackeyglass.flip import flip_normal_form
 from mackeyglass.lifetimes import transient_lifetime
 from mackeyglass.orbits import PeriodicOrbit
 
 N, TAU = 8.1, 2.6
+PLANE: dict[str, Interval] = {"n": (6.5, 9.0), "tau": (2.2, 3.0)}  # in which curves are followed
 AMPLITUDE = 0.005  # of the orbits of twice the period
 SMALL = 0.001  # of those that are compared with the normal form, of which the error grows with the square
 TOLERANCE = 1e-6
@@ -56,7 +60,8 @@ class Config:
 
     The orbit of period about 14 has twice its intervals, and those that are born at its period doublings four times.
     Without `window` only what is found in n at τ = 2.6 is computed. At each of `taus` chaos is watched from `members`
-    histories for up to `delays` delays.
+    histories for up to `delays` delays. The bifurcations at τ = 2.6 are followed in the plane for `curve_steps` steps
+    in both directions.
     """
 
     seed: NonNegativeInt = 0
@@ -66,6 +71,7 @@ class Config:
     taus: tuple[Annotated[float, Field(ge=2.6, le=2.67)], ...] = (2.6, 2.61, 2.62, 2.63, 2.64)
     members: PositiveInt = 240
     delays: Annotated[int, Field(ge=100)] = 20_000
+    curve_steps: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
         if self.taus and not self.window:
@@ -85,6 +91,8 @@ def run(config: Config, run: RunDirectory) -> Report:
     found = bifurcations(config, run)
     metrics, bars = criticality(run, found)
     run.figure("branches", figure(found))
+    if config.curve_steps:
+        run.figure("plane", plane(found, curves(config, run, found)))
     lives = run.step("lifetimes", lambda: lifetimes(config, run, found)) if config.taus else {}
     for tau, life in lives.items():
         subject = f"n={N:g}, τ={tau}"
@@ -124,6 +132,18 @@ def bifurcations(config: Config, run: RunDirectory) -> Bifurcations:
         )
         points[WINDOW] = found(branches["tau"], "PD")
     return Bifurcations(branches, points)
+
+
+def curves(config: Config, run: RunDirectory, found: Bifurcations) -> dict[str, list[Branch]]:
+    """The curves in the (n, τ) plane on which the bifurcations at τ = 2.6 lie."""
+    options: dict[str, Any] = {"ds_max": config.ds_max, "max_steps": config.curve_steps}
+    result: dict[str, list[Branch]] = {"PD": [], "NS": []}
+    for number, (name, point) in enumerate(found.points.items(), 1):
+        if point.kind == "NS":
+            result["NS"] += torus_curves(run, point, PLANE, **options)
+        elif name != WINDOW:  # which lies on the curve of another one
+            result["PD"] += doubling_curves(run, f"PD-{number}", point, PLANE, **options)
+    return result
 
 
 def criticality(run: RunDirectory, found: Bifurcations) -> tuple[list[Metric], list[Bar]]:
@@ -224,16 +244,30 @@ def figure(found: Bifurcations) -> Figure:
     return result
 
 
+def plane(found: Bifurcations, curves: dict[str, list[Branch]]) -> Figure:
+    """The curves around the window, and what was located on them."""
+    result = Figure(figsize=(6, 4.5), layout="constrained")
+    axis = result.subplots()
+    for color, (kind, branches) in zip(("C1", "C4"), curves.items(), strict=True):
+        draw_curve(axis, branches, color, kind)
+    places = [(point.parameters["n"], point.parameters["tau"]) for point in found.points.values()]
+    axis.plot(*zip(*places, strict=True), "k.")
+    axis.set(xlabel="$n$", ylabel=r"delay $\tau$", xlim=PLANE["n"], ylim=PLANE["tau"])
+    axis.legend(fontsize="small")
+    return result
+
+
 EXPERIMENT = Experiment(
     run=run,
     presets={
-        "smoke": Config(mesh=Collocation(intervals=20, degree=4), ds_max=0.3, window=False, taus=()),
+        "smoke": Config(mesh=Collocation(intervals=20, degree=4), ds_max=0.3, window=False, taus=(), curve_steps=1),
         "small": Config(),
         "paper": Config(
             mesh=Collocation(intervals=80),
             taus=(2.6, 2.61, 2.62, 2.63, 2.64, 2.655, 2.665, 2.669),
             members=400,
             delays=100_000,
+            curve_steps=300,
         ),
     },
     paper=PAPER,
