@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import xarray
-from mackeyglass import MackeyGlass, PeriodicOrbit, SegmentMap
+from mackeyglass import DDE, MackeyGlass, PeriodicOrbit, SegmentMap
 from mackeyglass.attractors import basin, hysteresis, orbit_diagram
 from mackeyglass.extrema import Maxima, _root, local_maxima
 from sciml.errors import ConfigError
@@ -128,6 +128,48 @@ def test_sweep_of_the_delay_carries_the_scaled_history_over():
     np.testing.assert_allclose(diagram["segment"].sel(direction="up", tau=2.0), U, rtol=0, atol=1e-12)
 
 
+@pytest.mark.unchecked
+def test_kinds_are_the_same_in_all_units():
+    """Before and after a period doubling, and in chaos; all in one batch of systems."""
+    theta = tensor(1.0, 0.01, 100.0)
+    system = MackeyGlass(n=7.0, tau=2.0, theta=theta)
+    diagram = orbit_diagram(system, "n", [7.0, 7.5, 9.6], history=0.9 * theta[:, None], n_transient=200)
+    for kind, batch in zip(["cycle", "cycle", "chaos"], diagram["kind"].values.swapaxes(0, 1), strict=True):
+        assert (batch == kind).all()
+    assert (diagram["count"].sel(n=[7.0, 7.5]).values == np.array([[1], [2]])).all()
+    np.testing.assert_allclose(diagram["highest"].sel(n=7.0) / theta.numpy(), HIGHEST, rtol=1e-7)
+    assert not hysteresis(diagram).any()
+    shifted = diagram.assign(highest=diagram["highest"] + np.array([[[0.0]], [[0.02]]]) * theta.numpy())
+    assert hysteresis(shifted).sel(n=[7.0, 7.5]).all()
+    labels, attractors = basin(system.with_parameters(n=7.5, theta=0.01), "linear", [0.008, 0.01], [0.0])
+    assert labels["label"].values.tolist() == [[0], [0]]
+    (cycle,) = attractors
+    np.testing.assert_allclose(cycle.maxima[[0, -1]], [cycle.lowest, cycle.highest], rtol=1e-4)
+    assert len(cycle.maxima) == 2
+
+
+def test_what_does_not_oscillate_is_no_chaos():
+    """With β ≤ γ all solutions fall to zero, at β = γ like a power of the time."""
+    system = MackeyGlass(n=7.0, tau=2.0)
+    diagram = orbit_diagram(system, "beta", [0.5, 1.0], n_transient=50, n_delays=10)
+    assert (diagram["kind"] == "equilibrium").all()
+    assert (diagram["lowest"] < diagram["highest"]).all()
+    assert (diagram["highest"] < 0.9).all()
+    assert (diagram["lowest"] > 0).all()
+    (zero,) = basin(system.with_parameters(beta=0.5), "linear", [0.5, 1.0], [0.0, 0.1], n_transient=50)[1]
+    assert (zero.kind, len(zero.maxima)) == ("equilibrium", 0)
+
+
+@pytest.mark.unchecked
+def test_sweeps_of_a_single_system_from_several_histories():
+    histories = tensor(0.5, 0.9)[:, None]
+    together = orbit_diagram(CYCLE, "n", [7.0, 7.1], history=histories, n_transient=20, n_delays=10)
+    assert together["segment"].dims == ("direction", "n", "batch", "node")
+    for row, history in enumerate((0.5, 0.9)):
+        alone = orbit_diagram(CYCLE, "n", [7.0, 7.1], history=history, n_transient=20, n_delays=10)
+        np.testing.assert_array_equal(together["segment"].sel(batch=row), alone["segment"])
+
+
 def test_equilibrium_has_no_maxima():
     diagram = orbit_diagram(MackeyGlass(tau=2.0), "n", [4.0], n_transient=200, n_delays=10)
     assert (diagram["kind"] == "equilibrium").all()
@@ -174,5 +216,13 @@ def test_wrong_arguments():
         basin(MackeyGlass(n=tensor(7, 8)), "linear", [1.0], [0.0])
     with pytest.raises(ConfigError, match="'linear', 'sine'"):
         basin(CYCLE, "square", [1.0], [0.0])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match=r"lists of numbers, got shapes \[\(1, 1\)"):
+        basin(CYCLE, "linear", [[1.0]], [0.0])  # pyright: ignore[reportArgumentType]
+    general = DDE(lambda x, x_tau, p: -p.a * x_tau, [1.0], {"a": 1.0})
+    for call in (lambda: orbit_diagram(general, "a", [1.0]), lambda: basin(general, "linear", [1.0], [0.0])):  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ConfigError, match="DDE has no gamma, tau, production"):
+            call()
+    with pytest.raises(ConfigError, match=r"one axis, .* got \(2, 3\)"):
+        orbit_diagram(CYCLE, "n", [7.0], history=torch.ones(2, 3, 1, dtype=torch.float64))
     with pytest.raises(ConfigError, match="no history of the family is positive"):
         basin(CYCLE, "sine", [0.1], [1.0])

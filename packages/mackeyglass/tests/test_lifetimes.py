@@ -39,8 +39,10 @@ def test_lifetime_past_the_crisis(long_cycle: PeriodicOrbit):
     assert shorter.times.max() <= 560 * 1.5
 
 
-def test_chaos_before_the_crisis_does_not_end():
-    result = transient_lifetime(PAST_CRISIS.with_parameters(n=13.2), MAXIMA, 40, n_delays=400)
+@pytest.mark.parametrize("theta", [1.0, 0.01])  # the unit of all values
+def test_chaos_before_the_crisis_does_not_end(theta: float):
+    system = PAST_CRISIS.with_parameters(n=13.2, theta=theta)
+    result = transient_lifetime(system, theta * MAXIMA, 40, n_delays=400)
     assert not result.jumped.any()
     assert math.isinf(result.mean)
     assert result.times == pytest.approx(360 * 1.5)  # a jump in the last 40 delays could not be confirmed
@@ -143,11 +145,32 @@ def test_intermittency_fit_recovers_the_fold():
         fit_intermittency(n[:2], n[:2])
 
 
+def test_errors_of_three_points_are_in_the_units_of_n():
+    n, length = [11.10, 11.15, 11.18], [3 * (11.2148 - n) ** -0.5 for n in (11.10, 11.15, 11.18)]
+    assert fit_intermittency(n, length).critical_stderr < 1e-9  # points of the law itself
+    length[1] *= 1.001
+    assert fit_intermittency(n, length).critical_stderr < 1e-3
+
+
+def test_lists_are_taken_for_arrays():
+    assert laminar_phases([False, True, True, False]).tolist() == [2]
+    n = [13.28, 13.29, 13.31, 13.34]
+    mean = [20 / (value - 13.27) for value in n]
+    assert fit_crisis(n, mean, mean).critical == pytest.approx(13.27, abs=1e-5)
+
+
 def test_laminar_phases_are_whole_runs():
     near = np.array([1, 1, 0, 1, 1, 1, 0, 0, 1, 0, 1], bool)
     assert laminar_phases(near).tolist() == [3, 1]
     assert laminar_phases(~near).tolist() == [1, 2, 1]
     assert laminar_phases(np.ones(5, bool)).size == 0
+
+
+class Doubling(torch.nn.Module):
+    """A production under which everything grows without bound."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 1e30 * x
 
 
 @pytest.mark.unchecked
@@ -162,5 +185,8 @@ def test_wrong_arguments():
         transient_lifetime(PAST_CRISIS, MAXIMA, 5, history=torch.ones(3, 1, dtype=torch.float64))
     with pytest.raises(ConfigError, match="a LearnedDDE has no positive equilibrium"):
         transient_lifetime(LearnedDDE(torch.nn.Linear(1, 1), 1.0, 2.0), MAXIMA)
+    history = torch.full((2, 1), 0.7, dtype=torch.float64)
+    with pytest.raises(ConfigError, match="became infinite or no numbers"):
+        transient_lifetime(LearnedDDE(Doubling(), 1.0, 2.0), MAXIMA, 2, history=history)  # pyright: ignore
     with pytest.raises(ConfigError, match="on the cycle from the beginning"):
         transient_lifetime(MackeyGlass(n=7.0, tau=2.0), np.array([1.228329]), 5, n_delays=100)

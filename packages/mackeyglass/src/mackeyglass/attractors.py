@@ -13,7 +13,7 @@ from sciml.errors import ConfigError
 from sciml.progress import Progress
 from torch import Tensor
 
-from mackeyglass.extrema import GAP, Maxima, local_maxima
+from mackeyglass.extrema import GAP, Maxima, check_finite, local_maxima, unit_of
 from mackeyglass.history import History, batch_shape
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.resolution import warn_unresolved
@@ -43,7 +43,7 @@ def orbit_diagram(
     Parameters
     ----------
     system
-        Its other parameters may be ``(B,)``: B sweeps at once.
+        Its other parameters may be ``(B,)``: B sweeps at once. So may histories ``(B, 1)`` of a single system.
     values
         Rising.
     history
@@ -55,14 +55,15 @@ def orbit_diagram(
     -------
     xarray.Dataset
         With dimensions ``direction`` (up, down), the parameter, and ``batch`` for a batch: ``maxima`` in the order of
-        time (NaN behind the last), ``count`` of different ones (clusters between gaps of 1.5e-3), ``kind``
-        ("equilibrium", "cycle", or "chaos" if more than 16 maxima do not repeat), ``period`` of a cycle, ``lowest`` and
-        ``highest`` maximum, and the last ``segment``, with which a run can go on.
+        time (NaN behind the last), ``count`` of different ones (clusters between gaps of 1.5e-3 θ), ``kind``
+        ("equilibrium" where nothing oscillates, "cycle", or "chaos" if more than 16 maxima do not repeat), ``period``
+        of a cycle, ``lowest`` and ``highest`` maximum, and the last ``segment``, with which a run can go on.
 
     Raises
     ------
     ConfigError
-        For unknown parameters, values that do not rise, or too few delays.
+        For unknown parameters, values that do not rise, too few delays, histories with several axes, equations without
+        a `SegmentMap`, or if trajectories became infinite or no numbers.
 
     Warns
     -----
@@ -76,34 +77,41 @@ def orbit_diagram(
     _check_delays(n_transient, n_delays)
     if isinstance(system.parameters[parameter], Tensor):
         system = system.with_parameters(**{parameter: float(values[0])})
-    batch = batch_shape(system)
+    SegmentMap(system, n_nodes)  # refuses equations that have none
     highest = system.with_parameters(**{parameter: float(values[-1])})
     panels = max(enough_panels(system), enough_panels(highest))
+    first = SegmentMap(system.with_parameters(**{parameter: float(values[0])}), n_nodes, panels)
+    segment = first.history(history).detach()
+    batch = tuple(torch.broadcast_shapes(batch_shape(system), segment.shape[:-1]))
+    if len(batch) > 1:
+        raise ConfigError(f"histories of a sweep may have one axis, (batch, 1) or (batch, nodes), got {batch}")
+    segment = segment.expand(*batch, -1)
     records: list[list[dict[str, np.ndarray]]] = []
-    segment: Tensor | None = None
     with torch.no_grad(), Progress(f"sweep of {parameter}", 2 * len(values), active=progress) as bar:
         for sweep in (values, values[::-1]):
             records.append([])
             for value in sweep.tolist():
                 segment_map = SegmentMap(system.with_parameters(**{parameter: value}), n_nodes, panels)
-                segment = segment_map.history(history).expand(*batch, -1) if segment is None else segment
                 segment, record = _record(segment_map, segment, n_transient, n_delays)
                 records[-1].append(record)
                 bar.advance()
     worst = max(float(record["resolution"]) for sweep in records for record in sweep)
     warn_unresolved(worst, n_nodes, torch.float64)
     records[1].reverse()
-    return _diagram(records, parameter, values, batch)
+    diagram = _diagram(records, parameter, values, batch)
+    unit = unit_of(system)
+    return diagram if parameter == "theta" else diagram.assign_coords(theta=(("batch",)[: unit.ndim], unit))
 
 
 def hysteresis(diagram: xarray.Dataset) -> xarray.DataArray:
     """Where the attractors of a rising and of a falling parameter differ.
 
-    By the lowest or the highest of their maxima, by 7.5e-3; two chaotic ones are taken for the same.
+    By the lowest or the highest of their maxima, by 7.5e-3 θ; two chaotic ones are taken for the same.
     """
+    gap = 5 * GAP * abs(diagram.coords.get("theta", 1.0))
     up, down = diagram.sel(direction="up"), diagram.sel(direction="down")
     chaos = (up["kind"] == "chaos") & (down["kind"] == "chaos")
-    shifted = [abs(up[name] - down[name]) > 5 * GAP for name in ("lowest", "highest")]
+    shifted = [abs(up[name] - down[name]) > gap for name in ("lowest", "highest")]
     return ~chaos & (shifted[0] | shifted[1])
 
 
@@ -154,7 +162,8 @@ def basin(
     Raises
     ------
     ConfigError
-        For a batch of systems, an unknown family, or if no history is positive.
+        For a batch of systems, an unknown family, values in several axes, or if no history is positive, or
+        trajectories became infinite or no numbers.
 
     Warns
     -----
@@ -165,6 +174,9 @@ def basin(
         raise ConfigError("a basin belongs to a single system: give its parameters as numbers")
     _check_delays(n_transient, n_delays)
     axes = [torch.as_tensor(np.asarray(values, dtype=float)) for values in (a, c)]
+    if any(axis.ndim != 1 for axis in axes):
+        raise ConfigError(f"a and c must be lists of numbers, got shapes {[tuple(axis.shape) for axis in axes]}")
+    SegmentMap(system, n_nodes)  # refuses equations that have none
     segment_map = SegmentMap(system, n_nodes, enough_panels(system))
     A, C = torch.meshgrid(*(axis.to(segment_map.device) for axis in axes), indexing="ij")
     s = segment_map.nodes / segment_map.nodes[-1] - 1
@@ -175,7 +187,7 @@ def basin(
     with torch.no_grad():
         record = _record(segment_map, histories[positive].contiguous(), n_transient, n_delays)[1]
     warn_unresolved(float(record["resolution"]), n_nodes, torch.float64)
-    labels, attractors = _label(record)
+    labels, attractors = _label(record, 3 * GAP * float(unit_of(system)))
     out = {}
     for name, found, missing in (("label", labels, -1), ("count", record["count"], -1)):
         whole = np.full(len(histories), missing)
@@ -190,18 +202,21 @@ def _record(segment_map: SegmentMap, segment: Tensor, n_transient: int, n_delays
         segment = segment_map.trajectory(segment, min(64, n_transient - done))[-1]
     segments = torch.cat([segment[None], segment_map.trajectory(segment, n_delays)])
     maxima = local_maxima(segment_map, segments)
+    check_finite(segments)
     flat = segments.flatten(1, -2) if segments.ndim > 2 else segments[:, None]
     high, low = flat.amax((0, 2)).cpu().numpy(), flat.amin((0, 2)).cpu().numpy()
-    still = high - low <= STILL * high
+    # slow approaches to an equilibrium have no maxima either
+    still = (high - low <= STILL * high) | np.isnan(maxima.values).all(axis=1)
     values = np.where(still[:, None], np.nan, maxima.values)
     times = np.where(still[:, None], np.nan, maxima.times)
-    maxima = Maxima(values, times)
+    unit = unit_of(segment_map.system).reshape(-1, 1)
+    maxima = Maxima(values / unit, times)
     filled = np.where(np.isnan(values), -np.inf, values)
     record = {
         "maxima": values,
         "count": maxima.counts(),
         "period": maxima.periods(),
-        "cycle": maxima.cycles(),
+        "cycle": maxima.cycles() * unit,
         "kind": np.where(still, "equilibrium", np.where(maxima.repeats() > 0, "cycle", "chaos")),
         "highest": np.where(still, high, filled.max(axis=1, initial=-np.inf)),
         "lowest": np.where(still, low, -np.where(np.isnan(values), -np.inf, -values).max(axis=1, initial=-np.inf)),
@@ -227,8 +242,8 @@ def _diagram(
     return xarray.Dataset(variables, {"direction": ["up", "down"], parameter: values})
 
 
-def _label(record: dict[str, np.ndarray]) -> tuple[Int[np.ndarray, "rows"], list[Attractor]]:
-    """Attractors that differ, and the index of that of each row."""
+def _label(record: dict[str, np.ndarray], gap: float) -> tuple[Int[np.ndarray, "rows"], list[Attractor]]:
+    """Attractors that differ by more than a gap, and the index of that of each row."""
     kinds, highest = record["kind"], record["highest"]
     cycles = np.nan_to_num(record["cycle"])
     labels, attractors = np.full(len(kinds), -1), []
@@ -236,9 +251,9 @@ def _label(record: dict[str, np.ndarray]) -> tuple[Int[np.ndarray, "rows"], list
         first = rest[0]
         same = rest[kinds[rest] == kinds[first]]
         if kinds[first] == "cycle":
-            same = same[np.abs(cycles[same] - cycles[first]).max(axis=1) < 3 * GAP]
+            same = same[np.abs(cycles[same] - cycles[first]).max(axis=1) < gap]
         elif kinds[first] == "equilibrium":
-            same = same[np.abs(highest[same] - highest[first]) < 3 * GAP]
+            same = same[np.abs(highest[same] - highest[first]) < gap]
         labels[same] = len(attractors)
         maxima = record["cycle"][first]
         attractors.append(

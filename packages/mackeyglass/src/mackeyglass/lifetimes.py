@@ -1,6 +1,7 @@
 """How long chaos lasts past a crisis, how close an attractor is to a cycle, and the laws of both."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.optimize import curve_fit
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from mackeyglass.extrema import local_maxima
+from mackeyglass.extrema import check_finite, local_maxima, unit_of
 from mackeyglass.history import History, batch_shape
 from mackeyglass.mackey_glass import MackeyGlass
 from mackeyglass.orbits import PeriodicOrbit
@@ -22,7 +23,7 @@ from mackeyglass.segment_map import SegmentMap, enough_panels
 BLOCK = 10  # delays after which it is looked who has jumped
 SETTLING = 100  # delays before the clock starts
 CONFIRMATION = 40  # delays for which all maxima have to be those of the cycle
-TOLERANCE = 0.01  # of them
+TOLERANCE = 0.01  # of them, in units of θ
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ def transient_lifetime(
     """How long trajectories stay away from a stable cycle.
 
     A jump is that to the given cycle, not to any: periodic windows of the chaos are no end of it. It is when all maxima
-    begin to be those of the cycle up to 0.01, and are for 40 delays; every 10 delays it is looked. The clock starts
+    begin to be those of the cycle up to 0.01 θ, and are for 40 delays; every 10 delays it is looked. The clock starts
     after 100 delays; who is on the cycle by then was never chaotic and is left out.
 
     Parameters
@@ -76,7 +77,8 @@ def transient_lifetime(
     Raises
     ------
     ConfigError
-        For a batch of systems, a target without maxima, or if no member was chaotic.
+        For a batch of systems, a target without maxima, if no member was chaotic, or if trajectories became infinite or
+        no numbers.
 
     Warns
     -----
@@ -95,14 +97,16 @@ def transient_lifetime(
     segment_map = SegmentMap(system, n_nodes, enough_panels(system))
     U = _histories(segment_map, system, history, n_members, seed)
     blocks = math.ceil((SETTLING + n_delays) / BLOCK)
+    unit = float(unit_of(system))
     worst, since = 0.0, np.full(n_members, blocks)  # the block with which each began to follow the cycle
     running = np.arange(n_members)
     with torch.no_grad(), Progress("lifetimes", blocks, active=progress) as bar:
         for block in range(blocks):
             segments = torch.cat([U[None], segment_map.trajectory(U, BLOCK)])
             U = segments[-1]
+            check_finite(U)
             worst = max(worst, segment_map.resolution(U).max().item())
-            follows = _follows(local_maxima(segment_map, segments).values, maxima)
+            follows = _follows(local_maxima(segment_map, segments).values / unit, maxima / unit)
             since[running] = np.where(follows, np.minimum(since[running], block), blocks)
             left = (block + 1 - since[running]) * BLOCK < CONFIRMATION
             running, U = running[left], U[torch.from_numpy(left).to(U.device)]
@@ -190,7 +194,9 @@ class PowerLaw:
 
 
 def fit_crisis(
-    n: Float[np.ndarray, "points"], mean: Float[np.ndarray, "points"], stderr: Float[np.ndarray, "points"]
+    n: Float[np.ndarray, "points"] | Sequence[float | int],
+    mean: Float[np.ndarray, "points"] | Sequence[float | int],
+    stderr: Float[np.ndarray, "points"] | Sequence[float | int],
 ) -> PowerLaw:
     """Mean lifetimes past a crisis, ∝ (n − n_c)^exponent with a negative exponent: a fit of log mean.
 
@@ -199,6 +205,7 @@ def fit_crisis(
     ConfigError
         For fewer than 4 points, or lifetimes that are not finite.
     """
+    n, mean, stderr = (np.asarray(values, dtype=float) for values in (n, mean, stderr))
     if len(n) < 4 or not (np.isfinite(mean) & np.isfinite(stderr) & (stderr > 0)).all():
         raise ConfigError("the law has three unknowns: give at least 4 finite lifetimes with their errors")
 
@@ -212,7 +219,9 @@ def fit_crisis(
     return PowerLaw(float(n.min() - gap), float(best[1]), math.exp(best[2]), float(gap * errors[0]), float(errors[1]))
 
 
-def fit_intermittency(n: Float[np.ndarray, "points"], length: Float[np.ndarray, "points"]) -> PowerLaw:
+def fit_intermittency(
+    n: Float[np.ndarray, "points"] | Sequence[float | int], length: Float[np.ndarray, "points"] | Sequence[float | int]
+) -> PowerLaw:
     """Lengths of laminar phases before a fold at n_f, ∝ (n_f − n)^{−1/2}: 1/length² is a line whose zero is n_f.
 
     Raises
@@ -222,14 +231,15 @@ def fit_intermittency(n: Float[np.ndarray, "points"], length: Float[np.ndarray, 
     """
     if len(n) < 3:
         raise ConfigError(f"give at least 3 points, got {len(n)}")
-    (slope, level), covariance = np.polyfit(n, length**-2.0, 1, cov="unscaled" if len(n) == 3 else True)
+    (slope, level), covariance = np.polyfit(n, np.asarray(length, dtype=float) ** -2.0, 1, cov=True)
     critical = -level / slope
     gradient = np.array([-critical / slope, -1 / slope])
     return PowerLaw(critical, -0.5, 1 / math.sqrt(-slope), float(np.sqrt(gradient @ covariance @ gradient)), 0.0)
 
 
-def laminar_phases(near: Bool[np.ndarray, "times"]) -> Float[np.ndarray, "phases"]:
+def laminar_phases(near: Bool[np.ndarray, "times"] | Sequence[bool]) -> Float[np.ndarray, "phases"]:
     """Lengths of the runs of True, without those that begin or end with the record."""
+    near = np.asarray(near, dtype=bool)
     edges = np.flatnonzero(np.diff(near.astype(int)))
     begins, ends = edges[~near[edges]], edges[near[edges]]
     ends = ends[ends > begins[0]] if len(begins) else ends[:0]
