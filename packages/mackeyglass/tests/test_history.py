@@ -1,5 +1,6 @@
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from mackeyglass import DDE, MackeyGlass
@@ -93,3 +94,8 @@ def test_zero_history_where_the_equation_does_not_rest_is_no_mistake():
 def test_values_need_nodes():
     with pytest.raises(ConfigError, match="no fixed nodes"):
         sample(torch.ones(5), on_nodes=None)
+
+
+@pytest.mark.unchecked
+def test_numbers_of_numpy_are_numbers():
+    assert torch.equal(sample(np.float32(0.5)), sample(0.5))

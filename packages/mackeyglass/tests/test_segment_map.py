@@ -4,6 +4,7 @@ import pytest
 import torch
 from mackeyglass import MackeyGlass
 from mackeyglass.chebyshev import lagrange_basis, lobatto_nodes
+from mackeyglass.extrema import local_maxima
 from mackeyglass.segment_map import SegmentMap
 from sciml.errors import ConfigError, ShapeError
 from torch import nn
@@ -415,3 +416,10 @@ def test_arguments_and_directions_of_wrong_make_are_refused():
         segment_map.tangent(U, torch.ones(9, dtype=torch.float64))
     with pytest.raises(ConfigError, match="no segments"):
         segment_map.evaluate(segment_map.trajectory(U, 0), tensor(0.0))
+
+
+def test_maxima_of_systems_that_are_trained_are_numbers():
+    segment_map = SegmentMap(MackeyGlass(n=tensor(9.0)[0].requires_grad_()), 16)
+    segments = segment_map.trajectory(segment_map.history(0.7), 5)
+    assert segments.requires_grad
+    assert local_maxima(segment_map, segments).counts() > 0

@@ -80,13 +80,13 @@ def sample_history(
 
 def _evaluate(history: History, dim: int, times: Tensor, on_nodes: str | None) -> Tensor:
     """Values with the axis of components first."""
-    number = isinstance(history, numbers.Real) and not isinstance(history, bool)
-    if not (number or isinstance(history, Tensor) or callable(history)):
+    known = isinstance(history, float | int | numbers.Real | Tensor) or callable(history)
+    if isinstance(history, bool) or not known:
         raise ConfigError(
             f"a history must be a number, a tensor or a function of times, got {type(history).__name__}: "
             "convert arrays by torch.as_tensor"
         )
-    if number:
+    if isinstance(history, float | int | numbers.Real):
         return torch.full((dim, 1), float(history), dtype=times.dtype, device=times.device)
     if not isinstance(history, Tensor):
         history = history(times)
