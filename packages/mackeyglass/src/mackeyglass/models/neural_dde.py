@@ -21,6 +21,8 @@ from mackeyglass.models._perceptron import perceptron
 from mackeyglass.runge_kutta import cubic_hermite
 from mackeyglass.segment_map import SegmentMap, enough_panels
 
+MOST_PANELS = 16  # a delay that runs away in training costs no more
+
 
 class NeuralDDE(Model):
     """u' = −γu + N_w(u_τ; c) or −γu + N_w(u, u_τ; c), a perceptron N_w with tanh units, trained by whole segments.
@@ -39,8 +41,8 @@ class NeuralDDE(Model):
     conditions
         Names of parameters c of the equation that N sees, for instance ("n",); not "gamma" or "tau".
     nodes, steps
-        M: segments have M + 1 values, and are computed with so many in each 4/γ of a delay. Steps in a delay where N
-        sees both.
+        M: segments have M + 1 values, and are computed with so many in each 4/γ of a delay, in 16 parts at most.
+        Steps in a delay where N sees both.
     dtype
         "float64" or "float32".
 
@@ -154,7 +156,7 @@ class NeuralDDE(Model):
         columns = self._columns(history, conditions)
         equation = self.equation(**columns)
         if not self.sees_state:
-            panels = enough_panels(equation)
+            panels = min(enough_panels(equation), MOST_PANELS)
             segment_map = SegmentMap(equation, self.nodes, panels, dtype=self.kind, device=history.device)
             found = segment_map.trajectory(on_panels(history, self.nodes, 1, panels), segments)
             return on_panels(found, self.nodes, panels, 1).movedim(0, 1)
