@@ -46,7 +46,7 @@ def check_presets_and_published_numbers(entry: Entry, tmp_path: Path) -> None:
 
 
 def check_smoke_runs_resumes_and_reports(entry: Entry, tmp_path: Path) -> None:
-    """`smoke` ends with a report; killed at four moments and resumed, it ends with the same metrics, bit for bit."""
+    """`smoke` ends with a report; killed at three moments and resumed, it ends with the same metrics, bit for bit."""
     build(entry)
     search = os.pathsep.join([*filter(None, sys.path), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "sciml_testkit.interrupt", *dataclasses.astuple(entry), str(tmp_path)]

@@ -16,7 +16,7 @@ from typing import Any
 import sciml
 from sciml.registry import Entry, installed
 
-MOMENTS = 4
+MOMENTS = 3
 
 
 def in_child(work: Callable[[], Any]) -> int:
