@@ -39,7 +39,10 @@ ROUNDING = 16 * np.finfo(float).eps  # of a sum of many terms, relative
 
 @config
 class FullBatch:
-    """Everything that determines the result: `gradients` of each method on each of the functions seed, seed + 1, …."""
+    """Everything that determines the result: `gradients` of each method on each of the functions seed, seed + 1, ….
+
+    Each method is tuned on a grid of `radius`, see `Method.cells`, and by `extra` more settings, see `search`.
+    """
 
     seed: NonNegativeInt = 0
     repeats: PositiveInt = 5
@@ -60,9 +63,8 @@ class FullBatch:
         """Whether the excess is that over the minimum, or relative to it."""
         raise NotImplementedError
 
-    def excess(self, value: np.ndarray, minimum: float) -> np.ndarray:
-        """The excess of values over the minimum; 0 where it is no more than rounding."""
-        gap = value - minimum
+    def excess(self, gap: np.ndarray, minimum: float) -> np.ndarray:
+        """The excess from f less its minimum; 0 where that is no more than rounding."""
         gap = np.where(gap < ROUNDING * abs(minimum), 0.0, gap)
         return gap / abs(minimum) if self.relative() else gap
 
@@ -145,7 +147,7 @@ def quasi_newton(config: FullBatch, problems: Sequence[RandomObjective]) -> np.n
     for problem in problems:
         gaps, spent = scipy_run(problem, problem.start, config.gradients)
         row = np.array([gaps[spent <= k + 1].min() for k in range(config.gradients)])
-        rows.append(config.excess(row + problem.minimum, problem.minimum))
+        rows.append(config.excess(row, problem.minimum))
     return np.stack(rows)
 
 
@@ -158,7 +160,7 @@ def tune(config: FullBatch, method: Method, problems: Sequence[RandomObjective])
 
     def excess(cell: Cell) -> np.ndarray:
         values = [descend(f, start, method, cell, config.gradients) for f, start, _ in functions]
-        return np.stack([config.excess(v, low) for v, (*_, low) in zip(values, functions)])
+        return np.stack([config.excess(v - low, low) for v, (*_, low) in zip(values, functions)])
 
     tuned = search(method, config.radius, config.extra, lambda cell: float(excess(cell)[:, -1].mean()))
     return tuned, excess(tuned.cell)

@@ -39,7 +39,8 @@ FAILED = (NonFiniteLossError, FloatingPointError, OverflowError)
 class Training:
     """Everything that determines the result.
 
-    Each method is tuned by trainings of `tuning_epochs` from `tuning_seeds` seeds, for which a part `validation` of the
+    Each method is tuned on a grid of `radius`, see `Method.cells`, and by `extra` more settings, see `search`. A
+    setting is tried by trainings of `tuning_epochs` from `tuning_seeds` seeds, for which a part `validation` of the
     training data is kept aside to choose the setting by its mean loss; where that is 0, the loss of all training data
     does. Then it is trained from `repeats` other seeds: with all training data, whose loss chooses the epoch, or
     without `refit` like in tuning.
