@@ -3,7 +3,8 @@
 Targets, on one thread: a step on 10⁷ float32 parameters within 1.5 times SGD with Nesterov momentum (foreach), 1.3
 aimed at, and faster than Adam (foreach); within 1.5 times Adam on 1,000 small tensors; state as large as that of SGD
 with momentum; 225 cells of `minimize_batch` 20 times faster than as many calls of `minimize`. `schedulefree` is left
-out where it is not installed. `OMP_NUM_THREADS=1` makes one thread of all.
+out where it is not installed. `OMP_NUM_THREADS=1` makes one thread of all. Where there is an accelerator, the steps are
+taken on it too, and those of the capturable path without a wait for it.
 """
 
 import importlib
@@ -14,12 +15,14 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from sciml.runtime import Runtime
 from symplectic_opt import BregmanSLC, EBravo, PBravo, minimize, minimize_batch
 from torch import Tensor
 
-from shared.bench.timing import compare
+from shared.bench.timing import compare, waiting
 
 CONSOLE = Console()
+CPU = torch.device("cpu")
 Optimizers = dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]]
 ROWS: list[tuple[str, float, str, bool]] = []
 
@@ -44,12 +47,12 @@ def optimizers() -> Optimizers:
     return found
 
 
-def parameters(shapes: Iterable[int]) -> list[Tensor]:
+def parameters(shapes: Iterable[int], device: torch.device = CPU) -> list[Tensor]:
     """Random tensors with random gradients."""
     generator = torch.Generator().manual_seed(0)
-    found = [torch.randn(n, generator=generator).requires_grad_() for n in shapes]
+    found = [torch.randn(n, generator=generator).to(device).requires_grad_() for n in shapes]
     for x in found:
-        x.grad = torch.randn(len(x), generator=generator)
+        x.grad = torch.randn(len(x), generator=generator).to(device)
     return found
 
 
@@ -61,8 +64,9 @@ def judge(case: str, ratio: float, *, at_most: float | None = None, at_least: fl
         ROWS.append((case, ratio, f"≥ {at_least:g}", ratio >= at_least))
 
 
-def steps() -> None:
+def steps(device: torch.device = CPU) -> None:
     """One step on large and on many small tensors."""
+    where = "" if device == CPU else f"{device}, "
     for label, shapes in (
         ("10⁷ parameters in 1 tensor", [10**7]),
         ("10⁷ parameters in 10 tensors", [10**6] * 10),
@@ -71,17 +75,32 @@ def steps() -> None:
     ):
         cases: dict[str, Callable[[], object]] = {}
         for name, build in optimizers().items():
-            optimizer = build(parameters(shapes))
+            optimizer = build(parameters(shapes, device))
             if hasattr(optimizer, "train"):
                 optimizer.train()  # type: ignore[attr-defined]
-            cases[name] = optimizer.step
-        times = compare(f"step, {label}", cases, repeats=15)
+            cases[name] = waiting(optimizer.step, device)
+        times = compare(f"step, {where}{label}", cases, repeats=15)
         for name in ("EBravo", "PBravo"):
             if len(shapes) < 1000:
-                judge(f"{label}: {name} / SGD, nesterov", times[name] / times["SGD, nesterov"], at_most=1.5)
-                judge(f"{label}: Adam / {name}", times["Adam"] / times[name], at_least=1)
+                judge(f"{where}{label}: {name} / SGD, nesterov", times[name] / times["SGD, nesterov"], at_most=1.5)
+                judge(f"{where}{label}: Adam / {name}", times["Adam"] / times[name], at_least=1)
             else:
-                judge(f"{label}: {name} / Adam", times[name] / times["Adam"], at_most=1.5)
+                judge(f"{where}{label}: {name} / Adam", times[name] / times["Adam"], at_most=1.5)
+
+
+def without_waiting(device: torch.device) -> None:
+    """Capturable steps: torch raises an error where one waits for the accelerator."""
+    for build in (EBravo, PBravo):
+        optimizer = build(parameters([1000] * 10, device), 0.1, capturable=True)
+        optimizer.step()
+        torch.accelerator.synchronize(device)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(10):
+                optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        CONSOLE.print(f"{build.__name__}, capturable: 10 steps without a wait for {device}")
 
 
 def memory() -> None:
@@ -131,6 +150,10 @@ def main() -> None:
     steps()
     memory()
     sweeps()
+    device = Runtime("auto").device
+    if device.type == "cuda":
+        steps(device)
+        without_waiting(device)
     table = Table("case", "ratio", "target", "met", title=f"targets, {torch.get_num_threads()} threads")
     for case, ratio, target, met in ROWS:
         table.add_row(case, f"{ratio:.2f}", target, "yes" if met else "no")

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -27,3 +28,15 @@ def compare(title: str, cases: Mapping[str, Callable[[], object]], repeats: int 
         table.add_row(name, *cells, f"{ratio:.2f}")
     Console().print(table)
     return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def waiting(case: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """The same, until an accelerator has done it."""
+    if device.type == "cpu":
+        return case
+
+    def run() -> None:
+        case()
+        torch.accelerator.synchronize(device)
+
+    return run
