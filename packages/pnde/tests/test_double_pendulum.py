@@ -124,12 +124,6 @@ def test_loss_is_computed_where_model_and_batch_are(make, monkeypatch):
     assert value.device.type == "cuda"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_smoke_runs_on_a_gpu(tmp_path):
-    report = sciml.run("pnde/double-pendulum", "smoke", out=tmp_path / "run", device="cuda")
-    assert np.isfinite(report.metric("window_mse", "PNDE").value)
-
-
 @pytest.mark.parametrize(
     ("gamma", "step", "steps"), [(20.0, 0.05, 1), (200.0, 0.01, 1), (200.0, 0.05, 5), (200.0, 0.0501, 6), (0.0, 1.0, 1)]
 )

@@ -44,7 +44,9 @@ def hopf_curve(
     system.equilibrium_slope()  # β > γ
     chosen = system.tau if tau is None else tau
     check_positive("tau", chosen)
-    lag, beta, gamma = torch.broadcast_tensors(*(_float64(value) for value in (chosen, system.beta, system.gamma)))
+    values = [_float64(value) for value in (chosen, system.beta, system.gamma)]
+    device = next((value.device for value in values if value.device.type != "cpu"), None)
+    lag, beta, gamma = torch.broadcast_tensors(*(value if value.ndim else value.to(device) for value in values))
     # what has to vanish is concave and increases with ω, and this start is left of its zero: so are all iterates
     omega = ((0.5 + 2 * k) * np.pi / lag).detach()
     with torch.no_grad():

@@ -54,8 +54,8 @@ class Bar:
     """
 
     claim: str
-    value: float
-    limit: float
+    value: float | int
+    limit: float | int
     at_least: bool = False
 
     @property

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import sciml
+import torch
 from sciml.experiment import Experiment
 from sciml.registry import Entry
 
@@ -43,6 +45,15 @@ def check_presets_and_published_numbers(entry: Entry, tmp_path: Path) -> None:
         )
     for number in experiment.published:
         require(number.source.strip(), f"{entry.name}: the published {number.name} of {number.subject} has no source")
+
+
+def check_smoke_runs_on_an_accelerator(entry: Entry, tmp_path: Path) -> None:
+    """`smoke` ends with a report that has metrics on a GPU too, where there is one."""
+    build(entry)
+    if not torch.cuda.is_available():
+        return
+    report = sciml.run(entry.name, "smoke", out=tmp_path / "run", device="cuda")
+    require(report.metrics, f"{entry.name}: its report has no metrics")
 
 
 def check_smoke_runs_resumes_and_reports(entry: Entry, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def sweeps(config: Config) -> xr.Dataset:
     """Orbit diagrams of all delays at once."""
     values = np.arange(config.n[0], config.n[1] + config.step / 2, config.step).round(10)
     system = SYSTEM.with_parameters(tau=torch.tensor(config.taus, dtype=torch.float64))
-    diagram = orbit_diagram(system, "n", values, n_transient=config.transient, n_delays=60, progress=True)
+    diagram = orbit_diagram(system, "n", values, n_transient=config.transient, n_delays=60, n_nodes=48, progress=True)
     return diagram.assign(differ=hysteresis(diagram)).drop_vars("segment")
 
 

@@ -118,7 +118,7 @@ def approach(table: xr.Dataset) -> list[Metric]:
 
 def phases(config: Channel, mesh: Mesh, run: RunDirectory) -> xr.Dataset:
     """Lengths of laminar phases, in units of time, before the fold at τ = 2."""
-    branch = kept(run, "second-family", lambda: second_family(mesh, (11.0, 12.1), -1, detect=("LP",), max_steps=60))
+    branch = kept(run, "long-cycle-family", lambda: second_family(mesh, (11.0, 12.1), -1, detect=("LP",), max_steps=60))
     fold = found(branch, "LP")
     n = [fold.parameters["n"] - gap for gap in config.gaps]
 

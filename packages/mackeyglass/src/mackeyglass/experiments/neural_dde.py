@@ -182,10 +182,11 @@ def _train_delay(config: Config, run: RunDirectory) -> float:
     start = TAU * (1 - config.unknown_delay)
     model = NeuralDDE(1.0, start, config.hidden, learn_tau=True, nodes=config.nodes)
     model.set_normalization(segments)
-    segment_map = SegmentMap(MackeyGlass(n=N, tau=TAU), config.nodes)
+    device = run.runtime.float64_device
+    segment_map = SegmentMap(MackeyGlass(n=N, tau=TAU), config.nodes, device=device)
     # ends of histories, so that windows of two delays up to a tenth longer fit
     ends = torch.arange(1.2, len(segments) - 1.2, 5.0, dtype=torch.float64) * TAU
-    loss = WindowLoss(data["std"].item(), segment_map, segments)
+    loss = WindowLoss(data["std"].item(), segment_map, segments.to(device))
     return _fit(config, run, "delay", model, loss, {"time": ends}).tau.item()
 
 

@@ -34,7 +34,7 @@ class WindowLoss(SegmentLoss):
         self.segment_map, self.segments = segment_map, segments
 
     def forward(self, model: NeuralDDE, batch: dict[str, Tensor]) -> Tensor:
-        s = torch.from_numpy(lobatto_nodes(model.nodes))
+        s = torch.from_numpy(lobatto_nodes(model.nodes)).to(batch["time"].device)
         times = batch["time"][:, None] + torch.cat([s - 1, s]) * model.tau
         times = times.clamp(0, len(self.segments) * float(self.segment_map.system.tau))
         values = self.segment_map.evaluate(self.segments, times.flatten()).reshape(-1, 2, len(s))
