@@ -256,7 +256,8 @@ def _fourier(u: Tensor, dim: int, period: float, order: int) -> Tensor:
     if order % 2 and n % 2 == 0:
         factor[-1] = 0  # the Nyquist mode is a cosine, whose odd derivatives vanish at the nodes
     factor = factor * 1j**order
-    spectrum = torch.fft.rfft(u, dim=dim) * factor.view([-1 if i == dim else 1 for i in range(u.ndim)])
+    # MKL of older torch takes no expanded tensors
+    spectrum = torch.fft.rfft(u.contiguous(), dim=dim) * factor.view([-1 if i == dim else 1 for i in range(u.ndim)])
     return torch.fft.irfft(spectrum, n=n, dim=dim)
 
 

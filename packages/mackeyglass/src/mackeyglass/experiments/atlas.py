@@ -150,7 +150,7 @@ def figure(
     """The plane, over colours of the largest Lyapunov exponent, with coordinates n and tau."""
     result = Figure(figsize=(8, 6), layout="constrained")
     plane = result.subplots()
-    reach = float(np.abs(exponent).max())
+    reach = max(float(exponent.max()), 0.05)  # chaos is to be seen: exponents of equilibria go far below
     drawn = plane.pcolormesh(
         exponent["n"],
         exponent["tau"],
@@ -161,7 +161,7 @@ def figure(
         alpha=0.7,
         rasterized=True,
     )
-    result.colorbar(drawn, label=r"largest Lyapunov exponent $\lambda_1$")
+    result.colorbar(drawn, label=r"largest Lyapunov exponent $\lambda_1$", extend="min")
     tau = np.linspace(*config.tau, 400)
     for k in range(3):
         n, _ = hopf_curve(SYSTEM, k, torch.from_numpy(tau))
