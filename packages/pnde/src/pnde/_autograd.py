@@ -17,7 +17,7 @@ from pnde._sparse import Pattern, SparseFactor
 def project(G: Tensor, v: Tensor, b: Tensor, metric: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
     """(p, λ) with derivatives of all orders; `rest` is what follows in `ReverseProjection.forward`."""
     known, compiling = values_are_known(), torch.compiler.is_compiling()
-    if known and not _is_differentiated(G, v, b, metric):
+    if (known or compiling) and not _is_differentiated(G, v, b, metric):  # dynamo of torch 2.11 takes no Function here
         return Projection.forward(G, v, b, metric, *rest)
     if metric is not None:
         metric = symmetric(metric)  # and so its derivatives are
