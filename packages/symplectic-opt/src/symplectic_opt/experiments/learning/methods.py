@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -157,6 +157,12 @@ def published(rates: Rates) -> list[Method]:
         Method("Adam, published rate", lambda p, cell: torch.optim.Adam(p, cell[0]), (rates.adam,), tuned=False),
         Method("SGD, published rate", lambda p, cell: torch.optim.SGD(p, cell[0]), (rates.sgd,), tuned=False),
     ]
+
+
+def published_settings(rates: Rates) -> list[Method]:
+    """eBrAVO and pBrAVO in both orders with their published h and C, not tuned."""
+    ours = [method for method in stochastic(rates) if method.label in (*OURS, *KICKS_FIRST)]
+    return [replace(method, label=f"{method.label}, published setting", tuned=False) for method in ours]
 
 
 def note_on_grids(radius: int, extra: int) -> str:

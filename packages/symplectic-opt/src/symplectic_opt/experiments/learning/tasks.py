@@ -9,7 +9,7 @@ from sciml.config import config
 from sciml.experiment import Bar, Experiment
 
 from symplectic_opt.experiments import PAPER
-from symplectic_opt.experiments.learning.methods import KICKS_FIRST, OURS, Method, Rates, published
+from symplectic_opt.experiments.learning.methods import KICKS_FIRST, OURS, Method, Rates, published, published_settings
 from symplectic_opt.experiments.learning.networks import Comparison, Fraction, Training, run
 from symplectic_opt.problems._learning import Learning, Split
 from symplectic_opt.problems.data_fitting import DataFitting
@@ -35,18 +35,17 @@ class DataFittingConfig(Training):
         return Rates(adam=1e-3, sgd=1e-3, expo=(0.07, 1e3), poly=(7e-4, 100.0))
 
     def methods(self) -> list[Method]:
-        return [*super().methods(), *published(self.rates())]
+        return [*super().methods(), *published_settings(self.rates()), *published(self.rates())]
 
     def bars(self, found: Comparison) -> list[Bar]:
         early = min(50, self.epochs)
         rated = found.loss("Adam, published rate", early)
         what = f"median loss after epoch {early}, of Adam at its published rate the limit"
+        settings = [m.label for m in published_settings(self.rates())]
+        ours = (*OURS, *KICKS_FIRST, *settings)
         return [
-            *(
-                Bar(f"{m}: median loss after all epochs", found.loss(m, self.epochs), 1.5)
-                for m in (*OURS, *KICKS_FIRST)
-            ),
-            *(Bar(f"{m}: {what}", found.loss(m, early), rated) for m in (OURS[0], KICKS_FIRST[0])),
+            *(Bar(f"{m}: median loss after all epochs", found.loss(m, self.epochs), 1.5) for m in ours),
+            *(Bar(f"{m}: {what}", found.loss(m, early), rated) for m in ours if m.startswith(OURS[0])),
         ]
 
     def notes(self, found: Comparison) -> list[str]:
