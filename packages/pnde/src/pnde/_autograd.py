@@ -14,8 +14,8 @@ from pnde._factorisations import apply, apply_transposed, correct, symmetric, we
 from pnde._sparse import Pattern, SparseFactor
 
 
-def project(G: Tensor, v: Tensor, b: Tensor, metric: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
-    """(p, λ) with derivatives of all orders; `rest` is what follows in `ReverseProjection.forward`."""
+def project(G: Tensor, v: Tensor, b: Tensor | None, metric: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
+    """(p, λ) with derivatives of all orders; `rest` is what follows in `ReverseProjection.forward`. No b is zero."""
     known, compiling = values_are_known(), torch.compiler.is_compiling()
     if (known or compiling) and not _is_differentiated(G, v, b, metric):  # dynamo of torch 2.11 takes no Function here
         return Projection.forward(G, v, b, metric, *rest)
@@ -34,14 +34,23 @@ def _is_differentiated(*tensors: Tensor | None) -> bool:
 
 
 def _project_plainly(
-    G: Tensor, v: Tensor, b: Tensor, metric: Tensor | None, pattern: None, solver: str, passes: int, *factor: Tensor
+    G: Tensor,
+    v: Tensor,
+    b: Tensor | None,
+    metric: Tensor | None,
+    pattern: None,
+    solver: str,
+    passes: int,
+    *factor: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """(p, λ) by operations of torch: the `jvp` of a `Function` does not see the tangents of an outer forward mode."""
     weighted = weigh(metric, G)
-    p, multipliers = v, torch.zeros_like(b)
+    multipliers, p = None, v
     for _ in range(max(passes, 2)):
-        change = torch.linalg.solve_ex(weighted @ G.mT, (apply(G, p) + b)[..., None])[0][..., 0]
-        multipliers, p = multipliers + change, p - apply_transposed(weighted, change)
+        change = torch.linalg.solve_ex(weighted @ G.mT, _residual(None, G, p, b)[..., None])[0][..., 0]
+        multipliers = change if multipliers is None else multipliers + change
+        p = p - apply_transposed(weighted, change)
+    assert multipliers is not None
     return p, multipliers
 
 
@@ -58,7 +67,7 @@ class ReverseProjection(torch.autograd.Function):
     def forward(
         G: Tensor,
         v: Tensor,
-        b: Tensor,
+        b: Tensor | None,
         metric: Tensor | None,
         pattern: Pattern | None,
         solver: str | SparseFactor,
@@ -67,7 +76,7 @@ class ReverseProjection(torch.autograd.Function):
     ) -> Any:
         multipliers, p = None, v
         for _ in range(passes):  # the second pass removes the error κ(G)²·eps of the normal equations
-            residual = _times(pattern, G, p) + b
+            residual = _residual(pattern, G, p, b)
             if isinstance(solver, str):
                 change, step = correct(solver, G, metric, factor, residual)
             else:
@@ -79,8 +88,9 @@ class ReverseProjection(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        G, _, _, metric, ctx.pattern, ctx.solver, ctx.passes, *factor = inputs
+        G, _, b, metric, ctx.pattern, ctx.solver, ctx.passes, *factor = inputs
         p, multipliers = output
+        ctx.has_b = b is not None
         ctx.save_for_backward(G, p, multipliers, metric, *factor)
         ctx.save_for_forward(G, p, multipliers, metric, *factor)
 
@@ -98,7 +108,7 @@ class ReverseProjection(torch.autograd.Function):
             normal = _transposed_times(ctx.pattern, G, multipliers)  # W̄ = -v̄ (Gᵀλ)ᵀ, summed over the batch
             pairs = v_bar * normal if metric.ndim == 1 else v_bar[..., :, None] * normal[..., None, :]
             metric_bar = -pairs.reshape(-1, *metric.shape).sum(0)
-        return G_bar, v_bar, -mu, metric_bar, None, None, None, *[None] * len(factor)
+        return G_bar, v_bar, -mu if ctx.has_b else None, metric_bar, None, None, None, *[None] * len(factor)
 
 
 @no_type_check
@@ -112,10 +122,9 @@ class Projection(ReverseProjection):
         G, p, multipliers, metric, *factor = ctx.saved_tensors
         G_dot, v_dot, b_dot, metric_dot, *_ = tangents
         v_dot = torch.zeros_like(p) if v_dot is None else v_dot
-        b_dot = torch.zeros_like(multipliers) if b_dot is None else b_dot
         if G_dot is not None:
             v_dot = v_dot - weigh(metric, _transposed_times(ctx.pattern, G_dot, multipliers))
-            b_dot = b_dot + _times(ctx.pattern, G_dot, p)
+            b_dot = _residual(ctx.pattern, G_dot, p, b_dot)
         if metric_dot is not None:
             v_dot = v_dot - weigh(metric_dot, _transposed_times(ctx.pattern, G, multipliers))
         return project(G, v_dot, b_dot, metric, ctx.pattern, ctx.solver, ctx.passes, *factor)
@@ -127,6 +136,10 @@ Projection.forward.__signature__ = signature(Projection.forward)  # type: ignore
 
 def _times(pattern: Pattern | None, G: Tensor, x: Tensor) -> Tensor:
     return apply(G, x) if pattern is None else pattern.apply(G, x)
+
+
+def _residual(pattern: Pattern | None, G: Tensor, p: Tensor, b: Tensor | None) -> Tensor:
+    return _times(pattern, G, p) if b is None else _times(pattern, G, p) + b
 
 
 def _transposed_times(pattern: Pattern | None, G: Tensor, y: Tensor) -> Tensor:

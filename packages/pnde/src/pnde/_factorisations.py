@@ -1,9 +1,10 @@
 """Factorisations of the weighted Gram matrix A = G W Gᵀ of dense constraint rows G.
 
 `factorise` returns tensors that `correct` solves with, and for each sample an estimate of the reciprocal condition
-number of W^½Gᵀ: from its singular values for the SVD, from the pivots for QR and bands, from A⁻¹ too for the closed
-forms, and for Cholesky a lower bound, which `sharpen` makes an estimate. Rows are scaled to unit length by
-s_i = A_ii^-½ (Jacobi scaling).
+number of W^½Gᵀ: from its singular values for the SVD, from the pivots for QR and bands, from A⁻¹ too for three rows,
+and from the determinant a lower bound for two rows and for Cholesky, which `sharpen` makes an estimate. Rows are scaled
+to unit length by s_i = A_ii^-½ (Jacobi scaling); Cholesky and one or two rows, whose rounding errors no scaling
+changes, in the estimate alone.
 """
 
 import math
@@ -35,9 +36,7 @@ def factorise(
     if band is not None:
         return _banded.factorise(G, weighted, scale, band)
     gram = weighted @ G.mT
-    s = _inverse_root(gram.diagonal(dim1=-2, dim2=-1)) if scale else torch.ones_like(G[..., 0])
-    gram = gram * (s[..., None] * s[..., None, :])
-    return _closed(gram, s) if method == "closed" else _cholesky(gram, s, scale)
+    return _closed(gram, scale) if method == "closed" else _cholesky(gram, scale)
 
 
 def correct(method: str, G: Tensor, metric: Tensor | None, factor: Factor, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,57 +55,63 @@ def correct(method: str, G: Tensor, metric: Tensor | None, factor: Factor, resid
     elif method == "banded":
         multipliers = _banded.solve(factor, residual)
     else:
-        L, s = factor
-        multipliers = torch.cholesky_solve((residual * s)[..., None], L)[..., 0] * s
+        y = torch.linalg.solve_triangular(factor[0], residual[..., None], upper=False)
+        multipliers = torch.linalg.solve_triangular(factor[0].mT, y, upper=True)[..., 0]
     return multipliers, weigh(metric, apply_transposed(G, multipliers))
 
 
-def _closed(gram: Tensor, s: Tensor) -> tuple[Factor, Tensor]:
+def _closed(gram: Tensor, scale: bool) -> tuple[Factor, Tensor]:
     """A⁻¹ for one, two or three rows, by the adjugate."""
     m = gram.shape[-1]
-    first = gram[..., 0, 0]
-    volume = first
     if m == 1:
-        inverse, pivots = 1 / gram, first[..., None]
-    elif m == 2:
-        off, last = gram[..., 0, 1], gram[..., 1, 1]
-        determinant = first * last - off.square()
-        adjugate = torch.stack([last, -off, -off, first], dim=-1).unflatten(-1, (2, 2))
-        inverse, pivots = adjugate / determinant[..., None, None], torch.stack([first, determinant / first], dim=-1)
-    else:
-        adjugate = torch.linalg.cross(gram.roll(-1, -2), gram.roll(-2, -2), dim=-1)  # rows of cofactors
-        determinant = (gram[..., 0, :] * adjugate[..., 0, :]).sum(-1)
-        minor = adjugate[..., 2, 2]
-        inverse = adjugate / determinant[..., None, None]
-        pivots = torch.stack([first, minor / first, determinant / minor], dim=-1)
-        volume = determinant / gram.diagonal(dim1=-2, dim2=-1).amax(-1) ** 3
+        return (1 / gram,), (gram / gram)[..., 0, 0]  # NaN where it is zero or not finite
+    if m == 3:
+        return _three(gram, scale)
+    first, off, last = gram[..., 0, 0], gram[..., 0, 1], gram[..., 1, 1]
+    product = first * last
+    determinant = product - off.square()
+    adjugate = torch.stack([last, -off, -off, first], dim=-1).unflatten(-1, (2, 2))
+    inverse = adjugate / determinant[..., None, None]
+    # λ_min/λ_max lies between one and four times det/(λ_min + λ_max)²; NaN where A is not positive
+    return (inverse,), determinant.sqrt() / (2 * product.sqrt() if scale else first + last)
+
+
+def _three(gram: Tensor, scale: bool) -> tuple[Factor, Tensor]:
+    s = _inverse_root(gram.diagonal(dim1=-2, dim2=-1)) if scale else torch.ones_like(gram[..., 0])
+    gram = gram * (s[..., None] * s[..., None, :])
+    adjugate = torch.linalg.cross(gram.roll(-1, -2), gram.roll(-2, -2), dim=-1)  # rows of cofactors
+    determinant = (gram[..., 0, :] * adjugate[..., 0, :]).sum(-1)
+    minor = adjugate[..., 2, 2]
+    inverse = adjugate / determinant[..., None, None]
+    pivots = torch.stack([gram[..., 0, 0], minor / gram[..., 0, 0], determinant / minor], dim=-1)
     ratio = (pivots.amin(-1) / pivots.amax(-1)).sqrt()  # NaN where a pivot is not positive
     growth = inverse.square().sum((-2, -1)) * gram.square().sum((-2, -1))
-    if m == 3:
-        # cofactors cancel to an error of eps/det, more than κ²·eps where two singular values are small: two passes
-        # leave (eps/det)², below eps where det > eps^½
-        ratio = torch.minimum(ratio, volume.clamp(min=0) ** (2 / 3))
-    inverse = inverse * (s[..., None] * s[..., None, :])
-    return (inverse,), torch.minimum(ratio, growth**-0.25)
+    # cofactors cancel to an error of eps/det, more than κ²·eps where two singular values are small: two passes
+    # leave (eps/det)², below eps where det > eps^½
+    volume = determinant / gram.diagonal(dim1=-2, dim2=-1).amax(-1) ** 3
+    ratio = torch.minimum(ratio, volume.clamp(min=0) ** (2 / 3))
+    return (inverse * (s[..., None] * s[..., None, :]),), torch.minimum(ratio, growth**-0.25)
 
 
-def _cholesky(gram: Tensor, s: Tensor, scale: bool) -> tuple[Factor, Tensor]:
+def _cholesky(gram: Tensor, scale: bool) -> tuple[Factor, Tensor]:
     L, info = torch.linalg.cholesky_ex(gram)
     if not scale:
-        return (L, s), torch.where(info == 0, 0.0, -1.0).to(L.dtype)
+        return (L,), torch.where(info == 0, 0.0, -1.0).to(L.dtype)
     # the eigenvalues of a matrix of unit diagonal sum to m, so that all but the least have a product below e, and
     # λ_min > det/e: a bound on κ² of m e/det
-    volume = L.diagonal(dim1=-2, dim2=-1).prod(-1)
-    return (L, s), torch.where(info == 0, volume / (math.e * max(gram.shape[-1], 1)) ** 0.5, -1)
+    pivots = L.diagonal(dim1=-2, dim2=-1) / gram.diagonal(dim1=-2, dim2=-1).sqrt()
+    bound = pivots.prod(-1) / (math.e * max(gram.shape[-1], 1)) ** 0.5
+    return (L,), bound.masked_fill_(info > 0, -1)
 
 
-def sharpen(factor: Factor, bound: Tensor) -> Tensor:
+def sharpen(L: Tensor, bound: Tensor, scale: bool) -> Tensor:
     """An estimate of 1/κ from a Cholesky factor where the bound says too little; 0 where it has failed.
 
     Pivots alone can miss a small singular value by orders of magnitude; a step of inverse iteration from vectors
     without structure finds it.
     """
-    L = factor[0]
+    if scale:
+        L = L / torch.linalg.vector_norm(L, dim=-1, keepdim=True)
     found = torch.cholesky_solve(probes(L[..., 0]).expand(*L.shape[:-1], 3), L).square().sum((-2, -1))
     growth = found * L.square().sum(-1).square().sum(-1) / max(L.shape[-1], 1)
     estimate = torch.minimum(_spread(L.diagonal(dim1=-2, dim2=-1)), growth.clamp(min=1) ** -0.25)

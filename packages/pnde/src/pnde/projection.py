@@ -85,11 +85,12 @@ def project_tangent(
     method
         "closed" (m ≤ 3, the adjugate), "cholesky", "qr", "svd", "banded" (the bandwidth detected) or `Banded` (given,
         as it must be inside transforms), for sparse G "sparse". "auto" is closed or Cholesky; the samples whose
-        κ(W^½Gᵀ), estimated from the factor, exceeds eps^(-1/3) are solved by the singular value decomposition, in
-        float32 by Cholesky in float64. Up to there two passes give errors of order κ·eps, as QR does.
+        κ(W^½Gᵀ), estimated from the factor, exceeds eps^(-1/3) are solved by the singular value decomposition. Up to
+        there two passes give errors of order κ·eps, as QR does. For float32 it computes in float64, where the device
+        has that: one pass, and eps is that of float64.
     passes
-        How often the solve is applied to what it left, default 2 (1 for QR, SVD and a single row): the error of one
-        is κ²·eps.
+        How often the solve is applied to what it left, default 2 (1 for QR, SVD, a single row, and float32 by "auto"):
+        the error of one is κ²·eps.
     scale
         Whether rows are scaled to unit length before the factorisation.
     rank
@@ -148,14 +149,14 @@ def _solve(
     rtol: float | None = None,
     root: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(p, λ), broadcast over the batch; of a metric that is known to be a weight, with its `root`."""
+    """(p, λ), broadcast over the batch, λ in the precision of the factors; of a metric known to be a weight its root."""
     entries = G.values[..., None] if isinstance(G, SparseJacobian) else G
     m, n = (G.pattern.m, G.pattern.n) if isinstance(G, SparseJacobian) else G.shape[-2:]
     batch = broadcast(entries.shape[:-2], v.shape[:-1], () if rhs is None else rhs.shape[:-1])
     if metric is not None and root is None and values_are_known():
         check_metric(metric)
     v = v.expand(*batch, n)
-    b = v.new_zeros(*batch, m) if rhs is None else rhs.expand(*batch, m)
+    b = None if rhs is None else rhs.expand(*batch, m)
     if isinstance(G, SparseJacobian):
         return _solve_sparse(G, v, b, metric, passes, scale, rtol)
     G = G.expand(*batch, m, n)
@@ -165,7 +166,7 @@ def _solve(
         squared = rows.square().sum(-1)
         s = torch.where(squared > 0, squared, 1).rsqrt() if scale else torch.ones_like(squared)
         inverse = torch.linalg.pinv(rows * s[..., None], rtol=_tolerance(G, rtol))  # (W^½GᵀS)⁺, transposed
-        half = apply(inverse, s * (apply(G, v) + b))
+        half = apply(inverse, s * (apply(G, v) if b is None else apply(G, v) + b))
         step = half if root is None else half * root if root.ndim == 1 else half @ root.mT
         return v - step, s * apply_transposed(inverse, half)
     if rank == "tikhonov":
@@ -180,7 +181,7 @@ def _solve(
 def _solve_dense(
     G: Tensor,
     v: Tensor,
-    b: Tensor,
+    b: Tensor | None,
     metric: Tensor | None,
     method: Method | Banded,
     passes: int | None,
@@ -190,6 +191,10 @@ def _solve_dense(
     root: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     m, eps, band = G.shape[-2], torch.finfo(G.dtype).eps, None
+    if method == "auto" and G.dtype == torch.float32 and G.device.type != "mps":
+        wide = (None if x is None else x.double() for x in (G, v, b, metric))
+        p, multipliers = _solve_dense(*wide, method, passes or 1, scale, rtol, samples)  # type: ignore[arg-type]
+        return p.to(G.dtype), multipliers
     if method == "auto":
         # the error of two passes, (κ²·eps)², is below κ·eps up to here
         name, floor = "closed" if 0 < m <= 3 else "cholesky", eps ** (1 / 3)
@@ -203,27 +208,28 @@ def _solve_dense(
         name, floor = method, 0.0 if method in ("qr", "svd") else (8 * m * eps) ** 0.5
     with torch.no_grad():
         factor, ratio = factorise(name, G, metric, scale, band, root)
+    count = passes or (1 if name in ("qr", "svd") or m == 1 else 2)
+    found = project(G, v, b, metric, None, name, count, *factor)
     if values_are_known():
-        weak = ~(ratio > max(floor, rtol))
-        found = bool(weak.any())  # the one wait for the device, unless a bound leaves doubt
-        if found and name == "cholesky":
-            weak = ~(sharpen(factor, ratio) > max(floor, rtol))
-            found = bool(weak.any())
-        if found:
-            flat = weak.reshape(-1)
+        # the one wait for the device, unless a bound leaves doubt; by now all that is usually needed is on its way
+        sound = ratio > max(floor, rtol)
+        if not (proven := bool(sound.all())) and name == "cholesky":
+            sound = sharpen(factor[0], ratio, scale) > max(floor, rtol)
+            proven = bool(sound.all())
+        if not proven:
+            flat = ~sound.reshape(-1)
             where = torch.arange(len(flat), device=G.device) if samples is None else samples
             if method != "auto":
                 bad = flat.nonzero()[:, 0]
                 raise rank_error(G.detach().reshape(-1, *G.shape[-2:])[bad], metric, where[bad])
             return _solve_apart(G, v, b, metric, passes, scale, rtol, flat, where, root)
-    count = passes or (1 if name in ("qr", "svd") or m == 1 else 2)
-    return project(G, v, b, metric, None, name, count, *factor)
+    return found
 
 
 def _solve_apart(
     G: Tensor,
     v: Tensor,
-    b: Tensor,
+    b: Tensor | None,
     metric: Tensor | None,
     passes: int | None,
     scale: bool,
@@ -234,23 +240,20 @@ def _solve_apart(
 ) -> tuple[Tensor, Tensor]:
     """Samples whose factors are too close to singular by a better route, the others as before."""
     batch, index = G.shape[:-2], (weak.nonzero()[:, 0], (~weak).nonzero()[:, 0])
-    flat = (G.reshape(-1, *G.shape[-2:]), v.reshape(-1, v.shape[-1]), b.reshape(-1, b.shape[-1]))
-    hard, easy = (tuple(x[i] for x in flat) for i in index)
-    if G.dtype == torch.float32:
-        wide = None if metric is None else metric.double()
-        hard = _solve_dense(*(x.double() for x in hard), wide, "cholesky", passes, scale, rtol, samples[index[0]])  # type: ignore[arg-type]
-    else:
-        hard = _solve_dense(*hard, metric, "svd", None, scale, rtol, samples[index[0]], root)  # type: ignore[arg-type]
-    easy = _solve_dense(*easy, metric, "auto", passes, scale, rtol) if len(index[1]) else easy[1:]  # type: ignore[arg-type]
+    flat = (G.reshape(-1, *G.shape[-2:]), v.reshape(-1, v.shape[-1]), None if b is None else b.reshape(-1, b.shape[-1]))
+    hard, easy = (tuple(None if x is None else x[i] for x in flat) for i in index)
+    parts = [_solve_dense(*hard, metric, "svd", None, scale, rtol, samples[index[0]], root)]  # type: ignore[arg-type]
+    if len(index[1]):
+        parts.append(_solve_dense(*easy, metric, "auto", passes, scale, rtol))  # type: ignore[arg-type]
     back = torch.cat(index).argsort()
-    p, multipliers = (torch.cat([x.to(G.dtype), y])[back] for x, y in zip(hard, easy, strict=True))
+    p, multipliers = (torch.cat(x)[back] for x in zip(*parts, strict=True))
     return p.reshape(*batch, -1), multipliers.reshape(*batch, -1)
 
 
 def _damped(
     G: Tensor,
     v: Tensor,
-    b: Tensor,
+    b: Tensor | None,
     metric: Tensor | None,
     method: Method | Banded,
     passes: int | None,
@@ -267,7 +270,7 @@ def _damped(
         metric = torch.cat([metric, one.diagonal()]) if metric.ndim == 1 else torch.block_diag(metric, one)
     rows = torch.cat([G, damping[..., None, None] * one], dim=-1)
     p, multipliers = _solve_dense(
-        rows, torch.cat([v, torch.zeros_like(b)], dim=-1), b, metric, method, passes, scale, 0.0
+        rows, torch.cat([v, v.new_zeros(*v.shape[:-1], m)], dim=-1), b, metric, method, passes, scale, 0.0
     )
     return p[..., :n], multipliers
 
@@ -275,7 +278,7 @@ def _damped(
 def _solve_sparse(
     G: SparseJacobian,
     v: Tensor,
-    b: Tensor,
+    b: Tensor | None,
     metric: Tensor | None,
     passes: int | None,
     scale: bool,

@@ -28,6 +28,14 @@ class PendulumConstraint(Constraint):
             torch.ones(n_links - 1, dtype=torch.float64), -1
         )
         self.register_buffer("difference", difference, persistent=False)
+        # rows (2d_x, 2d_y, 0, 0) of φ and (ḋ_x, ḋ_y, d_x, d_y) of ψ, as a linear map of the state, times the difference
+        factors = torch.zeros(2, 4, 4, dtype=torch.float64)
+        factors[0, 0, 0] = factors[0, 1, 1] = 2
+        factors[1, 0, 2] = factors[1, 1, 3] = factors[1, 2, 0] = factors[1, 3, 1] = 1
+        entries = torch.einsum("rks,ij->sjrik", factors, difference).reshape(self.n, -1)
+        self.register_buffer("entries", entries, persistent=False)
+        self.register_buffer("pattern", difference.to(torch.int8)[:, None].repeat(2, 1, 1), persistent=False)
+        self.register_buffer("length", torch.tensor([[1], [0]], dtype=torch.int8), persistent=False)
 
     @property
     def band(self) -> Banded:
@@ -41,12 +49,11 @@ class PendulumConstraint(Constraint):
         return u.unflatten(-1, (4, self.n_links)) @ self.get_buffer("difference").to(u.dtype).mT
 
     def forward(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
-        x, y, vx, vy = self._links(u).unbind(-2)
-        return torch.cat([x.square() + y.square() - 1, x * vx + y * vy], dim=-1)
+        links = self._links(u)
+        products = links[..., None, :2, :] * links.unflatten(-2, (2, 2))
+        return (products.sum(-2) - self.get_buffer("length")).flatten(-2)
 
     def jacobian(self, t: Any, u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m n"]:
-        D = self.get_buffer("difference").to(u.dtype)
-        x, y, vx, vy = (self._links(u)[..., None] * D).unbind(-3)
-        zero = torch.zeros_like(x)
-        rows = torch.cat([2 * x, 2 * y, zero, zero, vx, vy, x, y], dim=-1)  # those of φ, then those of ψ
-        return rows.unflatten(-1, (2, self.n)).transpose(-3, -2).flatten(-3, -2)
+        self.check(u)
+        rows = (u @ self.get_buffer("entries").to(u.dtype)).unflatten(-1, (self.m, 4))
+        return (rows[..., None] * self.get_buffer("pattern")).flatten(-2)
