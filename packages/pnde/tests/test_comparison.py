@@ -66,6 +66,26 @@ def test_windows_that_are_not_solved_do_not_count_and_leave_gradients_finite():
     assert model.base.net.out.bias.grad.isfinite().all()
 
 
+def test_test_windows_that_are_not_solved_are_counted_and_not_averaged(tmp_path):
+    config = pendulums.EXPERIMENT.presets["smoke"]
+    repeat = _Repeat(config, RunDirectory(tmp_path, 0, Runtime("cpu")), "")
+    (kind,) = (kind for kind in config.kinds() if kind.label == "NDE")
+    model, t, u0 = kind.make(), repeat.t, repeat.test[:, 0]
+    usual = repeat._solve(kind, model, u0, t, {})
+    u = torch.cat([batch["u"] for batch in repeat.batches["test"].batches(0)])
+    whole = float(WindowLoss(repeat.window, repeat.std)(model, {"u": u}).detach())
+    assert (usual["window_mse"], usual["window_mse_undefined"]) == (pytest.approx(whole, rel=1e-12), 0)
+    forward, first = model.forward, u[0, 0].clone()
+
+    def with_a_failure(u0, *rest):
+        return forward(u0, *rest).where((u0 != first).any(-1)[:, None, None], torch.nan)
+
+    model.forward = with_a_failure
+    found = repeat._solve(kind, model, u0, t, {})
+    rest = float(WindowLoss(repeat.window, repeat.std)(model, {"u": u[1:]}).detach())
+    assert (found["window_mse"], found["window_mse_undefined"]) == (pytest.approx(rest, rel=1e-12), 1)
+
+
 def rollouts(factor: float, solved: list[bool]) -> Rollouts:
     """Four trajectories on the unit circle, scaled: the relative error is |factor - 1| at all times."""
     t = torch.linspace(0, 1, 6).double()

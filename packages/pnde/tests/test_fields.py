@@ -33,6 +33,7 @@ from pnde.fields import (
 )
 from sciml.errors import ConfigError, ShapeError
 from scipy.integrate import solve_ivp
+from torch.utils._python_dispatch import TorchDispatchMode
 
 GRAVITY = 9.81
 
@@ -410,3 +411,51 @@ def test_masses_and_weights_may_be_learned():
     ):
         loss = field(None, u).square().sum() + field(None, 2 * u).square().sum()
         assert torch.autograd.grad(loss, mass)[0].abs().min() > 0
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations that compute or copy, and those that wait for their values."""
+
+    def __init__(self):
+        super().__init__()
+        self.computed = self.waits = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation._schema.name.removeprefix("aten::")
+        self.waits += name in ("_local_scalar_dense", "nonzero")
+        self.computed += not (operation.is_view or name in ("_unsafe_view", "empty"))
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("n_links", [2, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_projected_right_hand_sides_are_few_operations_and_wait_once(n_links, dtype):
+    """Small problems on accelerators cost what it takes to launch operations, and to wait for them."""
+    base = SecondOrderField(4 * n_links, MLP(4 * n_links, 2 * n_links, (4,), dtype=dtype))
+    constraint, u = PendulumConstraint(n_links), torch.randn(16, 4 * n_links, dtype=dtype)
+    fields = (ProjectedField(base, constraint), ConstrainedMechanics(base, constraint))
+    counted = []
+    for field in (base, *fields, StabilizedField(base, constraint, 20.0)):
+        with torch.no_grad(), Launches() as launches:
+            field(None, u)
+        counted.append((launches.computed, launches.waits))
+    bare = counted[0][0]
+    assert counted[0][1] == 0
+    for (computed, waits), most in zip(counted[1:], (26, 34, 36)):
+        assert waits == 1
+        assert computed - bare <= most
+
+
+@pytest.mark.unchecked
+def test_a_projected_field_compiles_with_its_gradients():
+    u = pendulums()[0]
+    field = ProjectedField(network(), PendulumConstraint(2))
+    compiled = torch.compile(field, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(None, u), field(None, u))
+    gradients = []
+    for call in (compiled, field):
+        inputs = (u.clone().requires_grad_(), *field.parameters())
+        gradients.append(torch.autograd.grad(call(None, inputs[0]).square().sum(), inputs))
+    for x, y in zip(*gradients):
+        torch.testing.assert_close(x, y)

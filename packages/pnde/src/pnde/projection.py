@@ -149,7 +149,7 @@ def _solve(
     rtol: float | None = None,
     root: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(p, λ), broadcast over the batch, λ in the precision of the factors; of a metric known to be a weight its root."""
+    """(p, λ), broadcast over the batch, λ in the precision of the factors; of a known weight with its `root`."""
     entries = G.values[..., None] if isinstance(G, SparseJacobian) else G
     m, n = (G.pattern.m, G.pattern.n) if isinstance(G, SparseJacobian) else G.shape[-2:]
     batch = broadcast(entries.shape[:-2], v.shape[:-1], () if rhs is None else rhs.shape[:-1])

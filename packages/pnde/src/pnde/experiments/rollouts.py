@@ -11,7 +11,13 @@ from torch import Tensor
 from pnde.metrics import valid_prediction_time
 from pnde.models import TrajectoryModel
 
-UNITS = {"valid_prediction_time": "s", "training_time": "s", "unsolved": "trajectories", "diverged": "trajectories"}
+UNITS = {
+    "valid_prediction_time": "s",
+    "training_time": "s",
+    "unsolved": "trajectories",
+    "diverged": "trajectories",
+    "window_mse_test_undefined": "windows",
+}
 DIVERGED = 10.0  # relative state error, beyond which a trajectory has diverged
 
 

@@ -50,6 +50,11 @@ class WindowLoss:
             loss = loss + self.penalty * g.square().sum(-1).mean()
         return loss
 
+    def of_each(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """The mean squared error of each window alone, not finite for those that the model cannot solve."""
+        predicted = _predict(model, batch["u"], self.t.to(batch["u"]), batch.get("start"))
+        return ((predicted - batch["u"])[:, 1:] / self.std.to(predicted)).square().mean((1, 2))
+
 
 def _predict(model: Any, u: Tensor, t: Tensor, start: Tensor | None) -> Tensor:
     return model(u[:, 0], t) if start is None else model(u[:, 0], t, None, start)
