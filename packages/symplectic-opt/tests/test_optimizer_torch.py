@@ -13,6 +13,7 @@ from sciml.errors import ConfigError
 from sciml.runtime import Runtime
 from sciml.state import load_state, save_state, tensors_equal
 from sciml.training import Trainer, TrainerOptions
+from symplectic_opt import _products
 from symplectic_opt import optimizer as module
 from symplectic_opt._buckets import Buckets
 from symplectic_opt.optimizer import BregmanSLC
@@ -488,6 +489,112 @@ def test_device_and_host_take_the_same_steps(order):
     assert told[0]["t"] == pytest.approx(told[1]["t"], rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"restart": "velocity", "order": "bravo", "loop_test": "consistent"},
+        {"restart": "velocity", "integrator": "sv", "adaptive_to": 3.0},
+        {"restart": "function", "integrator": "htvi"},
+        {"restart": "function", "order": "bravo", "adaptive_to": 3.0},
+        {"restart": 7, "integrator": "sv", "order": "bravo"},
+        {"restart": 7, "loop_test": "consistent", "C": 0.3},
+        {"restart": None, "order": "bravo"},
+        {"restart": None, "temporal_looping": False, "integrator": "htvi", "order": "bravo"},
+        {"restart_smoothing": 0.5},
+        {"restart_smoothing": 0.5, "order": "bravo", "temporal_looping": False},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("family", ["exponential", "polynomial"])
+def test_device_and_host_decide_alike(family, settings):
+    """With groups of a step of their own, parameters that rest and gradients that vanish."""
+    found, scales = [], torch.logspace(-2, 0, 6, dtype=F64)
+    for capturable in (False, True):
+        ps = [nn.Parameter(torch.ones(6, dtype=F64)) for _ in range(3)]
+        lr = 8.0 if family == "exponential" and "adaptive_to" not in settings else 0.3
+        groups = [{"params": ps[:2]}, {"params": ps[2:], "lr": lr / 2, "weight_decay": 1e-3}]
+        optimizer = BregmanSLC(groups, lr=lr, family=family, capturable=capturable, **settings)
+        for k in range(20):
+            for p in ps:
+                p.grad = scales * p.detach() * (k % 9 != 8)
+            if k % 4 == 2:
+                ps[1].grad = None
+            loss = sum((scales * p.detach().square()).sum() for p in ps)
+            optimizer.step(lambda loss=loss: loss)
+        told = optimizer.diagnostics()
+        found.append((torch.cat(ps).detach(), told))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-9, atol=1e-12)
+    assert found[1][1] == pytest.approx(found[0][1], rel=1e-9)
+
+
+class Launches(TorchDispatchMode):
+    """Counts what would start a kernel, each call of a foreach function once."""
+
+    FREE = frozenset(
+        (
+            *(
+                "view",
+                "_unsafe_view",
+                "reshape",
+                "unbind",
+                "select",
+                "slice",
+                "detach",
+                "alias",
+                "unsqueeze",
+                "squeeze",
+            ),
+            *("expand", "as_strided", "split", "empty", "empty_like", "device", "promote_types"),
+            *("unflatten_dense_tensors", "_record_function_enter_new", "_record_function_exit"),
+        )
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.split("::")[1]
+        self.count += name not in self.FREE
+        if name.startswith("_foreach") and len(args) > 1 and isinstance(args[1], torch.Tensor):
+            assert args[1].dtype == args[0][0].dtype, "which is a call a tensor"
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(("settings", "most"), [({}, 80), ({"restart": None, "temporal_looping": False}, 60)])
+def test_launches_of_a_capturable_step_do_not_grow_with_tensors(settings, most):
+    found = []
+    for tensors in (2, 40):
+        with FakeTensorMode():
+            ps = [nn.Parameter(torch.empty(3, device="cuda")) for _ in range(tensors)]
+            optimizer = BregmanSLC(ps, capturable=True, **settings)
+            for p in ps:
+                p.grad = torch.empty(3, device="cuda")
+            optimizer.step()
+            kept = optimizer.param_groups[0]["motion"]
+            with Launches() as launches:
+                optimizer.step()
+            assert optimizer.param_groups[0]["motion"] is kept  # as a CUDA graph asks
+        found.append(launches.count)
+    assert found[0] == found[1] <= most
+
+
+def test_products_on_an_accelerator_are_those_of_the_host(monkeypatch):
+    """Small tensors together, large ones by themselves, in any layout."""
+    monkeypatch.setattr(_products, "ALONE", 40)
+    monkeypatch.setattr(_products, "COPIED", 50)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(), (3, 4), (7,), (50,), (0, 3), (2, 3, 5), (4, 10), (6, 1)]
+    lists = [[torch.randn(shape, dtype=F64, generator=generator) for shape in shapes] for _ in range(2)]
+    lists[0][5] = lists[0][5].transpose(0, 2).contiguous().transpose(0, 2)
+    g, r = (torch.cat([x.flatten() for x in tensors]) for tensors in lists)
+    found = _products._in_few_calls(*lists, squares=True)
+    torch.testing.assert_close(found, torch.stack([g @ g, g @ r, r @ r]), rtol=1e-13, atol=0)
+    torch.testing.assert_close(_products._in_few_calls(*lists, squares=False), found[:2], rtol=0, atol=0)
+    parts = [part for part, _ in _products.pieces(lists)]
+    assert [(part.start, part.stop) for part in parts] == [(0, 3), (3, 4), (4, 6), (6, 7), (7, 8)]
+
+
 def test_the_speed_by_its_recurrence_is_measured_anew_when_digits_are_lost(monkeypatch):
     """Kicks that nearly undo one another cost |Δ|² in float32 all digits; what decides keeps half of them."""
     used, move = [], module.move
@@ -608,6 +715,7 @@ assert counters["stats"]["unique_graphs"] == 2, counters
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.__version__ < "2.11", reason="dynamo of torch 2.6 does not trace isinstance(x, int | float)")
 def test_a_capturable_step_compiles_into_one_graph():
     """One for the first step, which makes the state, and one for all others; in a process without checks of shapes."""
     done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", COMPILED], capture_output=True, text=True)

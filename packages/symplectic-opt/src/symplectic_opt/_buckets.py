@@ -1,7 +1,7 @@
 """What moves in a step of an optimizer: parameters, gradients and buffers, sorted by where they lie."""
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import is_
 from typing import Any
 
@@ -45,7 +45,7 @@ class Bucket:
             gradients = list(foreach._foreach_add(gradients, self.parameters, alpha=decay))
         if group["maximize"]:
             gradients = list(foreach._foreach_neg(gradients))
-        return replace(self, gradients=gradients)
+        return Bucket(group, self.sharding, self.owners, self.parameters, self.buffers, gradients)
 
 
 class Buckets:

@@ -1,6 +1,7 @@
 """Scalar products over all parameters of an optimizer, wherever these lie."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,13 +11,14 @@ from torch.distributed.tensor import DTensor, Partial, Replicate
 from symplectic_opt._buckets import Bucket, wide
 from symplectic_opt._motion import Products
 
-__all__ = ["NOT_FINITE", "combine", "products", "read"]
+__all__ = ["NOT_FINITE", "combine", "combine_on_device", "pieces", "products", "read"]
 
 NOT_FINITE = (
     "a gradient is NaN or infinite{}; parameters and state are unchanged. Lower lr, clip gradients, or look at the data"
 )
 
 LARGE, TOGETHER = 2**12, 64  # entries of a tensor that is not worth a copy, and tensors that are copied together
+ALONE, COPIED = 2**22, 2**24  # the like on an accelerator, where a call costs as much as a copy, in entries both
 foreach: Any = torch
 
 
@@ -28,10 +30,13 @@ def products(bucket: Bucket, squares: bool, dtype: torch.dtype | None = None) ->
     gradients, buffers = bucket.gradients, bucket.buffers
     if dtype is not None:
         gradients, buffers = [g.to(dtype) for g in gradients], [r.to(dtype) for r in buffers]
-    sums = [_squares(gradients), _dot(gradients, buffers)]
-    if squares:
-        sums.append(_squares(buffers))
-    found = torch.stack(sums)
+    if gradients[0].device.type == "cpu":
+        sums = [_squares(gradients), _dot(gradients, buffers)]
+        if squares:
+            sums.append(_squares(buffers))
+        found = torch.stack(sums)
+    else:
+        found = _in_few_calls(gradients, buffers, squares)
     if bucket.sharding is None:
         return found
     mesh, placements = bucket.sharding
@@ -66,7 +71,8 @@ def _transfer(found: list[Tensor], loss: Any) -> tuple[list[list[float]], float]
     terms = [*found]
     if isinstance(loss, Tensor):
         terms.append(loss.detach().reshape(1))
-    numbers = torch.cat([x.to(device, found[0].dtype) for x in terms]).tolist()
+    terms = [x.to(device, found[0].dtype) for x in terms]
+    numbers = (terms[0] if len(terms) == 1 else torch.cat(terms)).tolist()
     rows = [numbers[i : i + columns] for i in range(0, columns * len(found), columns)]
     return rows, numbers[-1] if isinstance(loss, Tensor) else float(loss or 0.0)
 
@@ -81,6 +87,52 @@ def combine(rows: list[Any], weights: list[Any], scale: Any, square: Any) -> Pro
         kick_square=sum(w * w * row[0] for row, w in pairs),
         square=scale**2 * sum(row[2] for row in rows) if len(rows[0]) > 2 else square,
     )
+
+
+def combine_on_device(rows: list[Tensor], weights: list[Any]) -> tuple[Products, Tensor]:
+    """Products with Δ = r and, as (3,), kick_square, kicked_slope and square: a number of calls that does not grow."""
+
+    def total(factors: list[Any] | None = None) -> Tensor:
+        terms = rows if factors is None else foreach._foreach_mul(rows, factors)
+        return terms[0] if len(terms) == 1 else torch.stack(list(terms)).sum(0)
+
+    plain = once = twice = together = total()
+    if any(isinstance(w, Tensor) or w != 1 for w in weights):
+        once, twice = total(weights), total([w * w for w in weights])
+        together = torch.stack([twice[0], once[1], plain[2]])
+    return Products(plain[1], once[1], once[0], twice[0], plain[2]), together
+
+
+def pieces(lists: list[list[Tensor]]) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Slices of lists of tensors of the same shapes, with what they hold as one flat tensor a list.
+
+    A large tensor is a piece, by itself; small ones are copied together.
+    """
+    sizes = [x.numel() for x in lists[0]]
+    start = 0
+    while start < len(sizes):
+        stop, held = start + 1, sizes[start]
+        while stop < len(sizes) and sizes[start] < ALONE and sizes[stop] < ALONE and held + sizes[stop] <= COPIED:
+            held, stop = held + sizes[stop], stop + 1
+        one = slice(start, stop)
+        if stop == start + 1:
+            yield one, [tensors[start].reshape(-1) for tensors in lists]
+        else:
+            flat = foreach._C._nn.flatten_dense_tensors([x for tensors in lists for x in tensors[one]])
+            yield one, list(flat.view(len(lists), held).unbind())
+        start = stop
+
+
+def _in_few_calls(gradients: list[Tensor], buffers: list[Tensor], squares: bool) -> Tensor:
+    sums = []
+    for _, (flat, other) in pieces([gradients, buffers]):
+        for g, r in zip(flat.split(2**30), other.split(2**30), strict=True):  # more entries `dot` does not take
+            sums += [torch.dot(g, g), torch.dot(g, r)]
+            if squares:
+                sums.append(torch.dot(r, r))
+    columns = 3 if squares else 2
+    found = torch.stack(sums)
+    return wide(found) if len(sums) == columns else wide(found).view(-1, columns).sum(0)
 
 
 def _squares(tensors: list[Tensor]) -> Tensor:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from symplectic_opt._buckets import Bucket
+from symplectic_opt._products import pieces
 
-__all__ = ["add", "move_on_device", "scale", "zero"]
+__all__ = ["add", "move_on_device", "rest_on_device", "scale", "zero"]
 
 foreach: Any = torch
 
@@ -39,22 +40,36 @@ def zero(targets: list[Tensor], together: bool) -> None:
             x.zero_()
 
 
-def move_on_device(
-    bucket: Bucket, valid: Tensor, moves: Tensor, mu: Tensor, kick: Tensor, drift: Any, decay: Any
-) -> None:
-    """r ← μ r + kick G, q ← decay q + drift r where `valid`, with 0-dim tensors for numbers; else nothing changes.
+def rest_on_device(buffers: list[Tensor], mu: Tensor) -> None:
+    """r ← μ r of buffers anywhere, by a call for each device and dtype."""
+    alike: dict[Any, list[Tensor]] = {}
+    for buffer in buffers:
+        alike.setdefault((buffer.device, buffer.dtype), []).append(buffer)
+    for (device, dtype), found in alike.items():
+        foreach._foreach_mul_(found, mu.to(device, dtype))
 
-    Of a group that does not move r ← μ r is all. Even gradients that are NaN leave no trace where they do not count.
+
+def move_on_device(bucket: Bucket, moves: Tensor, mu: Tensor, kick: Tensor, decay: Any) -> None:
+    """r ← μ r + kick G, q ← decay q + r, with 0-dim tensors for numbers; of a bucket that does not move r ← μ r is all.
+
+    Even gradients that are NaN leave no trace where they do not count. What is made on the way is as large as `pieces`.
     """
-    device = bucket.parameters[0].device
-    valid, moves, mu, kick = valid.to(device), (valid & moves).to(device), mu.to(device), kick.to(device)
-    kicks = foreach._foreach_mul(bucket.gradients, kick)
-    stays = ~moves
-    for change in kicks:
-        change.masked_fill_(stays, 0.0)
-    foreach._foreach_mul_(bucket.buffers, torch.where(valid, mu, 1.0))
-    foreach._foreach_add_(bucket.buffers, kicks)
-    changes = foreach._foreach_mul(bucket.buffers, torch.where(moves, drift, 0.0))
-    if decay is not None:
-        foreach._foreach_mul_(bucket.parameters, torch.where(valid, decay, 1.0))
-    foreach._foreach_add_(bucket.parameters, changes)
+    device, dtype = bucket.buffers[0].device, bucket.buffers[0].dtype  # another dtype would cost a call a tensor
+    stays, drift = (~moves).to(device), moves.to(device, dtype)
+    mu, kick = mu.to(device, dtype), kick.to(device)
+    shrink = None if decay is None else (1 + drift * (decay - 1)).to(dtype)
+    for part, (flat,) in pieces([bucket.gradients]):
+        buffers, parameters = bucket.buffers[part], bucket.parameters[part]
+        change = (flat * kick).masked_fill_(stays, 0.0)
+        foreach._foreach_mul_(buffers, mu)
+        foreach._foreach_add_(buffers, unflatten(change, buffers))
+        if shrink is not None:
+            foreach._foreach_mul_(parameters, shrink)
+        foreach._foreach_add_(parameters, foreach._foreach_mul(buffers, drift))
+
+
+def unflatten(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """Parts of a flat tensor in the shapes of others."""
+    if len(like) == 1:
+        return [flat.view(like[0].shape)]
+    return list(foreach._C._nn.unflatten_dense_tensors(flat, like))

@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from symplectic_opt import _updates as updates
 from symplectic_opt._buckets import Bucket, Buckets, buffer_dtype, local, widest
-from symplectic_opt._motion import Motion, move
-from symplectic_opt._products import NOT_FINITE, combine, products, read
+from symplectic_opt._motion import Motion, move, move_on_device
+from symplectic_opt._products import NOT_FINITE, combine, combine_on_device, products, read
 from symplectic_opt._settings import SHARED, Family, check, check_step, decay_of, descent_of, leading, weight_of
 from symplectic_opt.descent import Clockwork, Descent, Order, Restart
 from symplectic_opt.heavy_ball import LoopTest
@@ -21,6 +21,8 @@ from symplectic_opt.integrators import Integrator
 from symplectic_opt.methods import DEFAULTS
 
 __all__ = ["BregmanSLC", "Family"]
+
+LEFT_OUT = ("not_finite", "overflown", "improper")  # why capturable steps were left out, in the order of their counts
 
 
 class BregmanSLC(Optimizer):
@@ -58,9 +60,11 @@ class BregmanSLC(Optimizer):
         unit of the group's own time; it depends neither on the scale of f nor on s(t), and vanishes with lr. AdamW's
         decay λ at its rate r is that of λ r/lr here: with lr = 3 it takes 1e-4 for what is 0.01 at a rate of 0.03.
     capturable
-        Clock, counters and decisions are tensors on the device, which the host never waits for; a step compiles into
-        one graph. In float32 |G| beyond 1e19 counts as infinite there, below 1e-23 as zero. Otherwise a step reads from
-        the device once, and once more where |G| is below 1e-15 or its square is no number of the buffers.
+        Clock, counters and decisions are one tensor on the device, which the host never waits for; a step compiles into
+        one graph (not by torch 2.6), and may be captured in a CUDA graph after a step that makes the state. Then `lr`
+        is a tensor, which a schedule fills, gradients stay where they are, and a loss that is compared is a tensor too.
+        In float32 |G| beyond 1e19 counts as infinite there, below 1e-23 as zero. Otherwise a step reads from the device
+        once, and once more where |G| is below 1e-15 or its square is no number of the buffers.
 
     Notes
     -----
@@ -284,7 +288,10 @@ class BregmanSLC(Optimizer):
         return after
 
     def _step_on_device(self, moving: Buckets, loss: Any) -> None:
-        """As on the host, with 0-dim tensors, every branch by `where`; |Δ|² is computed anew in every step."""
+        """As on the host, with 0-dim tensors, every branch by `where`; |Δ|² is computed anew in every step.
+
+        The state is one tensor, in which the motion is followed by what counts steps left out.
+        """
         lead = self.param_groups[0]
         buckets = [bucket.with_gradients() for bucket in moving.buckets]
         device = buckets[0].parameters[0].device
@@ -295,45 +302,67 @@ class BregmanSLC(Optimizer):
                 return x.detach().to(device, dtype).reshape(())
             return torch.full((), x, dtype=dtype, device=device)
 
-        step, descent = leading(self.param_groups, number), descent_of(lead)
-        h = number(step)
-        kept = lead.get("motion")
-        if kept is None:
-            at_rest = Motion.at_rest(descent, torch.where(h.isfinite(), h, 0.0))
-            kept = {name: x.clone() for name, x in at_rest.pack().items()}
-        if "improper" not in kept or kept["t"].device != device:  # not of this device, or of steps on the host
-            counters = dict.fromkeys(("not_finite", "overflown", "improper"), 0.0)
-            lead["motion"] = kept = {name: number(x) for name, x in (counters | kept).items()}
-        motion, scale = Motion.unpack(kept), lead.get("scale", 1.0)
-        rates = [number(bucket.group["lr"]) for bucket in buckets]
+        several = len({id(group["lr"]) for group in self.param_groups}) > 1
+        step = leading(self.param_groups, number) if several else lead["lr"]
+        descent, h = descent_of(lead), number(step) if isinstance(step, Tensor) else step
+        kept = self._motion_on_device(descent, h, device, number)
+        count = len(Motion.names())
+
+        rates = [bucket.group["lr"] for bucket in buckets]
+        rates = [number(lr) if isinstance(lr, Tensor) else None for lr in rates]
+        moves = [lr > 0 if several and lr is not None else None for lr in rates]  # one step is asked below
         rows = [products(bucket, True).to(device, dtype) for bucket in buckets]
-        moves = [lr > 0 for lr in rates]
-        rows = [torch.where(there, row, 0.0) for there, row in zip(moves, rows, strict=True)]
-        value = number(0.0 if loss is None else loss)
-        weights = [number(weight_of(bucket.group, step, lead["C"])) for bucket in buckets]
-        found = combine(rows, weights, scale, None)
-        motion = motion._replace(error=self._rounding() * found.square)
-        after = move(descent, motion, h, found, value, lead["restart_smoothing"], self._rounding())
+        rows = [row if there is None else torch.where(there, row, 0.0) for there, row in zip(moves, rows, strict=True)]
+        weights = [weight_of(bucket.group, step, lead["C"]) for bucket in buckets]
+        weights = [number(weight) if isinstance(weight, Tensor) else weight for weight in weights]
+        found, sums = combine_on_device(rows, weights)
+        value = None if loss is None else number(loss)
+        motion = Motion.unflatten(kept[:count].unbind())
+        after, s = move_on_device(descent, motion, h, found, sums, value, lead["restart_smoothing"])
+
+        valid = finite = torch.linalg.vector_norm(rows[0] if len(rows) == 1 else torch.stack(rows), math.inf) < math.inf
+        if value is not None:
+            valid = finite = finite & (value == value)
         limit = min(torch.finfo(bucket.buffers[0].dtype).max for bucket in buckets)
-        finite = torch.isfinite(torch.cat(rows)).all()
-        if loss is not None:
-            finite = finite & ~value.isnan()
-        s = after.log_step.exp()
-        steps = torch.stack([s * weight for weight in weights])
-        overflown = (steps > limit).any() | ~(after.square.sqrt() < limit)
-        proper = torch.stack([(lr >= 0) & (lr < math.inf) for lr in (h, *rates)]).all()
-        valid = finite & ~overflown & proper & (h > 0)
-        for buffer in moving.resting:
-            buffer.mul_(torch.where(valid, after.mu, 1.0).to(buffer.device))
-        for bucket, kick, there in zip(buckets, -steps / scale, moves, strict=True):
+        valid = valid & (after.square < limit * limit)
+        for weight in set(weights):
+            valid = valid & (s * weight <= limit if isinstance(weight, Tensor) else s <= limit / weight)
+        failures = [~finite, finite > valid]
+        if isinstance(h, Tensor):
+            asked = torch.stack([h, *(lr for lr in rates if lr is not None)]) if several else h
+            proper = ((asked >= 0) & (asked < math.inf)).all()
+            moving_at_all = proper & (h > 0)
+            valid, failures = valid & moving_at_all, [failures[0], failures[1] & moving_at_all, ~proper]
+        mu = torch.where(valid, after.mu, 1.0)
+        updates.rest_on_device(moving.resting, mu)
+        for bucket, weight, there in zip(buckets, weights, moves, strict=True):
             decay = decay_of(bucket.group)
-            decay = None if decay is None else (-decay * torch.ones_like(h)).exp()
-            updates.move_on_device(bucket, valid, there, after.mu, kick, number(scale), decay)
-        for name, x in after.pack().items():
-            kept[name].copy_(torch.where(valid, x, kept[name]))
-        kept["not_finite"].add_(~finite)
-        kept["improper"].add_(~proper)
-        kept["overflown"].add_(finite & overflown & proper & (h > 0))
+            if isinstance(decay, Tensor):
+                decay = number(-decay).exp()
+            elif decay is not None:
+                decay = math.exp(-decay)
+            updates.move_on_device(bucket, valid if there is None else valid & there, mu, s * -weight, decay)
+        kept[:count].copy_(torch.where(valid, torch.stack([*after.pack().values()]), kept[:count]))
+        kept[count : count + len(failures)].add_(torch.stack(failures))
+
+    def _motion_on_device(
+        self, descent: Descent, h: Any, device: torch.device, number: Callable[[Any], Tensor]
+    ) -> Tensor:
+        """The motion and the counts of `LEFT_OUT` in one tensor, which is made once."""
+        lead = self.param_groups[0]
+        kept = lead.get("motion")
+        if isinstance(kept, Tensor):
+            if kept.device != device:
+                lead["motion"] = kept = kept.to(device, widest(device))
+            return kept
+        if kept is None:
+            kept = Motion.at_rest(descent, torch.where(h.isfinite(), h, 0.0) if isinstance(h, Tensor) else h).pack()
+        if (scale := lead.get("scale", 1.0)) != 1:
+            updates.scale([local(state["momentum"]) for state in self.state.values() if state], scale, True)
+            lead["scale"] = 1.0
+        kept = {**dict.fromkeys(LEFT_OUT, 0.0), **kept, "error": math.inf}  # |Δ|² is not known by its recurrence
+        lead["motion"] = torch.stack([number(kept[name]) for name in (*Motion.names(), *LEFT_OUT)])
+        return lead["motion"]
 
     def _rounding(self) -> float:
         """The relative error of scalar products of buffers."""
@@ -343,34 +372,33 @@ class BregmanSLC(Optimizer):
     def _square(self) -> float:
         """|Δ|² of the last move, measured."""
         scale, total = self.param_groups[0].get("scale", 1.0), 0.0
-        for state in self.state.values():
+        for state in filter(None, self.state.values()):
             norm = torch.linalg.vector_norm(state["momentum"])
             total += float(norm.full_tensor() if isinstance(norm, DTensor) else norm) ** 2
         return scale**2 * total
 
     def _raise_masked(self) -> None:
         lead = self.param_groups[0]
-        motion = lead.get("motion", {})
-        if "improper" not in motion:
+        kept, start = lead.get("motion"), len(Motion.names())
+        if not isinstance(kept, Tensor):
             return
-        counters = ("improper", "not_finite", "overflown")
-        improper, not_finite, overflown = (int(motion[name]) for name in counters)
-        for name in counters if improper or not_finite or overflown else ():
-            motion[name].zero_()
+        not_finite, overflown, improper = map(int, kept[start:].tolist())
+        if not_finite or overflown or improper:
+            kept[start:].zero_()
         if improper:
             raise ConfigError(f"lr was negative, NaN or infinite in {improper} steps, which were left out: check it")
         if not_finite:
             loss = ", or the loss NaN," if lead["restart"] == "function" else ""
             raise FloatingPointError(NOT_FINITE.format(f"{loss} in {not_finite} steps, which were left out"))
         if overflown:
-            clockwork = Motion.unpack({name: float(x) for name, x in motion.items()}).clockwork
             where = f" in {overflown} steps, which were left out"
-            raise OverflowError(_overflow(descent_of(lead), clockwork, where))
+            raise OverflowError(_overflow(descent_of(lead), Motion.unflatten(kept[:start].tolist()).clockwork, where))
 
     def _host_motion(self, lead: dict[str, Any]) -> Motion | None:
-        if "motion" not in lead:
-            return None
-        return Motion.unpack({name: x if isinstance(x, float) else float(x) for name, x in lead["motion"].items()})
+        kept = lead.get("motion")
+        if isinstance(kept, Tensor):
+            return Motion.unflatten(kept[: len(Motion.names())].tolist())
+        return None if kept is None else Motion.unpack({name: float(x) for name, x in kept.items()})
 
 
 def _overflow(descent: Descent, state: Clockwork, where: str = "") -> str:
