@@ -179,8 +179,8 @@ class BregmanSLC(Optimizer):
             zeros = dict.fromkeys(("s", "mu", "restarts", "loops", "energy"), 0)
             return {"steps": 0, "t": float(lead["t0"]), **zeros}
         clockwork = motion.clockwork
-        square = motion.square
-        if motion.error > math.sqrt(self._rounding()) * square:
+        square = motion.square  # of the buffers that moved
+        if motion.error > math.sqrt(self._rounding()) * square or not lead.get("complete", False):
             square = self._square()
         square = max(square, 5e-324)
         log_r = math.log(square) / 2 - clockwork.log_amplitude
