@@ -4,7 +4,7 @@ Targets, on one thread: a step on 10⁷ float32 parameters within 1.5 times SGD 
 aimed at, and faster than Adam (foreach); within 1.5 times Adam on 1,000 small tensors; state as large as that of SGD
 with momentum; 225 cells of `minimize_batch` 20 times faster than as many calls of `minimize`. `schedulefree` is left
 out where it is not installed. `OMP_NUM_THREADS=1` makes one thread of all. Where there is an accelerator, the steps are
-taken on it too, and those of the capturable path without a wait for it.
+taken on it too, and those of the capturable path without a wait for it, and from a CUDA graph.
 """
 
 import importlib
@@ -103,6 +103,28 @@ def without_waiting(device: torch.device) -> None:
         CONSOLE.print(f"{build.__name__}, capturable: 10 steps without a wait for {device}")
 
 
+def replayed(device: torch.device) -> None:
+    """Capturable steps from a CUDA graph, beside those of Adam."""
+    for label, shapes in (("1 tensor", [10**7]), ("100 tensors", [10**5] * 100)):
+        cases: dict[str, Callable[[], object]] = {}
+        makers: dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
+            "Adam": lambda p: torch.optim.Adam(p, 1e-4, foreach=True, capturable=True),
+            "EBravo": lambda p: EBravo(p, 0.1, capturable=True),
+            "PBravo": lambda p: PBravo(p, 1e-3, capturable=True),
+        }
+        for name, build in makers.items():
+            optimizer, stream = build(parameters(shapes, device)), torch.cuda.Stream()
+            with torch.cuda.stream(stream):
+                optimizer.step()  # makes the state
+            torch.accelerator.synchronize(device)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                optimizer.step()
+            cases[name] = waiting(graph.replay, device)
+        times = compare(f"step from a graph, {device}, 10⁷ parameters in {label}", cases)
+        judge(f"from a graph, {label}: Adam / EBravo", times["Adam"] / times["EBravo"], at_least=1)
+
+
 def memory() -> None:
     """Bytes of state a parameter."""
     table = Table("optimizer", "bytes of state a float32 parameter", title="memory")
@@ -154,6 +176,7 @@ def main() -> None:
     if device.type == "cuda":
         steps(device)
         without_waiting(device)
+        replayed(device)
     table = Table("case", "ratio", "target", "met", title=f"targets, {torch.get_num_threads()} threads")
     for case, ratio, target, met in ROWS:
         table.add_row(case, f"{ratio:.2f}", target, "yes" if met else "no")
