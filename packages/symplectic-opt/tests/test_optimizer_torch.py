@@ -507,7 +507,7 @@ def test_device_and_host_take_the_same_steps(order):
 )
 @pytest.mark.parametrize("family", ["exponential", "polynomial"])
 def test_device_and_host_decide_alike(family, settings):
-    """With groups of a step of their own, gradients that vanish and parameters that rest, one of them in the last step."""
+    """With groups of a step of their own, gradients that vanish and parameters that rest, in the last step too."""
     found, scales = [], torch.logspace(-2, 0, 6, dtype=F64)
     for capturable in (False, True):
         ps = [nn.Parameter(torch.ones(6, dtype=F64)) for _ in range(3)]
