@@ -43,6 +43,8 @@ def test_bare_name_resolves_where_unique_and_is_refused_where_not(site):
 def test_unknown_name_suggests_and_unknown_plugin_says_what_to_install(site):
     site("first", "[sciml.models]\npendulum = json:loads\n")
     with pytest.raises(UnknownNameError, match="Did you mean first/pendulum"):
+        sciml.models["firts/pendulum"]
+    with pytest.raises(UnknownNameError, match="Did you mean first/pendulum"):
         sciml.models["first/pendulun"]
     version = sciml.registry.own_version()
     with pytest.raises(UnknownNameError) as caught:

@@ -97,7 +97,8 @@ class Registry(Mapping[str, Entry]):
         prefix, slash, _ = name.partition("/")
         if slash and normalize(prefix) in installed().broken:
             return f"No {singular} {name!r}: {installed().broken[normalize(prefix)]}"
-        if slash and prefix not in installed().plugins and re.fullmatch(r"[a-z0-9][a-z0-9-]*", prefix):
+        misspelt = difflib.get_close_matches(prefix, installed().plugins, n=1, cutoff=0.8)
+        if slash and not misspelt and re.fullmatch(r"[a-z0-9][a-z0-9-]*", prefix):
             return (
                 f"No {singular} {name!r}: no installed distribution is called {prefix!r}. "
                 f'Install it with: pip install "sciml[{prefix}]=={own_version()}"'
