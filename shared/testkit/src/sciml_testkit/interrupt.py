@@ -1,4 +1,4 @@
-"""`python -m sciml_testkit.interrupt`: run an experiment's `smoke` preset, then killed at several moments and resumed.
+"""`python -m sciml_testkit.interrupt`: run an experiment's `smoke` preset, then again, killed at several moments.
 
 Arguments: kind, name, module, attribute, distribution and version of the entry, and a new folder. Each run is a fork of
 this process, which has only imported so far. Prints the exit status of each run as JSON.
@@ -16,8 +16,6 @@ from typing import Any
 import sciml
 from sciml.registry import Entry, installed
 
-MOMENTS = 3
-
 
 def in_child(work: Callable[[], Any]) -> int:
     """Exit status of `work()` in a fork, negative if it was killed."""
@@ -32,35 +30,38 @@ def in_child(work: Callable[[], Any]) -> int:
 
 
 def main(entry: Entry, folder: Path) -> list[int]:
-    """Statuses of the whole run, then of each killed and each resumed one, which lie in `folder/<k>`."""
+    """Statuses of a whole run, then of the pieces of another, in `folder/killed`: all are killed but the last.
+
+    That is at the first step's result, half way through the files and at the report's last one, each time before the
+    file has its name.
+    """
     installed().entries[entry.kind].setdefault(entry.name, entry)
     entry.load()
-    replace, seen, last = os.replace, 0, 0
+    replace, out, last = os.replace, folder / "whole", ""
+    written: list[str] = []
 
-    def counting(source: Any, target: Any, **more: Any) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == last:
+    def watched(source: Any, target: Any, **more: Any) -> None:
+        written.append(os.path.relpath(target, out))
+        if written[-1] == last:
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target, **more)
 
-    os.replace = counting
+    os.replace = watched
 
     def run(**where: Any) -> None:
         sciml.run(entry.name, "smoke", device="cpu", **where)
 
     def whole() -> None:
-        run(out=folder / "whole")
-        (folder / "count").write_text(str(seen))
+        run(out=out)
+        (folder / "written").write_text(json.dumps(written))
 
     statuses = [in_child(whole)]
     if statuses[0] == 0:
-        total = int((folder / "count").read_text())
-        for k in range(MOMENTS):
-            last = 3 + (total - 4) * k // (MOMENTS - 1)  # from the first step's result to the report's last file
-            killed = in_child(lambda k=k: run(out=folder / str(k)))
-            last = 0
-            statuses += [killed, in_child(lambda k=k: run(resume=folder / str(k)))]
+        names = json.loads((folder / "written").read_text())
+        out = folder / "killed"
+        for k, name in enumerate((names[2], names[(1 + len(names)) // 2], names[-1], "")):
+            last = name
+            statuses.append(in_child(lambda k=k: run(resume=out) if k else run(out=out)))
     return statuses
 
 
