@@ -73,7 +73,7 @@ def test_example_plugin_passes_the_conformance_suite_as_the_page_says(example, t
     command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-p", "no:cacheprovider", tmp_path]
     ran = subprocess.run(command, capture_output=True, text=True, env=example, cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout
-    assert "14 passed, 1 skipped" in ran.stdout
+    assert "15 passed, 1 skipped" in ran.stdout
 
 
 @needs_sphinx

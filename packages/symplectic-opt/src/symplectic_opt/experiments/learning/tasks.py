@@ -167,7 +167,7 @@ class WeatherConfig(Training):
 def _experiment(small: Training, smoke: Mapping[str, Any], paper: Mapping[str, Any]) -> Experiment:
     tiny: dict[str, Any] = {
         "repeats": 1,
-        "radius": 1,
+        "radius": 0,
         "extra": 1,
         "tuning_epochs": 1,
         "tuning_seeds": 1,
@@ -190,6 +190,6 @@ MULTI_LABEL = _experiment(
 )
 WEATHER = _experiment(
     WeatherConfig(),
-    {"radius": 0, "thinning": 50, "batch_size": 16},
+    {"thinning": 50, "batch_size": 16},
     {"series": "jena", "epochs": 20, "radius": 2, "extra": 7, "validation": 0.1},
 )
