@@ -715,7 +715,7 @@ assert counters["stats"]["unique_graphs"] == 2, counters
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.__version__ < "2.11", reason="dynamo of torch 2.6 does not trace isinstance(x, int | float)")
+@pytest.mark.skipif(torch.__version__ < "2.11", reason="dynamo of torch 2.6 cannot trace a step whole")
 def test_a_capturable_step_compiles_into_one_graph():
     """One for the first step, which makes the state, and one for all others; in a process without checks of shapes."""
     done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", COMPILED], capture_output=True, text=True)

@@ -4,6 +4,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
+from sciml.precision import widest
 from torch import Tensor
 
 from pnde._autograd import project
@@ -191,9 +192,9 @@ def _solve_dense(
     root: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     m, eps, band = G.shape[-2], torch.finfo(G.dtype).eps, None
-    if method == "auto" and G.dtype == torch.float32 and G.device.type != "mps":
-        wide = (None if x is None else x.double() for x in (G, v, b, metric))
-        p, multipliers = _solve_dense(*wide, method, passes or 1, scale, rtol, samples)  # type: ignore[arg-type]
+    if method == "auto" and G.dtype != (wide := widest(G.device)):
+        b, metric = (None if x is None else x.to(wide) for x in (b, metric))
+        p, multipliers = _solve_dense(G.to(wide), v.to(wide), b, metric, method, passes or 1, scale, rtol, samples)
         return p.to(G.dtype), multipliers
     if method == "auto":
         # the error of two passes, (κ²·eps)², is below κ·eps up to here
@@ -240,11 +241,14 @@ def _solve_apart(
 ) -> tuple[Tensor, Tensor]:
     """Samples whose factors are too close to singular by a better route, the others as before."""
     batch, index = G.shape[:-2], (weak.nonzero()[:, 0], (~weak).nonzero()[:, 0])
-    flat = (G.reshape(-1, *G.shape[-2:]), v.reshape(-1, v.shape[-1]), None if b is None else b.reshape(-1, b.shape[-1]))
-    hard, easy = (tuple(None if x is None else x[i] for x in flat) for i in index)
-    parts = [_solve_dense(*hard, metric, "svd", None, scale, rtol, samples[index[0]], root)]  # type: ignore[arg-type]
+
+    def those(rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        found = None if b is None else b.reshape(-1, b.shape[-1])[rows]
+        return G.reshape(-1, *G.shape[-2:])[rows], v.reshape(-1, v.shape[-1])[rows], found
+
+    parts = [_solve_dense(*those(index[0]), metric, "svd", None, scale, rtol, samples[index[0]], root)]
     if len(index[1]):
-        parts.append(_solve_dense(*easy, metric, "auto", passes, scale, rtol))  # type: ignore[arg-type]
+        parts.append(_solve_dense(*those(index[1]), metric, "auto", passes, scale, rtol))
     back = torch.cat(index).argsort()
     p, multipliers = (torch.cat(x)[back] for x in zip(*parts, strict=True))
     return p.reshape(*batch, -1), multipliers.reshape(*batch, -1)

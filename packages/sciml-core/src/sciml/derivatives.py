@@ -32,6 +32,7 @@ from sciml._stencils import (
 )
 from sciml.errors import ConfigError, ShapeError
 from sciml.grids import Grid
+from sciml.precision import widest
 
 Method = Literal["autograd", "spectral", "finite-difference"]
 PointFunction = Callable[[Tensor], Tensor]
@@ -263,10 +264,7 @@ def _fourier(u: Tensor, dim: int, period: float, order: int) -> Tensor:
 
 def _widened(u: Tensor) -> Tensor:
     """The values in float64, where their device has that."""
-    try:
-        return u.to(torch.promote_types(u.dtype, torch.float64))
-    except TypeError:
-        return u
+    return u.to(torch.promote_types(u.dtype, widest(u.device)))
 
 
 def _continued(u: Tensor, axis: Axis, dim: int, order: int) -> Tensor:

@@ -6,13 +6,13 @@ from operator import is_
 from typing import Any
 
 import torch
+from sciml.precision import widest
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-__all__ = ["Bucket", "Buckets", "buffer_dtype", "is_held", "local", "wide", "widest"]
+__all__ = ["Bucket", "Buckets", "buffer_dtype", "is_held", "local", "wide"]
 
 foreach: Any = torch
-WIDEST: dict[torch.device, torch.dtype] = {}
 Groups = list[dict[str, Any]]
 State = MutableMapping[Tensor, Any]
 
@@ -121,16 +121,6 @@ def is_held(group: dict[str, Any]) -> bool:
 def wide(x: Any) -> Any:
     """A tensor in the widest real numbers of its device; other numbers as they are."""
     return x.to(widest(x.device)) if isinstance(x, Tensor) else x
-
-
-def widest(device: torch.device) -> torch.dtype:
-    """float64, or float32 on a device that has none."""
-    if device not in WIDEST:
-        try:
-            WIDEST[device] = torch.zeros((), dtype=torch.float64, device=device).dtype
-        except TypeError:
-            WIDEST[device] = torch.float32
-    return WIDEST[device]
 
 
 def local(x: Tensor) -> Tensor:

@@ -6,12 +6,13 @@ from typing import Any, ClassVar
 
 import torch
 from sciml.errors import ConfigError
+from sciml.precision import widest
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from symplectic_opt import _updates as updates
-from symplectic_opt._buckets import Bucket, Buckets, buffer_dtype, local, widest
+from symplectic_opt._buckets import Bucket, Buckets, buffer_dtype, local
 from symplectic_opt._motion import Motion, move, move_on_device
 from symplectic_opt._products import NOT_FINITE, combine, combine_on_device, products, read
 from symplectic_opt._settings import SHARED, Family, check, check_step, decay_of, descent_of, leading, weight_of
