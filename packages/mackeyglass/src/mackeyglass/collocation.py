@@ -6,7 +6,7 @@ scalars. Automatic differentiation of that equation gives the exact Jacobian of 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,7 +16,6 @@ from scipy import sparse
 from torch import Tensor
 
 from mackeyglass.equation import DDE
-from mackeyglass.forward import jvp
 from mackeyglass.mesh import Mesh, Stencil
 
 
@@ -61,16 +60,16 @@ class Solution:
 
 @dataclass(frozen=True)
 class Local:
-    """What the equation of a problem sees: functions of D components at K × Q (copies × times), and scalars (K, 1)."""
+    """What the equation of a problem sees: functions of D components at Q times, and scalars, one copy a time."""
 
-    value: Float[Tensor, "D K Q"]
-    slope: Float[Tensor, "D K Q"]  # derivative by scaled time
-    delayed: Sequence[Float[Tensor, "D K Q"]]  # one entry a delay
-    delayed_slope: Sequence[Float[Tensor, "D K Q"]]
-    period: Float[Tensor, "K 1"]
-    extras: Sequence[Float[Tensor, "K 1"]]
-    parameters: Mapping[str, Float[Tensor, "K 1"]]
-    delays: Sequence[Tensor]  # (K, 1), or () for a fixed one
+    value: Float[Tensor, "D Q"]
+    slope: Float[Tensor, "D Q"]  # derivative by scaled time
+    delayed: Sequence[Float[Tensor, "D Q"]]  # one entry a delay
+    delayed_slope: Sequence[Float[Tensor, "D Q"]]
+    period: Float[Tensor, "Q"]
+    extras: Sequence[Float[Tensor, "Q"]]
+    parameters: Mapping[str, Float[Tensor, "Q"]]
+    delays: Sequence[Tensor]  # (Q,), or () for a fixed one
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +96,7 @@ class Problem(ABC):
         """By what each component is multiplied after one period: 1 or −1."""
 
     @abstractmethod
-    def equation(self, at: Local) -> Float[Tensor, "D K Q"]:
+    def equation(self, at: Local) -> Float[Tensor, "D Q"]:
         """What has to vanish at every time; time is scaled by the period."""
 
     @abstractmethod
@@ -151,6 +150,8 @@ class CollocatedEquation:
     by_scalars: Float[np.ndarray, "equations scalars"]
 
     @classmethod
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def of(cls, problem: Problem, solution: Solution, free: Sequence[str] = ()) -> "CollocatedEquation":
         """At a solution, by automatic differentiation."""
         mesh, values, period, system = solution.mesh, solution.values, solution.period, problem.system
@@ -158,50 +159,37 @@ class CollocatedEquation:
         here = mesh.at_gauss
         there = [mesh.stencil(mesh.gauss_points - lag / period) for lag in lags]
         flips = [problem.signs ** (stencil.wraps[:, None] % 2) for stencil in there]  # (Q, D)
-        delayed = [
-            [flip * stencil.apply(values, order) for order in range(3)]
-            for stencil, flip in zip(there, flips, strict=True)
-        ]
-        functions = [here.apply(values), here.apply(values, 1)]
-        functions += [part for parts in delayed for part in parts[:2]]
-        point = torch.from_numpy(np.stack(functions).transpose(0, 2, 1).copy())  # (2 + 2k, D, Q)
-        kinds, components, times = point.shape
-        names = list(solution.parameters)
-        first = 1 + len(solution.extras)
-        scalars = torch.tensor([period, *solution.extras, *solution.parameters.values()], dtype=torch.float64)
-        moving = [*range(first), *(first + names.index(name) for name in free)]
+        delayed = [flip * stencil.derivatives(values) for stencil, flip in zip(there, flips, strict=True)]
+        profiles = [here.derivatives(values), *delayed]  # each (3, Q, D), of which derivatives 0 and 1 enter
+        functions = [torch.from_numpy(profile.T.copy()) for pair in profiles for profile in pair[:2]]
+        # each time has its own copy of the scalars: nothing at one time depends on what is at another
+        numbers = torch.tensor([period, *solution.extras, *solution.parameters.values()], dtype=torch.float64)
+        scalars = numbers.expand(len(here.columns), -1).unbind(1)
+        names, first = list(solution.parameters), 1 + len(solution.extras)
+        moving = [*scalars[:first], *(scalars[first + names.index(name)] for name in free)]
 
-        count = kinds * components
-        tangent = torch.zeros(count + len(moving), kinds, components, times, dtype=torch.float64)
-        tangent[:count] = torch.eye(count, dtype=torch.float64).reshape(count, kinds, components, 1)
-        scalar_tangent = torch.zeros(count + len(moving), len(scalars), dtype=torch.float64)
-        scalar_tangent[range(count, count + len(moving)), moving] = 1
-        # the period and the delays move the times at which delayed functions are evaluated: by (τ/T²) dT − dτ/T
-        for index, (delay, lag) in enumerate(zip(system.delays, lags, strict=True)):
-            moves = [(0, lag / period**2)]
-            if delay in free:
-                moves.append((first + free.index(delay), -1 / period))
-            for position, move in moves:
-                for order in (0, 1):
-                    change = torch.from_numpy(delayed[index][order + 1].T.copy())
-                    tangent[count + position, 2 + 2 * index + order] = move * change
-
-        def equation(functions: Tensor, scalars: Tensor) -> Tensor:
-            columns = [column[:, None] for column in scalars.unbind(1)]
-            parameters = dict(zip(names, columns[first:], strict=True))
-            parts = functions.permute(1, 2, 0, 3).unbind(0)
+        def equation() -> Tensor:
+            parameters = dict(zip(names, scalars[first:], strict=True))
             delays = [torch.as_tensor(delay) for delay in system.delays_at(parameters)]
-            at = Local(parts[0], parts[1], parts[2::2], parts[3::2], columns[0], columns[1:first], parameters, delays)
+            state, slope, *past = functions
+            at = Local(state, slope, past[::2], past[1::2], scalars[0], scalars[1:first], parameters, delays)
             return problem.equation(at)
 
-        copies = (point.repeat(len(tangent), 1, 1, 1), scalars.repeat(len(tangent), 1))
-        value, derivative = (part.numpy() for part in jvp(equation, copies, (tangent, scalar_tangent)))
-        by_functions = derivative[:, :count].reshape(components, kinds, components, times)
-        blocks = [(here, by_functions[:, 0], by_functions[:, 1])]
+        value, gradients = _with_gradients(equation, [*functions, *moving])
+        by_functions = np.stack(gradients[: len(functions)])  # (2 + 2k, D, D, Q)
+        by_scalars = np.stack(gradients[len(functions) :])  # (scalars, D, Q)
+        # the period and the delays move the times at which delayed functions are evaluated: by (τ/T²) dT − dτ/T
+        for index, (delay, lag) in enumerate(zip(system.delays, lags, strict=True)):
+            parts = by_functions[2 + 2 * index : 4 + 2 * index]
+            change = np.einsum("oijq,oqj->iq", parts, delayed[index][1:])
+            by_scalars[0] += change * lag / period**2
+            if delay in free:
+                by_scalars[first + free.index(delay)] -= change / period
+        blocks = [(here, *by_functions[:2])]
         for index, (stencil, flip) in enumerate(zip(there, flips, strict=True)):
-            blocks.append((stencil, by_functions[:, 2 + 2 * index] * flip.T, by_functions[:, 3 + 2 * index] * flip.T))
-        by_scalars = derivative[:, count:].transpose(2, 0, 1).reshape(times * components, len(moving))
-        return cls(value[:, 0].T, blocks, by_scalars)
+            by_value, by_slope = by_functions[2 + 2 * index : 4 + 2 * index] * flip.T
+            blocks.append((stencil, by_value, by_slope))
+        return cls(value.T, blocks, by_scalars.T.reshape(value.size, len(moving)))
 
     def entries(self) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Rows, columns and values of the derivatives by the stored values."""
@@ -214,3 +202,18 @@ class CollocatedEquation:
                 columns.append((stencil.columns * len(by_value) + j).ravel())
                 data.append(entries.ravel())
         return rows, columns, data
+
+
+def _with_gradients(
+    equation: Callable[[], Float[Tensor, "D Q"]], inputs: Sequence[Float[Tensor, "... Q"]]
+) -> tuple[Float[np.ndarray, "D Q"], list[np.ndarray]]:
+    """What an equation gives at each of Q times, and its derivatives (D, …, Q) by what it reads at the same time."""
+    for part in inputs:
+        part.requires_grad_()
+    value = equation()
+    # the gradient of a sum over times holds the derivatives at every one of them
+    gradients = [
+        torch.autograd.grad(part.sum(), inputs, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for part in value
+    ]
+    return value.detach().numpy(), [torch.stack(parts).numpy() for parts in zip(*gradients, strict=True)]

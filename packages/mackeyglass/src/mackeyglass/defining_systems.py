@@ -20,7 +20,7 @@ class OrbitProblem(Problem):
     def signs(self) -> Float[np.ndarray, "D"]:
         return np.ones(self.system.dim)
 
-    def equation(self, at: Local) -> Float[Tensor, "D K Q"]:
+    def equation(self, at: Local) -> Float[Tensor, "D Q"]:
         return at.slope / at.period - self.system.field(at.value, at.delayed, at.parameters)
 
     def conditions(self, solution: Solution, reference: Solution) -> list[Condition]:
@@ -37,7 +37,7 @@ class FoldProblem(Problem):
     def signs(self) -> Float[np.ndarray, "D"]:
         return np.ones(2 * self.system.dim)
 
-    def equation(self, at: Local) -> Float[Tensor, "D K Q"]:
+    def equation(self, at: Local) -> Float[Tensor, "D Q"]:
         d, period, (stretch,) = self.system.dim, at.period, at.extras
         orbit = at.slope[:d] / period - self.system.field(at.value[:d], [x[:d] for x in at.delayed], at.parameters)
         moved = [
@@ -64,7 +64,7 @@ class FlipProblem(Problem):
     def signs(self) -> Float[np.ndarray, "D"]:
         return np.repeat([1.0, -1.0], self.system.dim)
 
-    def equation(self, at: Local) -> Float[Tensor, "D K Q"]:
+    def equation(self, at: Local) -> Float[Tensor, "D Q"]:
         d, delayed = self.system.dim, [x[: self.system.dim] for x in at.delayed]
         orbit = at.slope[:d] / at.period - self.system.field(at.value[:d], delayed, at.parameters)
         change = self.system.differential(
@@ -88,7 +88,7 @@ class TorusProblem(Problem):
     def signs(self) -> Float[np.ndarray, "D"]:
         return np.ones(3 * self.system.dim)
 
-    def equation(self, at: Local) -> Float[Tensor, "D K Q"]:
+    def equation(self, at: Local) -> Float[Tensor, "D Q"]:
         d, period, (angle,) = self.system.dim, at.period, at.extras
         delayed = [x[:d] for x in at.delayed]
         orbit = at.slope[:d] / period - self.system.field(at.value[:d], delayed, at.parameters)

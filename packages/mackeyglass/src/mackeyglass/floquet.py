@@ -57,12 +57,15 @@ def floquet_multipliers(system: DDE, orbit: Solution, count: int | None = None) 
         How many to return besides the trivial one; by default all that the mesh resolves or does not.
     """
     monodromy, history = monodromy_matrix(system, orbit)
-    values, vectors = np.linalg.eig(monodromy)
-    values, vectors = values.astype(complex), vectors.astype(complex)  # real where all are
-    flow = history.slope(orbit)
-    overlap = np.abs(vectors.conj().T @ flow) / np.linalg.norm(flow)
+    values = np.linalg.eigvals(monodromy).astype(complex)
     near = np.abs(values - 1) < max(0.1, 2 * np.abs(values - 1).min())
-    trivial = int(np.argmax(np.where(near, overlap, -1.0)))
+    trivial = int(np.argmax(near))
+    if near.sum() > 1:
+        values, vectors = (part.astype(complex) for part in np.linalg.eig(monodromy))  # real where all are
+        flow = history.slope(orbit)
+        overlap = np.abs(vectors.conj().T @ flow) / np.linalg.norm(flow)
+        near = np.abs(values - 1) < max(0.1, 2 * np.abs(values - 1).min())
+        trivial = int(np.argmax(np.where(near, overlap, -1.0)))
     others = np.delete(values, trivial)
     if abs(np.imag(values[trivial])) > 0:
         # so near to a fold the double multiplier 1 is torn into a pair, whose sum is accurate
@@ -106,9 +109,20 @@ def monodromy_matrix(system: DDE, orbit: Solution) -> tuple[np.ndarray, History]
         entries = np.einsum("ijt,tk->tkij", by_value, stencil.values[0])
         entries += np.einsum("ijt,tk->tkij", by_slope, stencil.values[1])
         grid[times, :, columns, :] += entries  # a row meets no column twice
-    # columns up to time 0 are given (the one at 0 too), later ones follow
+    # columns up to time 0 are given (the one at 0 too), later ones follow interval by interval
     given = (offset + 1) * d
-    later = -linalg.solve(matrix[:, given:], matrix[:, first * d : given], check_finite=False)
+    intervals, inner = orbit.mesh.intervals, orbit.mesh.degree * d
+    stripes = matrix.reshape(intervals, inner, -1)
+    ends = given + inner * np.arange(intervals)
+    own = np.stack([stripe[:, end : end + inner] for stripe, end in zip(stripes, ends, strict=True)])
+    solved = (np.linalg.inv(own) @ stripes[..., first * d :]).reshape(last * d, -1)
+    later = -linalg.solve_triangular(
+        solved[:, given - first * d :],
+        solved[:, : given - first * d],
+        lower=True,
+        unit_diagonal=True,
+        check_finite=False,
+    )
     size = (length + 1) * d
     extended = np.concatenate([np.eye(size), later])  # perturbation at points first … offset + last
     return extended[last * d : last * d + size], History(periods, first)

@@ -149,11 +149,9 @@ def _degenerate(branch: "Branch", state: State) -> str | None:
     """Why the branch ended between its last point and `state`: a part that breaks a symmetry went through zero."""
     if branch.kind != "orbit":
         return None
-    mesh = state.solution.mesh
     times = np.arange(400) / 400
     last, now = (
-        solution.mesh.interpolate(solution.values, times)
-        for solution in (branch.states[-1].solution.remeshed(mesh), state.solution)
+        solution.mesh.interpolate(solution.values, times) for solution in (branch.states[-1].solution, state.solution)
     )
     parts: list[tuple[Callable[[np.ndarray], np.ndarray], str]] = [
         (lambda x: x - x.mean(axis=0), VANISHED),

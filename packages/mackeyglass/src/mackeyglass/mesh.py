@@ -84,7 +84,9 @@ class Mesh:
         step = self.steps[interval]
         local = (inside - self.knots[interval]) / step
         columns = interval[:, None] * self.degree + np.arange(self.degree + 1)
-        values = tuple(basis / step[:, None] ** order for order, basis in enumerate(_basis(local, self.degree)))
+        values = _basis(local, self.degree)
+        values[1:] /= step[:, None]
+        values[2] /= step[:, None]
         return Stencil(columns, values, wraps.astype(int))
 
     def interpolate(
@@ -129,29 +131,37 @@ class Stencil:
     """
 
     columns: Int[np.ndarray, "times k"]
-    values: tuple[Float[np.ndarray, "times k"], ...]
+    values: Float[np.ndarray, "3 times k"]
     wraps: Int[np.ndarray, "times"]
 
     def apply(self, stored: Float[np.ndarray, "points d"], derivative: int = 0) -> Float[np.ndarray, "times d"]:
         """Values (or a derivative) at the times, as if the period were 1 without signs."""
         return np.einsum("tk,tkd->td", self.values[derivative], stored[self.columns])
 
+    def derivatives(self, stored: Float[np.ndarray, "points d"]) -> Float[np.ndarray, "3 times d"]:
+        """`apply` for values and both derivatives."""
+        return np.einsum("otk,tkd->otd", self.values, stored[self.columns])
 
-def _basis(local: np.ndarray, degree: int) -> list[np.ndarray]:
-    """Lagrange polynomials of the Lobatto points and two derivatives at points of [0, 1], each (times, degree + 1)."""
-    vander = legendre.legvander(2 * local - 1, degree)
-    return [vander @ coefficients for coefficients in _coefficients(degree)]
+
+def _basis(local: np.ndarray, degree: int) -> Float[np.ndarray, "3 times k"]:
+    """Lagrange polynomials of the Lobatto points and two derivatives at points of [0, 1]."""
+    x = 2 * local - 1
+    polynomials = np.empty((degree + 1, len(x)))  # of Legendre, by their recurrence
+    polynomials[0], polynomials[1] = 1.0, x
+    for k in range(1, degree):
+        polynomials[k + 1] = ((2 * k + 1) * x * polynomials[k] - k * polynomials[k - 1]) / (k + 1)
+    return polynomials.T @ _coefficients(degree)
 
 
 @lru_cache
-def _coefficients(degree: int) -> tuple[np.ndarray, ...]:
+def _coefficients(degree: int) -> Float[np.ndarray, "3 k k"]:
     """Legendre coefficients of the Lagrange polynomials and of two of their derivatives by the coordinate of [0, 1]."""
     values = np.linalg.inv(legendre.legvander(2 * lobatto_nodes(degree) - 1, degree))
     derivatives = [values]
     for order in (1, 2):
         lower = legendre.legder(values, order, scl=2, axis=0)
         derivatives.append(np.concatenate([lower, np.zeros((degree + 1 - len(lower), degree + 1))]))
-    return tuple(derivatives)
+    return np.stack(derivatives)
 
 
 @lru_cache
