@@ -7,7 +7,7 @@ from mackeyglass import DDE, MackeyGlass
 from mackeyglass.collocation import Solution, linearise
 from mackeyglass.defining_systems import FlipProblem, FoldProblem, OrbitProblem, TorusProblem
 from mackeyglass.mesh import Mesh
-from mackeyglass.newton import solve
+from mackeyglass.newton import null_vector, solve
 from mackeyglass.orbits import PeriodicOrbit
 from scipy.optimize import brentq
 
@@ -94,3 +94,22 @@ def test_newton_converges_quadratically_and_says_where_it_fails():
     assert solve(OrbitProblem(MG), start).iterations <= 4
     with pytest.raises(ArithmeticError, match=r"did not converge in 12 iterations .* near .*n=7"):
         solve(OrbitProblem(MG), replace(orbit, values=orbit.values - 2))
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-4])
+def test_a_jacobian_that_serves_on_changes_nothing(monkeypatch, size):
+    orbit = PeriodicOrbit.from_simulation(MG).solution
+    start = replace(orbit, values=orbit.values + size * np.sin(2 * np.pi * orbit.mesh.points)[:, None])
+    row = np.append(np.ones(orbit.values.size), [0.0, 1.0])
+
+    def found():
+        return solve(OrbitProblem(MG), start, ["n"], row=row, level=float(row @ orbit.vector(["n"])) + size)
+
+    kept = found()
+    monkeypatch.setattr("mackeyglass.newton.KEPT", 0.0)
+    renewed = found()
+    assert kept.iterations == renewed.iterations
+    np.testing.assert_allclose(kept.solution.vector(["n"]), renewed.solution.vector(["n"]), rtol=0, atol=1e-12)
+    value, jacobian = linearise(OrbitProblem(MG), kept.solution, ["n"], start)
+    assert np.abs(value).max() < 1e-12
+    np.testing.assert_allclose(kept.tangent, null_vector(jacobian, row), rtol=0, atol=1e-6)

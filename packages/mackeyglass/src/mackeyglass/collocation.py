@@ -6,7 +6,7 @@ scalars. Automatic differentiation of that equation gives the exact Jacobian of 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -60,7 +60,7 @@ class Solution:
 
 @dataclass(frozen=True)
 class Local:
-    """What the equation of a problem sees: functions of D components at Q times, and scalars, one copy a time."""
+    """What the equation of a problem sees: functions of D components at Q times, and a copy of scalars for each."""
 
     value: Float[Tensor, "D Q"]
     slope: Float[Tensor, "D Q"]  # derivative by scaled time
@@ -104,22 +104,27 @@ class Problem(ABC):
         """Scalar equations, one for each number that the problem determines; `reference` fixes phases."""
 
 
+def residual(problem: Problem, solution: Solution, reference: Solution) -> Float[np.ndarray, "equations"]:
+    """Equations, boundary and scalar conditions at a solution."""
+    inputs = _Inputs.of(problem, solution)
+    with torch.no_grad():
+        equations = inputs.equation(problem, solution).numpy().T
+    return _all_equations(problem, solution, equations, problem.conditions(solution, reference))
+
+
 def linearise(
     problem: Problem, solution: Solution, free: Sequence[str], reference: Solution
 ) -> tuple[Float[np.ndarray, "equations"], sparse.csc_array]:
-    """Equations, boundary and scalar conditions at a solution, and their Jacobian by ``solution.vector(free)``."""
+    """`residual`, and its Jacobian by ``solution.vector(free)``."""
     collocated = CollocatedEquation.of(problem, solution, free)
-    values, signs = solution.values, problem.signs
-    size, components = values.size, values.shape[1]
+    size, components = solution.values.size, solution.values.shape[1]
     inner, ends = collocated.equations.size, np.arange(components)
     conditions = problem.conditions(solution, reference)
-    value = np.concatenate(
-        [collocated.equations.ravel(), values[-1] - signs * values[0], [condition.value for condition in conditions]]
-    )
+    value = _all_equations(problem, solution, collocated.equations, conditions)
     rows, columns, data = collocated.entries()
     rows += [inner + ends] * 2
     columns += [size - components + ends, ends]
-    data += [np.ones(components), -signs]
+    data += [np.ones(components), -problem.signs]
     by_scalars = np.zeros((len(value), collocated.by_scalars.shape[1]))
     by_scalars[:inner] = collocated.by_scalars
     for row, condition in enumerate(conditions, inner + components):
@@ -134,6 +139,50 @@ def linearise(
     data.append(by_scalars[row, column])
     entries = np.concatenate(data), (np.concatenate(rows), np.concatenate(columns))
     return value, sparse.csc_array(entries, shape=(len(value), size + by_scalars.shape[1]))
+
+
+def _all_equations(
+    problem: Problem, solution: Solution, equations: Float[np.ndarray, "Q D"], conditions: list[Condition]
+) -> Float[np.ndarray, "equations"]:
+    ends = solution.values[-1] - problem.signs * solution.values[0]
+    return np.concatenate([equations.ravel(), ends, [condition.value for condition in conditions]])
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What the collocated equation reads: at the times themselves, then at each delayed time, and scalars.
+
+    `stencils` evaluate stored values there, `flips` (Q, D) are signs from wrapping, `profiles` the functions and two
+    derivatives, `functions` the tensors of the first two of them, `scalars` the period, extras and parameters.
+    """
+
+    stencils: Sequence[Stencil]
+    flips: Sequence[Float[np.ndarray, "Q D"]]
+    profiles: Sequence[Float[np.ndarray, "3 Q D"]]
+    functions: Sequence[Float[Tensor, "D Q"]]
+    scalars: Sequence[Float[Tensor, "Q"]]
+
+    @classmethod
+    def of(cls, problem: Problem, solution: Solution) -> "_Inputs":
+        """At a solution."""
+        mesh, period = solution.mesh, solution.period
+        lags = problem.system.delays_at(solution.parameters)
+        stencils = [mesh.at_gauss, *(mesh.stencil(mesh.gauss_points - float(lag) / period) for lag in lags)]
+        flips = [problem.signs ** (stencil.wraps[:, None] % 2) for stencil in stencils]
+        profiles = [flip * stencil.derivatives(solution.values) for stencil, flip in zip(stencils, flips, strict=True)]
+        functions = [torch.from_numpy(profile.T.copy()) for pair in profiles for profile in pair[:2]]
+        # each time has its own copy of the scalars: nothing at one time depends on what is at another
+        scalars = torch.tensor([period, *solution.extras, *solution.parameters.values()], dtype=torch.float64)
+        return cls(stencils, flips, profiles, functions, scalars.expand(len(mesh.gauss_points), -1).unbind(1))
+
+    def equation(self, problem: Problem, solution: Solution) -> Float[Tensor, "D Q"]:
+        """What has to vanish."""
+        first = 1 + len(solution.extras)
+        parameters = dict(zip(solution.parameters, self.scalars[first:], strict=True))
+        delays = [torch.as_tensor(delay) for delay in problem.system.delays_at(parameters)]
+        state, slope, *past = self.functions
+        period, *extras = self.scalars[:first]
+        return problem.equation(Local(state, slope, past[::2], past[1::2], period, extras, parameters, delays))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,42 +203,34 @@ class CollocatedEquation:
     @torch.enable_grad()
     def of(cls, problem: Problem, solution: Solution, free: Sequence[str] = ()) -> "CollocatedEquation":
         """At a solution, by automatic differentiation."""
-        mesh, values, period, system = solution.mesh, solution.values, solution.period, problem.system
-        lags = [float(lag) for lag in system.delays_at(solution.parameters)]
-        here = mesh.at_gauss
-        there = [mesh.stencil(mesh.gauss_points - lag / period) for lag in lags]
-        flips = [problem.signs ** (stencil.wraps[:, None] % 2) for stencil in there]  # (Q, D)
-        delayed = [flip * stencil.derivatives(values) for stencil, flip in zip(there, flips, strict=True)]
-        profiles = [here.derivatives(values), *delayed]  # each (3, Q, D), of which derivatives 0 and 1 enter
-        functions = [torch.from_numpy(profile.T.copy()) for pair in profiles for profile in pair[:2]]
-        # each time has its own copy of the scalars: nothing at one time depends on what is at another
-        numbers = torch.tensor([period, *solution.extras, *solution.parameters.values()], dtype=torch.float64)
-        scalars = numbers.expand(len(here.columns), -1).unbind(1)
+        inputs, system = _Inputs.of(problem, solution), problem.system
         names, first = list(solution.parameters), 1 + len(solution.extras)
-        moving = [*scalars[:first], *(scalars[first + names.index(name)] for name in free)]
-
-        def equation() -> Tensor:
-            parameters = dict(zip(names, scalars[first:], strict=True))
-            delays = [torch.as_tensor(delay) for delay in system.delays_at(parameters)]
-            state, slope, *past = functions
-            at = Local(state, slope, past[::2], past[1::2], scalars[0], scalars[1:first], parameters, delays)
-            return problem.equation(at)
-
-        value, gradients = _with_gradients(equation, [*functions, *moving])
-        by_functions = np.stack(gradients[: len(functions)])  # (2 + 2k, D, D, Q)
-        by_scalars = np.stack(gradients[len(functions) :])  # (scalars, D, Q)
+        moving = [*inputs.scalars[:first], *(inputs.scalars[first + names.index(name)] for name in free)]
+        variables = [*inputs.functions, *moving]
+        for variable in variables:
+            variable.requires_grad_()
+        value = inputs.equation(problem, solution)
+        # what is at one time depends on nothing at another: gradients of a sum over times are derivatives at each
+        gradients = [
+            torch.autograd.grad(part.sum(), variables, retain_graph=True, allow_unused=True, materialize_grads=True)
+            for part in value
+        ]
+        derivatives = [torch.stack(parts).numpy() for parts in zip(*gradients, strict=True)]
+        by_functions = np.stack(derivatives[: -len(moving)])  # (2 + 2k, D, D, Q)
+        by_scalars = np.stack(derivatives[-len(moving) :])  # (scalars, D, Q)
+        pairs = by_functions.reshape(len(inputs.stencils), 2, *by_functions.shape[1:])
         # the period and the delays move the times at which delayed functions are evaluated: by (τ/T²) dT − dτ/T
-        for index, (delay, lag) in enumerate(zip(system.delays, lags, strict=True)):
-            parts = by_functions[2 + 2 * index : 4 + 2 * index]
-            change = np.einsum("oijq,oqj->iq", parts, delayed[index][1:])
-            by_scalars[0] += change * lag / period**2
+        lags = system.delays_at(solution.parameters)
+        for delay, lag, pair, profile in zip(system.delays, lags, pairs[1:], inputs.profiles[1:], strict=True):
+            change = np.einsum("oijq,oqj->iq", pair, profile[1:])
+            by_scalars[0] += change * float(lag) / solution.period**2
             if delay in free:
-                by_scalars[first + free.index(delay)] -= change / period
-        blocks = [(here, *by_functions[:2])]
-        for index, (stencil, flip) in enumerate(zip(there, flips, strict=True)):
-            by_value, by_slope = by_functions[2 + 2 * index : 4 + 2 * index] * flip.T
-            blocks.append((stencil, by_value, by_slope))
-        return cls(value.T, blocks, by_scalars.T.reshape(value.size, len(moving)))
+                by_scalars[first + free.index(delay)] -= change / solution.period
+        blocks = [
+            (stencil, *(pair * flip.T))
+            for stencil, pair, flip in zip(inputs.stencils, pairs, inputs.flips, strict=True)
+        ]
+        return cls(value.detach().numpy().T, blocks, by_scalars.T.reshape(-1, len(moving)))
 
     def entries(self) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Rows, columns and values of the derivatives by the stored values."""
@@ -202,18 +243,3 @@ class CollocatedEquation:
                 columns.append((stencil.columns * len(by_value) + j).ravel())
                 data.append(entries.ravel())
         return rows, columns, data
-
-
-def _with_gradients(
-    equation: Callable[[], Float[Tensor, "D Q"]], inputs: Sequence[Float[Tensor, "... Q"]]
-) -> tuple[Float[np.ndarray, "D Q"], list[np.ndarray]]:
-    """What an equation gives at each of Q times, and its derivatives (D, …, Q) by what it reads at the same time."""
-    for part in inputs:
-        part.requires_grad_()
-    value = equation()
-    # the gradient of a sum over times holds the derivatives at every one of them
-    gradients = [
-        torch.autograd.grad(part.sum(), inputs, retain_graph=True, allow_unused=True, materialize_grads=True)
-        for part in value
-    ]
-    return value.detach().numpy(), [torch.stack(parts).numpy() for parts in zip(*gradients, strict=True)]

@@ -88,18 +88,19 @@ def _advance(branch: "Branch", max_steps: int, progress: Progress) -> None:
                 return
             try:
                 state, last = next(steps, None), branch.states[-1]
-                while state is not None and _degenerate(branch, state) and last.ds > branch.stepping.ds:
+                ended = _degenerate(branch, state)
+                while ended and last.ds > branch.stepping.ds:
                     # something may happen just before the end: come closer to it
                     last = replace(last, ds=last.ds / 4)
                     steps = _trace_from(branch, problem, last)
                     state = next(steps, None)
+                    ended = _degenerate(branch, state)
             except ContinuationError as error:
                 branch.stop_reason = str(error)
                 return
             if state is None:
                 branch.stop_reason = at_bound(*(outside(branch.states[-1].solution, branch.bounds) or ("", 0.0)))
                 return
-            ended = _degenerate(branch, state)
             if ended:
                 branch.stop_reason = ended
                 return
@@ -145,9 +146,9 @@ def _resonant(branch: "Branch") -> str | None:
     return RESONANT.format(ends[0]) if ends else None
 
 
-def _degenerate(branch: "Branch", state: State) -> str | None:
+def _degenerate(branch: "Branch", state: State | None) -> str | None:
     """Why the branch ended between its last point and `state`: a part that breaks a symmetry went through zero."""
-    if branch.kind != "orbit":
+    if branch.kind != "orbit" or state is None:
         return None
     times = np.arange(400) / 400
     last, now = (

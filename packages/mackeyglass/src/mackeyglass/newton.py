@@ -1,6 +1,7 @@
 """Newton's method for collocated problems."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -9,15 +10,23 @@ from jaxtyping import Float
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from mackeyglass.collocation import Problem, Solution, linearise
+from mackeyglass.collocation import Problem, Solution, linearise, residual
 from mackeyglass.errors import ContinuationError
+
+MOST = 12  # Jacobians
+TOLERANCE = 1e-9  # of the last correction, relative to the largest unknown
+NEGLIGIBLE = 1e-14  # the correction that would follow it
+KEPT = 1e-4  # correction below which a Jacobian serves on
+CONTRACTION = 1e-2  # of corrections while it does; where they shrink less a new one is made
+DIFFERENCE = 1e-7  # for a derivative along the curve
 
 
 @dataclass(frozen=True, eq=False)
 class Converged:
-    """A solution, how many iterations led to it, and the last Jacobian, at a point a negligible correction away.
+    """A solution, and the last Jacobian on the way to it, at a point about `KEPT` away or closer.
 
-    `tangent` is the null vector of that Jacobian whose product with the further row is 1; empty where there was no row.
+    `iterations` is how many Jacobians it would have taken if none had served twice. `tangent` is the null vector at the
+    solution whose product with the further row is 1; empty where there was no row.
     """
 
     solution: Solution
@@ -34,10 +43,8 @@ def solve(
     reference: Solution | None = None,
     row: Float[np.ndarray, "unknowns"] | None = None,
     level: float = 0.0,
-    tolerance: float = 1e-9,
-    max_iterations: int = 12,
 ) -> Converged:
-    """Solution near `start`.
+    """Solution near `start`, to rounding.
 
     Parameters
     ----------
@@ -47,9 +54,6 @@ def solve(
         What fixes phases; by default `start`.
     row, level
         A further equation ``row @ solution.vector(free) = level``, for a problem with one unknown more than equations.
-    tolerance
-        Bound on the last correction, relative to the largest unknown. As the method converges quadratically, the error
-        is about its square, or rounding.
 
     Raises
     ------
@@ -57,26 +61,45 @@ def solve(
         If an iterate is not finite or the corrections do not become small.
     """
     reference = start if reference is None else reference
-    solution, size = start, np.inf
-    for iteration in range(1, max_iterations + 1):
+    solution, size, iterations = start, np.inf, 1
+    for _ in range(MOST):
         value, jacobian = linearise(problem, solution, free, reference)
-        vector = solution.vector(free)
-        if row is None:
-            right = value[:, None]
-        else:
-            right = np.stack([np.append(value, row @ vector - level), _unit(jacobian)], axis=1)
-        solved = solve_linear(jacobian if row is None else _bordered(jacobian, row), right)
-        correction = -solved[:, 0]
-        size = np.abs(correction).max() / (1 + np.abs(vector).max())
-        period = solution.values.size  # its position
-        if not np.isfinite(size) or vector[period] + correction[period] <= 0:
-            break
-        solution = solution.updated(vector + correction, free)
-        if size <= tolerance:
-            return Converged(solution, iteration, jacobian, solved[:, -1] if row is not None else np.empty(0))
-    raise ContinuationError(
-        f"Newton's method did not converge in {max_iterations} iterations (last correction {size:.1e}) near "
-        f"{_where(start)}; start closer to a solution, take smaller steps or a finer mesh"
+        inverse = factorised(jacobian if row is None else _bordered(jacobian, row))
+        for kept in itertools.count():
+            vector, before = solution.vector(free), size
+            correction = -inverse(value if row is None else np.append(value, row @ vector - level))
+            size = float(np.abs(correction).max() / (1 + np.abs(vector).max()))
+            period = start.values.size  # its position
+            if not np.isfinite(size) or vector[period] + correction[period] <= 0:
+                raise _failure(start, size)
+            solution = solution.updated(vector + correction, free)
+            contraction = size / before if kept else 0.0
+            if size <= TOLERANCE and size * contraction <= NEGLIGIBLE:
+                tangent = np.empty(0) if row is None else inverse(_unit(jacobian))
+                if kept and row is not None:  # correct what is due to the age of the Jacobian
+                    ahead = solution.updated(solution.vector(free) + DIFFERENCE * tangent, free)
+                    tangent -= inverse(np.append(residual(problem, ahead, reference) / DIFFERENCE, 0.0))
+                return Converged(solution, iterations, jacobian, tangent)
+            if not kept:
+                iterations += int(size > TOLERANCE)
+            if size > KEPT or contraction > CONTRACTION:
+                break
+            if kept == 1:
+                iterations += _large(size, size / before**2)
+            value = residual(problem, solution, reference)
+    raise _failure(start, size)
+
+
+def _large(size: float, curvature: float) -> int:
+    """How many corrections exceed `TOLERANCE` from one on, each being `curvature` times the square of that before."""
+    return 1 + _large(curvature * size**2, curvature) if size > TOLERANCE else 0
+
+
+def _failure(start: Solution, size: float) -> ContinuationError:
+    where = ", ".join(f"{name}={value:g}" for name, value in start.parameters.items())
+    return ContinuationError(
+        f"Newton's method did not converge in {MOST} iterations (last correction {size:.1e}) near {where}, "
+        f"T={start.period:g}; start closer to a solution, take smaller steps or a finer mesh"
     )
 
 
@@ -94,13 +117,20 @@ def solve_linear(
     matrix: sparse.csc_array, right: Float[np.ndarray, "equations *columns"]
 ) -> Float[np.ndarray, "equations *columns"]:
     """Solution of a sparse linear system; NaN where it is singular."""
+    return factorised(matrix)(right)
+
+
+def factorised(matrix: sparse.csc_array) -> Callable[[np.ndarray], np.ndarray]:
+    """What solves a sparse linear system for right-hand sides ``(equations, *columns)``; NaN where it is singular."""
     rows, columns = size_of(matrix)
     if rows != columns:
         raise ValueError(f"{rows} equations for {columns} unknowns: free as many parameters as the problem determines")
     try:
-        return splu(matrix).solve(right)
+        if np.isfinite(matrix.data).all():
+            return splu(matrix).solve
     except RuntimeError:  # exactly singular
-        return np.full_like(right, np.nan)
+        pass
+    return lambda right: np.full_like(right, np.nan)
 
 
 def size_of(matrix: sparse.csc_array) -> tuple[int, int]:
@@ -116,7 +146,3 @@ def _bordered(jacobian: sparse.csc_array, row: np.ndarray) -> sparse.csc_array:
     indices = np.insert(jacobian.indices, ends, rows)
     pointers = jacobian.indptr + np.arange(columns + 1)
     return sparse.csc_array((data, indices, pointers), shape=(rows + 1, columns))
-
-
-def _where(solution: Solution) -> str:
-    return ", ".join(f"{name}={value:g}" for name, value in solution.parameters.items()) + f", T={solution.period:g}"
