@@ -1,12 +1,15 @@
 """What every registered experiment promises."""
 
+import atexit
 import dataclasses
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import sciml
 from sciml.experiment import Experiment
@@ -56,14 +59,11 @@ def check_smoke_runs_on_an_accelerator(entry: Entry, tmp_path: Path) -> None:
 
 
 def check_smoke_runs_resumes_and_reports(entry: Entry, tmp_path: Path) -> None:
-    """`smoke` ends with a report; killed three times and resumed, it ends with the same metrics, bit for bit."""
+    """`smoke` ends with a report; killed twice and resumed, it ends with the same metrics, bit for bit."""
     build(entry)
-    search = os.pathsep.join([*filter(None, sys.path), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "sciml_testkit.interrupt", *dataclasses.astuple(entry), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": search})
-    last = "\n".join(done.stderr.splitlines()[-15:])
-    require(done.returncode == 0, f"{entry.name}: the driver of its smoke preset failed:\n{last}")
-    whole, *parts = json.loads(done.stdout.splitlines()[-1])
+    request = {"entry": dataclasses.astuple(entry), "folder": str(tmp_path), "path": [*filter(None, sys.path)]}
+    whole, *parts = _driver().answer(request)
+    last = "\n".join((tmp_path / "log").read_text().splitlines()[-15:])
     require(whole == 0, f"{entry.name}: its preset smoke fails:\n{last}")
     for file in ("config.json", "environment.json", "report.json", "report.md", "report.html"):
         require((tmp_path / "whole" / file).is_file(), f"{entry.name}: a run leaves no {file}")
@@ -82,10 +82,36 @@ def check_smoke_runs_resumes_and_reports(entry: Entry, tmp_path: Path) -> None:
     different = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
     require(
         not different,
-        f"{entry.name}: cannot resume: killed at three moments and resumed, it ends with other metrics "
+        f"{entry.name}: cannot resume: killed at two moments and resumed, it ends with other metrics "
         f"({', '.join(map(' of '.join, different[:3]))}). Costly or random work goes through run.step, "
         "run.generate or run.train, randomness through run.seed(name)",
     )
+
+
+class _Driver:
+    """A process that runs experiments and kills them; it has imported torch once for all of them."""
+
+    def __init__(self) -> None:
+        search = os.pathsep.join([*filter(None, sys.path), os.environ.get("PYTHONPATH", "")])
+        command = [sys.executable, "-m", "sciml_testkit.interrupt"]
+        pipe, variables = subprocess.PIPE, {**os.environ, "PYTHONPATH": search}
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=variables)
+        atexit.register(self.process.communicate)  # ends it
+
+    def answer(self, request: dict[str, Any]) -> list[int]:
+        """Exit statuses of the runs of an experiment."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        require(line, f"the process that runs experiments ended with the status {self.process.poll()}")
+        return json.loads(line)
+
+
+@functools.cache
+def _driver() -> _Driver:
+    return _Driver()
 
 
 def metrics(folder: Path) -> dict[tuple[str, str], float | str]:

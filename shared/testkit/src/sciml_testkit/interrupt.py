@@ -1,9 +1,12 @@
-"""`python -m sciml_testkit.interrupt`: run an experiment's `smoke` preset, then again, killed at several moments.
+"""`python -m sciml_testkit.interrupt`: run an experiment's `smoke` preset, then again, killed and resumed.
 
-Arguments: kind, name, module, attribute, distribution and version of the entry, and a new folder. Each run is a fork of
-this process, which has only imported so far. Prints the exit status of each run as JSON.
+Reads a line of JSON for each experiment: `entry` (the fields of a `sciml.registry.Entry`), `folder` (a new one) and
+`path` (what to import from). Each run is a fork of this process, which only imports, so that experiments share that.
+Writes the exit status of each run as a line of JSON; what runs print goes to `folder/log`.
 """
 
+import contextlib
+import importlib
 import json
 import os
 import signal
@@ -16,29 +19,37 @@ from typing import Any
 import sciml
 from sciml.registry import Entry, installed
 
+USED = ("dask", "jinja2", "matplotlib.backends.backend_agg", "matplotlib.figure", "scipy.stats", "xarray")
 
-def in_child(work: Callable[[], Any]) -> int:
+
+def in_child(work: Callable[[], Any], log: Path) -> int:
     """Exit status of `work()` in a fork, negative if it was killed."""
     if (child := os.fork()) == 0:
         try:
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
             work()
         except BaseException:
             traceback.print_exc()
+            sys.stderr.flush()
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main(entry: Entry, folder: Path) -> list[int]:
+def interrupted(entry: Entry, folder: Path) -> list[int]:
     """Statuses of a whole run, then of the pieces of another, in `folder/killed`: all are killed but the last.
 
-    That is at the first step's result, half way through the files and at the report's last one, each time before the
-    file has its name.
+    That is at the first step's result and half way through the files, each time before the file has its name.
     """
-    installed().entries[entry.kind].setdefault(entry.name, entry)
-    entry.load()
     replace, out, last = os.replace, folder / "whole", ""
     written: list[str] = []
+
+    def run(**where: Any) -> None:
+        installed().entries[entry.kind].setdefault(entry.name, entry)
+        os.replace = watched
+        sciml.run(entry.name, "smoke", device="cpu", **where)
 
     def watched(source: Any, target: Any, **more: Any) -> None:
         written.append(os.path.relpath(target, out))
@@ -46,24 +57,33 @@ def main(entry: Entry, folder: Path) -> list[int]:
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target, **more)
 
-    os.replace = watched
-
-    def run(**where: Any) -> None:
-        sciml.run(entry.name, "smoke", device="cpu", **where)
-
     def whole() -> None:
         run(out=out)
         (folder / "written").write_text(json.dumps(written))
 
-    statuses = [in_child(whole)]
+    log = folder / "log"
+    statuses = [in_child(whole, log)]
     if statuses[0] == 0:
         names = json.loads((folder / "written").read_text())
         out = folder / "killed"
-        for k, name in enumerate((names[2], names[(1 + len(names)) // 2], names[-1], "")):
+        for k, name in enumerate((names[2], names[(1 + len(names)) // 2], "")):
             last = name
-            statuses.append(in_child(lambda k=k: run(resume=out) if k else run(out=out)))
+            statuses.append(in_child(lambda k=k: run(resume=out) if k else run(out=out), log))
     return statuses
 
 
+def main() -> None:
+    """Answer requests until there are no more."""
+    for module in USED:  # by most runs
+        importlib.import_module(module)
+    for line in sys.stdin:
+        request = json.loads(line)
+        sys.path[:] = request["path"]
+        entry = Entry(*request["entry"])
+        with contextlib.suppress(Exception):  # the run will say it
+            entry.load()
+        print(json.dumps(interrupted(entry, Path(request["folder"]))), flush=True)
+
+
 if __name__ == "__main__":
-    print(json.dumps(main(Entry(*sys.argv[1:7]), Path(sys.argv[7]))))
+    main()
