@@ -107,6 +107,7 @@ def replayed(device: torch.device) -> None:
     """Capturable steps from a CUDA graph, beside those of Adam."""
     for label, shapes in (("1 tensor", [10**7]), ("100 tensors", [10**5] * 100)):
         cases: dict[str, Callable[[], object]] = {}
+        kept: list[torch.optim.Optimizer] = []
         makers: dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
             "Adam": lambda p: torch.optim.Adam(p, 1e-4, foreach=True, capturable=True),
             "EBravo": lambda p: EBravo(p, 0.1, capturable=True),
@@ -114,9 +115,11 @@ def replayed(device: torch.device) -> None:
         }
         for name, build in makers.items():
             optimizer, stream = build(parameters(shapes, device)), torch.cuda.Stream()
+            torch.accelerator.synchronize(device)
             with torch.cuda.stream(stream):
                 optimizer.step()  # makes the state
             torch.accelerator.synchronize(device)
+            kept.append(optimizer)  # a graph only has addresses
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 optimizer.step()
