@@ -4,6 +4,7 @@ Arguments: a scratch directory, the class of the problem, the number of samples 
 (0: none) and of the one that is killed.
 """
 
+import importlib
 import os
 import shutil
 import signal
@@ -31,6 +32,7 @@ def main() -> None:
     folder, name, before, after = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     problem = getattr(sciml_test_problems, name)()
     out = folder / "killed.zarr"
+    importlib.import_module("dask.array")  # or every fork would do it
     replace = os.replace
 
     def generate_until(last: int) -> None:
