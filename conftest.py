@@ -1,8 +1,11 @@
 """Shapes in annotations are checked while testing; tests marked `unchecked` do without."""
 
+import functools
+import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -10,12 +13,48 @@ import pytest
 # the tests' matrices are small, and processes started by tests share the cores; read when torch is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+CHECKED_CALLS = 10  # of each function in each test: checks take longer than most functions
+
+
+class Checks:
+    """Whether calls are checked now, and the number of the test that runs."""
+
+    on, test = True, 0
+
+
+def first_calls_checked(fn: Any = None, *, typechecker: Any, jaxtyped: Callable[..., Any] = jaxtyping.jaxtyped) -> Any:
+    """`jaxtyping.jaxtyped`, which jaxtyping applies to all functions of the packages, for first calls alone."""
+    if fn is None:
+        return functools.partial(first_calls_checked, typechecker=typechecker)
+    if inspect.isfunction(fn) and "<locals>" in fn.__qualname__:
+        return fn  # made anew by each call of the function around it, checks too
+    checked = jaxtyped(fn, typechecker=typechecker)
+    if not inspect.isfunction(fn):
+        return checked
+    test = calls = 0
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        nonlocal test, calls
+        if not Checks.on:
+            return fn(*args, **kwargs)
+        if test != Checks.test:
+            test, calls = Checks.test, 0
+        calls += 1
+        return (checked if calls <= CHECKED_CALLS else fn)(*args, **kwargs)
+
+    return call
+
+
+jaxtyping.jaxtyped = first_calls_checked
+
 
 @pytest.fixture(autouse=True)
-def _unchecked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    unchecked = request.node.get_closest_marker("unchecked")
-    if unchecked:
-        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def _checks(request: pytest.FixtureRequest) -> Iterator[None]:
+    Checks.on = request.node.get_closest_marker("unchecked") is None
+    Checks.test += 1
+    jaxtyping.config.update("jaxtyping_disable", not Checks.on)
     yield
-    if unchecked and "torch._dynamo" in sys.modules:
+    if not Checks.on and "torch._dynamo" in sys.modules:
         sys.modules["torch"].compiler.reset()  # what is compiled shares the checks' code, which has a limit of graphs
