@@ -16,10 +16,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 CHECKED_CALLS = 10  # of each function in each test: checks take longer than most functions
 
 
-class Checks:
-    """Whether calls are checked now, and the number of the test that runs."""
+class Test:
+    """The number of the test that runs, or of what runs between tests."""
 
-    on, test = True, 0
+    number = 0
 
 
 def first_calls_checked(fn: Any = None, *, typechecker: Any, jaxtyped: Callable[..., Any] = jaxtyping.jaxtyped) -> Any:
@@ -37,10 +37,10 @@ def first_calls_checked(fn: Any = None, *, typechecker: Any, jaxtyped: Callable[
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         nonlocal test, calls
-        if not Checks.on:
+        if jaxtyping.config.jaxtyping_disable:
             return fn(*args, **kwargs)
-        if test != Checks.test:
-            test, calls = Checks.test, 0
+        if test != Test.number:
+            test, calls = Test.number, 0
         calls += 1
         return (checked if calls <= CHECKED_CALLS else fn)(*args, **kwargs)
 
@@ -51,10 +51,12 @@ jaxtyping.jaxtyped = first_calls_checked
 
 
 @pytest.fixture(autouse=True)
-def _checks(request: pytest.FixtureRequest) -> Iterator[None]:
-    Checks.on = request.node.get_closest_marker("unchecked") is None
-    Checks.test += 1
-    jaxtyping.config.update("jaxtyping_disable", not Checks.on)
+def _checks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    Test.number += 1
+    unchecked = request.node.get_closest_marker("unchecked")
+    if unchecked:
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     yield
-    if not Checks.on and "torch._dynamo" in sys.modules:
+    Test.number += 1
+    if unchecked and "torch._dynamo" in sys.modules:
         sys.modules["torch"].compiler.reset()  # what is compiled shares the checks' code, which has a limit of graphs

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from mackeyglass import DDE, MackeyGlass
-from mackeyglass.collocation import Solution, linearise
+from mackeyglass.collocation import Solution, linearise, residual
 from mackeyglass.defining_systems import FlipProblem, FoldProblem, OrbitProblem, TorusProblem
 from mackeyglass.mesh import Mesh
 from mackeyglass.newton import null_vector, solve
@@ -113,3 +113,43 @@ def test_a_jacobian_that_serves_on_changes_nothing(monkeypatch, size):
     value, jacobian = linearise(OrbitProblem(MG), kept.solution, ["n"], start)
     assert np.abs(value).max() < 1e-12
     np.testing.assert_allclose(kept.tangent, null_vector(jacobian, row), rtol=0, atol=1e-6)
+
+
+def frozen(x, x_tau, p):
+    with torch.no_grad():  # as around a network that is not trained
+        feedback = 2 * x_tau / (1 + x_tau**7)
+    return feedback - x
+
+
+def threshold(x, x_tau, p):
+    return torch.where(x_tau > 0.9, (x_tau - 0.9) ** p.n, 0.0) - x
+
+
+@pytest.mark.parametrize("rhs", [frozen, threshold])
+def test_derivatives_that_are_lost_backwards_are_taken_forwards(rhs):
+    system = DDE(rhs, ["tau"], {"n": 2.5, "tau": 1.3})
+    assert system.backwards == (rhs is threshold)
+    mesh = Mesh.uniform(10, 4)
+    solution = Solution(mesh, smooth(mesh, 1, 0, 2), 3.0, (), {"n": 2.5, "tau": 1.3})
+    free, problem = ["n", "tau"], OrbitProblem(system)
+    value, jacobian = linearise(problem, solution, free, solution)
+    vector = solution.vector(free)
+    direction = np.random.default_rng(0).standard_normal(len(vector))
+    ahead, behind = (
+        residual(problem, solution.updated(vector + size * direction, free), solution) for size in (1e-6, -1e-6)
+    )
+    assert np.array_equal(value, residual(problem, solution, solution))
+    np.testing.assert_allclose(jacobian @ direction, (ahead - behind) / 2e-6, rtol=0, atol=1e-6)
+
+
+def test_fixed_delays_are_those_of_parameters_to_all_digits():
+    def named(x, x_tau, p):
+        return 2 * x_tau / (1 + x_tau**7) - x
+
+    mesh = Mesh.uniform(10, 4)
+    fixed, free = DDE(named, [2.3], {}), DDE(named, ["tau"], {"tau": 2.3})
+    values = smooth(mesh, 1, 1, 2)
+    one = Solution(mesh, values, 3.0, (0.2,), {})
+    other = Solution(mesh, values, 3.0, (0.2,), {"tau": 2.3})
+    found, expected = residual(FoldProblem(fixed), one, one), residual(FoldProblem(free), other, other)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)

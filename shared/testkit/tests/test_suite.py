@@ -8,6 +8,7 @@ import torch
 from sciml.errors import UnknownNameError
 from sciml.registry import Entry, Installed, installed
 from sciml_testkit import ConformanceError, check, conformance, measures
+from sciml_testkit.experiments import _Driver
 from sciml_testkit.properties import PROPERTIES
 from sciml_testkit.suite import CHECKS, cases
 
@@ -192,3 +193,13 @@ def test_a_property_of_ones_own_is_measured(register, tmp_path, monkeypatch):
     with pytest.raises(ConformanceError, match="planted/it is declared beautiful, but it is plain"):
         check("models", "planted/it", tmp_path)
     del PROPERTIES["beautiful"]
+
+
+def test_a_process_of_experiments_that_ends_is_told(tmp_path):
+    driver = _Driver()
+    driver.process.kill()
+    entry = Entry("experiments", "planted/it", "planted", "ONCE", "sciml-testkit", "0.1.0")
+    with pytest.raises(
+        ConformanceError, match="planted/it: the process that runs experiments ended, with the status -9"
+    ):
+        driver.statuses(entry, tmp_path)

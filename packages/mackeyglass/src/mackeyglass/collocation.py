@@ -16,6 +16,7 @@ from scipy import sparse
 from torch import Tensor
 
 from mackeyglass.equation import DDE
+from mackeyglass.forward import jvp
 from mackeyglass.mesh import Mesh, Stencil
 
 
@@ -108,7 +109,7 @@ def residual(problem: Problem, solution: Solution, reference: Solution) -> Float
     """Equations, boundary and scalar conditions at a solution."""
     inputs = _Inputs.of(problem, solution)
     with torch.no_grad():
-        equations = inputs.equation(problem, solution).numpy().T
+        equations = _equation(problem, solution, inputs.functions, inputs.scalars).numpy().T
     return _all_equations(problem, solution, equations, problem.conditions(solution, reference))
 
 
@@ -175,14 +176,17 @@ class _Inputs:
         scalars = torch.tensor([period, *solution.extras, *solution.parameters.values()], dtype=torch.float64)
         return cls(stencils, flips, profiles, functions, scalars.expand(len(mesh.gauss_points), -1).unbind(1))
 
-    def equation(self, problem: Problem, solution: Solution) -> Float[Tensor, "D Q"]:
-        """What has to vanish."""
-        first = 1 + len(solution.extras)
-        parameters = dict(zip(solution.parameters, self.scalars[first:], strict=True))
-        delays = [torch.as_tensor(delay) for delay in problem.system.delays_at(parameters)]
-        state, slope, *past = self.functions
-        period, *extras = self.scalars[:first]
-        return problem.equation(Local(state, slope, past[::2], past[1::2], period, extras, parameters, delays))
+
+def _equation(
+    problem: Problem, solution: Solution, functions: Sequence[Float[Tensor, "D Q"]], scalars: Sequence[Tensor]
+) -> Float[Tensor, "D Q"]:
+    """What has to vanish, of the functions and scalars of `_Inputs`."""
+    first = 1 + len(solution.extras)
+    parameters = dict(zip(solution.parameters, scalars[first:], strict=True))
+    delays = [torch.as_tensor(delay, dtype=torch.float64) for delay in problem.system.delays_at(parameters)]
+    state, slope, *past = functions
+    period, *extras = scalars[:first]
+    return problem.equation(Local(state, slope, past[::2], past[1::2], period, extras, parameters, delays))
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,23 +203,15 @@ class CollocatedEquation:
     by_scalars: Float[np.ndarray, "equations scalars"]
 
     @classmethod
-    @torch.inference_mode(False)
-    @torch.enable_grad()
     def of(cls, problem: Problem, solution: Solution, free: Sequence[str] = ()) -> "CollocatedEquation":
         """At a solution, by automatic differentiation."""
         inputs, system = _Inputs.of(problem, solution), problem.system
         names, first = list(solution.parameters), 1 + len(solution.extras)
-        moving = [*inputs.scalars[:first], *(inputs.scalars[first + names.index(name)] for name in free)]
-        variables = [*inputs.functions, *moving]
-        for variable in variables:
-            variable.requires_grad_()
-        value = inputs.equation(problem, solution)
-        # what is at one time depends on nothing at another: gradients of a sum over times are derivatives at each
-        gradients = [
-            torch.autograd.grad(part.sum(), variables, retain_graph=True, allow_unused=True, materialize_grads=True)
-            for part in value
-        ]
-        derivatives = [torch.stack(parts).numpy() for parts in zip(*gradients, strict=True)]
+        moving = [*range(first), *(first + names.index(name) for name in free)]
+        value, derivatives = (_backwards if system.backwards else _forwards)(problem, solution, inputs, moving)
+        if np.isfinite(value).all() and not all(np.isfinite(part).all() for part in derivatives):
+            # backwards the branch that torch.where leaves out counts where it is infinite
+            value, derivatives = _forwards(problem, solution, inputs, moving)
         by_functions = np.stack(derivatives[: -len(moving)])  # (2 + 2k, D, D, Q)
         by_scalars = np.stack(derivatives[-len(moving) :])  # (scalars, D, Q)
         pairs = by_functions.reshape(len(inputs.stencils), 2, *by_functions.shape[1:])
@@ -230,7 +226,7 @@ class CollocatedEquation:
             (stencil, *(pair * flip.T))
             for stencil, pair, flip in zip(inputs.stencils, pairs, inputs.flips, strict=True)
         ]
-        return cls(value.detach().numpy().T, blocks, by_scalars.T.reshape(-1, len(moving)))
+        return cls(value.T, blocks, by_scalars.T.reshape(-1, len(moving)))
 
     def entries(self) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Rows, columns and values of the derivatives by the stored values."""
@@ -243,3 +239,44 @@ class CollocatedEquation:
                 columns.append((stencil.columns * len(by_value) + j).ravel())
                 data.append(entries.ravel())
         return rows, columns, data
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _backwards(
+    problem: Problem, solution: Solution, inputs: _Inputs, moving: Sequence[int]
+) -> tuple[Float[np.ndarray, "D Q"], list[np.ndarray]]:
+    """The equation, and its derivatives by each function (D, D, Q) and by scalars of these indices (D, Q)."""
+    functions = [function.clone().requires_grad_() for function in inputs.functions]
+    scalars = [scalar.clone().requires_grad_(k in moving) for k, scalar in enumerate(inputs.scalars)]
+    variables = [*functions, *(scalars[k] for k in moving)]
+    value = _equation(problem, solution, functions, scalars)
+    # what is at one time depends on nothing at another: gradients of a sum over times are derivatives at each
+    gradients = [
+        torch.autograd.grad(part.sum(), variables, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for part in value
+    ]
+    return value.detach().numpy(), [torch.stack(parts).numpy() for parts in zip(*gradients, strict=True)]
+
+
+def _forwards(
+    problem: Problem, solution: Solution, inputs: _Inputs, moving: Sequence[int]
+) -> tuple[Float[np.ndarray, "D Q"], list[np.ndarray]]:
+    """What `_backwards` gives, with a copy of all times for each derivative: slower, but without its exceptions."""
+    functions, scalars = inputs.functions, [scalar[None] for scalar in inputs.scalars]
+    rows = [*(len(function) for function in functions), *(int(k in moving) for k in range(len(scalars)))]
+    ends, count = np.cumsum(rows), sum(rows)
+    copies = tuple(part.repeat(1, count) for part in (*functions, *scalars))
+    tangents = tuple(torch.zeros(len(part), count, functions[0].shape[1], dtype=part.dtype) for part in copies)
+    for tangent, end, size in zip(tangents, ends, rows, strict=True):
+        tangent[range(size), range(end - size, end)] = 1
+
+    def equation(*parts: Tensor) -> Tensor:
+        changed = [part[0] for part in parts[len(functions) :]]
+        return _equation(problem, solution, parts[: len(functions)], changed)
+
+    value, found = jvp(equation, copies, tuple(tangent.flatten(1) for tangent in tangents))
+    found = found.detach().unflatten(1, (count, -1)).numpy()
+    parts = np.split(found, ends[:-1], axis=1)
+    by_scalars = [parts[len(functions) + k][:, 0] for k in moving]
+    return value.detach()[:, : functions[0].shape[1]].numpy(), [*parts[: len(functions)], *by_scalars]

@@ -229,8 +229,9 @@ def _land(
     found = solve(problem, guess, free, reference=before.solution, row=row, level=float(bound))
     solution = replace(found.solution, parameters={**found.solution.parameters, name: float(bound)})
     measure = weights(problem, solution, free, stepping.scale)
-    tangent = _normalised(null_vector(found.jacobian, measure * after.tangent), measure)
-    return State(solution, tangent, after.ds, after.age)
+    tangent = _normalised(found.tangent, measure)
+    forwards = float(np.sign((measure * tangent) @ after.tangent))
+    return State(solution, forwards * tangent, after.ds, after.age)
 
 
 def _normalised(tangent: np.ndarray, measure: np.ndarray) -> np.ndarray:

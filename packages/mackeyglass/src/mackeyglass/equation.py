@@ -5,6 +5,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,7 +28,7 @@ class DDE:
     rhs
         F, called as ``rhs(x, x_1, …, x_k, p)`` with tensors ``(d, *batch)`` of the state and the delayed states, and
         the parameters as attributes of p: numbers, or tensors ``(*batch)``. It returns ``(d, *batch)``, made of torch
-        operations, of which derivatives are taken. It is called once with ones, to check that.
+        operations, of which derivatives are taken. It is called with ones, to check that.
     delays
         One entry a delay: the name of a parameter, or a positive number.
     parameters
@@ -154,6 +155,26 @@ class DDE:
             raise ConfigError(f"rhs must return {expected}, it returned a {type(found).__name__}: use torch.stack")
         if found.shape != shape:
             raise ShapeError(f"rhs must return {expected}, it returned {tuple(found.shape)}")
+
+    @cached_property
+    def backwards(self) -> bool:
+        """Whether F has the derivatives in reverse mode that it has in forward mode: `torch.no_grad` hides them."""
+        names = list(self.parameters)
+        states = torch.linspace(0.5, 1.5, 3 * self.dim * (len(self.delays) + 1), dtype=torch.float64)
+        values = torch.stack([torch.as_tensor(self.parameters[name]).double().mean() for name in names] or [states[0]])
+        inputs = states.reshape(len(self.delays) + 1, self.dim, 3), values.detach()[:, None].repeat(1, 3)
+
+        def field(states: Tensor, parameters: Tensor) -> Tensor:
+            return self.field(states[0], states[1:].unbind(0), dict(zip(names, parameters, strict=False)))
+
+        try:
+            forwards = jvp(field, inputs, (torch.ones_like(inputs[0]), torch.ones_like(inputs[1])))[1].sum()
+            with torch.inference_mode(False), torch.enable_grad():
+                leaves = [part.clone().requires_grad_() for part in inputs]
+                found = torch.autograd.grad(field(*leaves).sum(), leaves, allow_unused=True, materialize_grads=True)
+        except Exception:  # whatever it is, its first use will show it
+            return False
+        return bool(torch.isclose(sum(part.sum() for part in found), forwards, rtol=1e-6))
 
 
 def check_number(name: str, value: object) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -43,6 +44,11 @@ class MackeyGlass(DDE):
             check_positive(name, getattr(self, name))
         check_above("n", self.n, 1.0)
         check_batch(self.parameters)
+
+    @cached_property
+    def backwards(self) -> bool:
+        """True: its derivatives in reverse mode are those in forward mode."""
+        return True
 
     @property
     def parameters(self) -> dict[str, Value]:

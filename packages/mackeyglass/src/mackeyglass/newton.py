@@ -19,19 +19,19 @@ NEGLIGIBLE = 1e-14  # the correction that would follow it
 KEPT = 1e-4  # correction below which a Jacobian serves on
 CONTRACTION = 1e-2  # of corrections while it does; where they shrink less a new one is made
 DIFFERENCE = 1e-7  # for a derivative along the curve
+SMALL_CHANGE = 1e-3  # of a tangent, relative to it
 
 
 @dataclass(frozen=True, eq=False)
 class Converged:
-    """A solution, and the last Jacobian on the way to it, at a point about `KEPT` away or closer.
+    """A solution.
 
-    `iterations` is how many Jacobians it would have taken if none had served twice. `tangent` is the null vector at the
-    solution whose product with the further row is 1; empty where there was no row.
+    `iterations` is about how many Jacobians it would have taken if none had served twice. `tangent` is the null vector
+    whose product with the further row is 1, to 1e-6 or so; empty where there was no row.
     """
 
     solution: Solution
     iterations: int
-    jacobian: sparse.csc_array
     tangent: Float[np.ndarray, "unknowns"]
 
 
@@ -76,10 +76,9 @@ def solve(
             contraction = size / before if kept else 0.0
             if size <= TOLERANCE and size * contraction <= NEGLIGIBLE:
                 tangent = np.empty(0) if row is None else inverse(_unit(jacobian))
-                if kept and row is not None:  # correct what is due to the age of the Jacobian
-                    ahead = solution.updated(solution.vector(free) + DIFFERENCE * tangent, free)
-                    tangent -= inverse(np.append(residual(problem, ahead, reference) / DIFFERENCE, 0.0))
-                return Converged(solution, iterations, jacobian, tangent)
+                if kept and row is not None:
+                    tangent = _renewed(problem, solution, free, reference, row, inverse, tangent)
+                return Converged(solution, iterations, tangent)
             if not kept:
                 iterations += int(size > TOLERANCE)
             if size > KEPT or contraction > CONTRACTION:
@@ -88,6 +87,26 @@ def solve(
                 iterations += _large(size, size / before**2)
             value = residual(problem, solution, reference)
     raise _failure(start, size)
+
+
+def _renewed(
+    problem: Problem,
+    solution: Solution,
+    free: Sequence[str],
+    reference: Solution,
+    row: Float[np.ndarray, "unknowns"],
+    inverse: Callable[[np.ndarray], np.ndarray],
+    tangent: Float[np.ndarray, "unknowns"],
+) -> Float[np.ndarray, "unknowns"]:
+    """The null vector at a solution, from that of an older Jacobian and the derivative of the equations along it."""
+    for _ in range(3):
+        step = DIFFERENCE / np.abs(tangent).max()
+        ahead = solution.updated(solution.vector(free) + step * tangent, free)
+        change = inverse(np.append(residual(problem, ahead, reference) / step, 0.0))
+        tangent = tangent - change
+        if np.abs(change).max() <= SMALL_CHANGE * np.abs(tangent).max():  # the next one would be its square
+            return tangent
+    return null_vector(linearise(problem, solution, free, reference)[1], row)
 
 
 def _large(size: float, curvature: float) -> int:

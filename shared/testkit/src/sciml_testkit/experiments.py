@@ -16,7 +16,7 @@ from sciml.experiment import Experiment
 from sciml.registry import Entry
 from sciml.runtime import Runtime
 
-from sciml_testkit.errors import require
+from sciml_testkit.errors import ConformanceError, require
 
 
 def build(entry: Entry) -> Experiment:
@@ -61,8 +61,7 @@ def check_smoke_runs_on_an_accelerator(entry: Entry, tmp_path: Path) -> None:
 def check_smoke_runs_resumes_and_reports(entry: Entry, tmp_path: Path) -> None:
     """`smoke` ends with a report; killed twice and resumed, it ends with the same metrics, bit for bit."""
     build(entry)
-    request = {"entry": dataclasses.astuple(entry), "folder": str(tmp_path), "path": [*filter(None, sys.path)]}
-    whole, *parts = _driver().answer(request)
+    whole, *parts = _driver().statuses(entry, tmp_path)
     last = "\n".join((tmp_path / "log").read_text().splitlines()[-15:])
     require(whole == 0, f"{entry.name}: its preset smoke fails:\n{last}")
     for file in ("config.json", "environment.json", "report.json", "report.md", "report.html"):
@@ -96,17 +95,32 @@ class _Driver:
         command = [sys.executable, "-m", "sciml_testkit.interrupt"]
         pipe, variables = subprocess.PIPE, {**os.environ, "PYTHONPATH": search}
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=variables)
-        atexit.register(self.process.communicate)  # ends it
+        atexit.register(self.process.kill)
 
-    def answer(self, request: dict[str, Any]) -> list[int]:
+    def statuses(self, entry: Entry, folder: Path) -> list[int]:
         """Exit statuses of the runs of an experiment."""
+        request = {
+            "entry": dataclasses.astuple(entry),
+            "folder": str(folder),
+            "path": [*filter(None, sys.path)],
+            "cwd": os.getcwd(),
+            "env": dict(os.environ),
+        }
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        require(line, f"the process that runs experiments ended with the status {self.process.poll()}")
-        return json.loads(line)
+        answer: dict[str, Any] = {}
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            answer = json.loads(self.process.stdout.readline())
+        except (OSError, ValueError):
+            self.process.kill()
+        if answer.get("folder") != request["folder"]:  # it is of no use any more, as after an interruption
+            _driver.cache_clear()
+            raise ConformanceError(
+                f"{entry.name}: the process that runs experiments ended, with the status {self.process.wait()}"
+            )
+        return answer["statuses"]
 
 
 @functools.cache
