@@ -40,7 +40,8 @@ def test_an_empty_batch_of_a_model(model, start):
     assert model(hidden=(4,)).solve(empty, T).u.shape == (0, 3, 8)
 
 
-def test_a_warning_of_initial_states_shows_the_line_that_solves():
+def test_a_warning_of_initial_states_shows_the_line_that_solves(monkeypatch):
+    monkeypatch.setattr("pnde.neural_ode.LIBRARIES", ("pnde", "torch", "jaxtyping", "beartype", "conftest"))  # checks
     u0 = torch.randn(2, 8, generator=torch.Generator().manual_seed(0)).double()
     model = PNDE(hidden=(4,))
     for solve in (lambda: model.solve(u0, T[:2] / 10), lambda: NeuralODE(model.dynamics)(u0, T[:2] / 10)):

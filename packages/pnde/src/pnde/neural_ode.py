@@ -18,7 +18,7 @@ from pnde.retraction import Retraction, retract
 from pnde.solvers import Solution, Status
 from pnde.solvers.checks import check_jumps, check_options, check_state
 
-LIBRARIES = ("pnde", "torch", "jaxtyping", "beartype")
+LIBRARIES = ("pnde", "torch")
 
 
 class OffManifoldWarning(UserWarning):
