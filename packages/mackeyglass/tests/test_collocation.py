@@ -121,18 +121,28 @@ def frozen(x, x_tau, p):
     return feedback - x
 
 
+def coupled(x, x_tau, p):
+    with torch.no_grad():
+        difference = 0.5 * (x_tau - x)
+    return difference - x**3
+
+
 def threshold(x, x_tau, p):
     return torch.where(x_tau > 0.9, (x_tau - 0.9) ** p.n, 0.0) - x
 
 
-@pytest.mark.parametrize("rhs", [frozen, threshold])
-def test_derivatives_that_are_lost_backwards_are_taken_forwards(rhs):
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("rhs", [frozen, coupled, threshold])
+def test_derivatives_that_are_lost_backwards_are_taken_forwards(rhs, mode):
     system = DDE(rhs, ["tau"], {"n": 2.5, "tau": 1.3})
-    assert system.backwards == (rhs is threshold)
+    assert not system.backwards
+    if rhs is threshold:
+        system.backwards = True  # as if it had been asked only above the threshold
     mesh = Mesh.uniform(10, 4)
     solution = Solution(mesh, smooth(mesh, 1, 0, 2), 3.0, (), {"n": 2.5, "tau": 1.3})
     free, problem = ["n", "tau"], OrbitProblem(system)
-    value, jacobian = linearise(problem, solution, free, solution)
+    with mode():
+        value, jacobian = linearise(problem, solution, free, solution)
     vector = solution.vector(free)
     direction = np.random.default_rng(0).standard_normal(len(vector))
     ahead, behind = (
@@ -153,3 +163,8 @@ def test_fixed_delays_are_those_of_parameters_to_all_digits():
     other = Solution(mesh, values, 3.0, (0.2,), {"tau": 2.3})
     found, expected = residual(FoldProblem(fixed), one, one), residual(FoldProblem(free), other, other)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+
+
+def test_derivatives_backwards_are_used_where_nothing_hides_them():
+    assert TWO.backwards
+    assert DDE(lambda x, x_tau, p: -x + torch.tanh(x_tau.float()), [1.0], {}).backwards

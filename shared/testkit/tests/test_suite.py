@@ -1,5 +1,7 @@
 """The suite passes what is right, and names the cause of each planted defect."""
 
+import functools
+import io
 import sys
 from pathlib import Path
 
@@ -195,9 +197,14 @@ def test_a_property_of_ones_own_is_measured(register, tmp_path, monkeypatch):
     del PROPERTIES["beautiful"]
 
 
-def test_a_process_of_experiments_that_ends_is_told(tmp_path):
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_process_of_experiments_that_gives_no_answer_is_told(tmp_path, monkeypatch, ended):
+    monkeypatch.setattr("sciml_testkit.experiments._driver", functools.cache(_Driver))  # others keep theirs
     driver = _Driver()
-    driver.process.kill()
+    if ended:
+        driver.process.kill()
+    else:  # as of a request that was interrupted
+        monkeypatch.setattr(driver.process, "stdout", io.StringIO('{"folder": "another", "statuses": []}\n'))
     entry = Entry("experiments", "planted/it", "planted", "ONCE", "sciml-testkit", "0.1.0")
     with pytest.raises(
         ConformanceError, match="planted/it: the process that runs experiments ended, with the status -9"

@@ -203,6 +203,7 @@ class CollocatedEquation:
     by_scalars: Float[np.ndarray, "equations scalars"]
 
     @classmethod
+    @torch.inference_mode(False)
     def of(cls, problem: Problem, solution: Solution, free: Sequence[str] = ()) -> "CollocatedEquation":
         """At a solution, by automatic differentiation."""
         inputs, system = _Inputs.of(problem, solution), problem.system
@@ -241,7 +242,6 @@ class CollocatedEquation:
         return rows, columns, data
 
 
-@torch.inference_mode(False)
 @torch.enable_grad()
 def _backwards(
     problem: Problem, solution: Solution, inputs: _Inputs, moving: Sequence[int]

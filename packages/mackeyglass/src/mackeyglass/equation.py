@@ -158,23 +158,37 @@ class DDE:
 
     @cached_property
     def backwards(self) -> bool:
-        """Whether F has the derivatives in reverse mode that it has in forward mode: `torch.no_grad` hides them."""
+        """Whether reverse mode is to be used for derivatives of F: not where it lacks some that forward mode has.
+
+        `torch.no_grad` hides them from it. Told by one derivative, in a random direction at random states.
+        """
         names = list(self.parameters)
-        states = torch.linspace(0.5, 1.5, 3 * self.dim * (len(self.delays) + 1), dtype=torch.float64)
-        values = torch.stack([torch.as_tensor(self.parameters[name]).double().mean() for name in names] or [states[0]])
-        inputs = states.reshape(len(self.delays) + 1, self.dim, 3), values.detach()[:, None].repeat(1, 3)
+        values = [float(torch.as_tensor(value).double().mean()) for value in self.parameters.values()]
+        with torch.inference_mode(False), torch.enable_grad():
+            generator = torch.Generator().manual_seed(0)
 
-        def field(states: Tensor, parameters: Tensor) -> Tensor:
-            return self.field(states[0], states[1:].unbind(0), dict(zip(names, parameters, strict=False)))
+            def drawn(*shape: int) -> Tensor:
+                return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
-        try:
-            forwards = jvp(field, inputs, (torch.ones_like(inputs[0]), torch.ones_like(inputs[1])))[1].sum()
-            with torch.inference_mode(False), torch.enable_grad():
-                leaves = [part.clone().requires_grad_() for part in inputs]
-                found = torch.autograd.grad(field(*leaves).sum(), leaves, allow_unused=True, materialize_grads=True)
-        except Exception:  # whatever it is, its first use will show it
-            return False
-        return bool(torch.isclose(sum(part.sum() for part in found), forwards, rtol=1e-6))
+            states = 1 + 0.3 * drawn(len(self.delays) + 1, self.dim, 8)
+            points = states, torch.tensor(values, dtype=torch.float64)[:, None].repeat(1, 8)
+            along, weights = tuple(drawn(*part.shape) for part in points), drawn(self.dim, 8)
+
+            def weighted(states: Tensor, parameters: Tensor) -> Tensor:
+                found = self.field(states[0], states[1:].unbind(0), dict(zip(names, parameters, strict=True)))
+                return (weights * found).sum()
+
+            try:
+                forwards = float(jvp(weighted, points, along)[1])
+            except Exception:  # what has no derivatives in forward mode
+                return True
+            try:
+                leaves = [part.clone().requires_grad_() for part in points]
+                found = torch.autograd.grad(weighted(*leaves), leaves, allow_unused=True, materialize_grads=True)
+            except Exception:
+                return False
+            backwards = float(sum((part * tangent).sum() for part, tangent in zip(found, along, strict=True)))
+        return math.isclose(forwards, backwards, rel_tol=1e-4)
 
 
 def check_number(name: str, value: object) -> None:

@@ -19,7 +19,7 @@ NEGLIGIBLE = 1e-14  # the correction that would follow it
 KEPT = 1e-4  # correction below which a Jacobian serves on
 CONTRACTION = 1e-2  # of corrections while it does; where they shrink less a new one is made
 DIFFERENCE = 1e-7  # for a derivative along the curve
-SMALL_CHANGE = 1e-3  # of a tangent, relative to it
+ACCURACY = 1e-6  # of a tangent, relative to it
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +99,15 @@ def _renewed(
     tangent: Float[np.ndarray, "unknowns"],
 ) -> Float[np.ndarray, "unknowns"]:
     """The null vector at a solution, from that of an older Jacobian and the derivative of the equations along it."""
+    vector, before = solution.vector(free), np.abs(tangent).max()
     for _ in range(3):
-        step = DIFFERENCE / np.abs(tangent).max()
-        ahead = solution.updated(solution.vector(free) + step * tangent, free)
+        step = DIFFERENCE * (1 + np.abs(vector).max()) / np.abs(tangent).max()
+        ahead = solution.updated(vector + step * tangent, free)
         change = inverse(np.append(residual(problem, ahead, reference) / step, 0.0))
-        tangent = tangent - change
-        if np.abs(change).max() <= SMALL_CHANGE * np.abs(tangent).max():  # the next one would be its square
+        tangent, size = tangent - change, np.abs(change).max()
+        if size * (size / before) <= ACCURACY * np.abs(tangent).max():  # the next change, as changes shrink linearly
             return tangent
+        before = size
     return null_vector(linearise(problem, solution, free, reference)[1], row)
 
 

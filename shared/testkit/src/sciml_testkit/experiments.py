@@ -1,6 +1,7 @@
 """What every registered experiment promises."""
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import json
@@ -101,7 +102,7 @@ class _Driver:
         """Exit statuses of the runs of an experiment."""
         request = {
             "entry": dataclasses.astuple(entry),
-            "folder": str(folder),
+            "folder": str(folder.absolute()),
             "path": [*filter(None, sys.path)],
             "cwd": os.getcwd(),
             "env": dict(os.environ),
@@ -109,13 +110,12 @@ class _Driver:
         assert self.process.stdin
         assert self.process.stdout
         answer: dict[str, Any] = {}
-        try:
+        with contextlib.suppress(OSError, ValueError):
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
             answer = json.loads(self.process.stdout.readline())
-        except (OSError, ValueError):
+        if answer.get("folder") != request["folder"]:  # none, or that of a request whose answer was not waited for
             self.process.kill()
-        if answer.get("folder") != request["folder"]:  # it is of no use any more, as after an interruption
             _driver.cache_clear()
             raise ConformanceError(
                 f"{entry.name}: the process that runs experiments ended, with the status {self.process.wait()}"

@@ -36,8 +36,9 @@ def in_child(work: Callable[[], Any], log: Path) -> int:
         except BaseException:
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with contextlib.suppress(Exception):  # the run may have closed them
+                sys.stdout.flush()
+                sys.stderr.flush()
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
@@ -70,10 +71,10 @@ def interrupted(entry: Entry, folder: Path, cwd: str, env: dict[str, str]) -> li
 
     log = folder / "log"
     statuses = [in_child(whole, log)]
-    if statuses[0] == 0:
-        names = json.loads((folder / "written").read_text())
+    names = json.loads((folder / "written").read_text()) if statuses[0] == 0 else []
+    if names:
         out = folder / "killed"
-        for k, name in enumerate((names[min(2, len(names) - 1)], names[(1 + len(names)) // 2], "")):
+        for k, name in enumerate((names[min(2, len(names) - 1)], names[len(names) // 2], "")):
             last = name
             statuses.append(in_child(lambda k=k: run(resume=out) if k else run(out=out), log))
     return statuses
