@@ -185,7 +185,7 @@ class DDE:
             try:
                 leaves = [part.clone().requires_grad_() for part in points]
                 found = torch.autograd.grad(weighted(*leaves), leaves, allow_unused=True, materialize_grads=True)
-            except Exception:
+            except Exception:  # what has none in reverse mode
                 return False
             backwards = float(sum((part * tangent).sum() for part, tangent in zip(found, along, strict=True)))
         return math.isclose(forwards, backwards, rel_tol=1e-4)
