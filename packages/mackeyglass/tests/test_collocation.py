@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from mackeyglass import DDE, MackeyGlass
-from mackeyglass.collocation import Solution, linearise, residual
+from mackeyglass.bifurcations import orbit_part
+from mackeyglass.collocation import CollocatedEquation, Solution, derivative_along, linearise, residual
 from mackeyglass.defining_systems import FlipProblem, FoldProblem, OrbitProblem, TorusProblem
 from mackeyglass.mesh import Mesh
 from mackeyglass.newton import null_vector, solve
@@ -61,6 +62,30 @@ def test_jacobian_is_the_derivative(case, system, period):
         assert np.abs(jacobian @ direction - difference).max() <= 1e-7 * max(1, np.abs(difference).max())
 
 
+@pytest.mark.parametrize("system", [MG, TWO], ids=["mackey-glass", "two-delays"])
+@pytest.mark.parametrize("case", list(CASES))
+def test_derivatives_that_are_known_serve_without_the_matrix(case, system):
+    kind, copies, extras, turns = CASES[case]
+    problem, mesh, d = kind(system), Mesh(np.linspace(0, 1, 13) ** 1.2, 4), system.dim
+    parameters = {name: float(value) for name, value in system.parameters.items()}
+    free = list(parameters)
+    solution = Solution(mesh, smooth(mesh, d, copies, turns), 0.9, extras, parameters)
+    reference = replace(solution, values=solution.values + 0.1 * mesh.points[:, None])
+    collocated = CollocatedEquation.of(problem, solution, free)
+    direction = np.random.default_rng(0).standard_normal(len(solution.vector(free)))
+    _, jacobian = linearise(problem, solution, free, reference, direction)
+    along = derivative_along(problem, solution, reference, collocated, direction)
+    expected = jacobian @ direction
+    np.testing.assert_allclose(np.append(along, direction @ direction), expected, rtol=0, atol=1e-11)
+    first = collocated.first_components(d)
+    orbit = CollocatedEquation.of(OrbitProblem(system), orbit_part(solution, d))
+    np.testing.assert_allclose(first.equations, orbit.equations, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        np.array([blocks[1:] for blocks in first.blocks]), [blocks[1:] for blocks in orbit.blocks], rtol=0, atol=1e-13
+    )
+    np.testing.assert_allclose(first.by_scalars[:, 0], orbit.by_scalars[:, 0], rtol=0, atol=1e-13)
+
+
 @pytest.fixture(scope="module")
 def commensurate():
     """An orbit of period 2.8 τ: on 7, 21 and 63 equal intervals knots reach the middles of others a delay before."""
@@ -110,9 +135,9 @@ def test_a_jacobian_that_serves_on_changes_nothing(monkeypatch, size):
     renewed = found()
     assert kept.iterations == renewed.iterations
     np.testing.assert_allclose(kept.solution.vector(["n"]), renewed.solution.vector(["n"]), rtol=0, atol=1e-12)
-    value, jacobian = linearise(OrbitProblem(MG), kept.solution, ["n"], start)
+    value, jacobian = linearise(OrbitProblem(MG), kept.solution, ["n"], start, row)
     assert np.abs(value).max() < 1e-12
-    np.testing.assert_allclose(kept.tangent, null_vector(jacobian, row), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(kept.tangent, null_vector(jacobian), rtol=0, atol=1e-6)
 
 
 def frozen(x, x_tau, p):

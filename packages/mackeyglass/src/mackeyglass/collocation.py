@@ -8,6 +8,7 @@ scalars. Automatic differentiation of that equation gives the exact Jacobian of 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -51,6 +52,11 @@ class Solution:
             extras=tuple(scalars[1:count]),
             parameters={**self.parameters, **dict(zip(free, scalars[count:], strict=True))},
         )
+
+    @cached_property
+    def slope_rows(self) -> Float[np.ndarray, "points D"]:
+        """Rows of the integrals over one period of products with the derivatives by scaled time."""
+        return self.mesh.integral_rows(self.mesh.at_gauss.apply(self.values, 1))
 
     def remeshed(self, mesh: Mesh) -> "Solution":
         """The same functions, interpolated to another mesh."""
@@ -109,37 +115,63 @@ def residual(problem: Problem, solution: Solution, reference: Solution) -> Float
     """Equations, boundary and scalar conditions at a solution."""
     inputs = _Inputs.of(problem, solution)
     with torch.no_grad():
-        equations = _equation(problem, solution, inputs.functions, inputs.scalars).numpy().T
+        equations = _equation(problem, solution, *inputs.split(inputs.values)).numpy().T
     return _all_equations(problem, solution, equations, problem.conditions(solution, reference))
 
 
 def linearise(
-    problem: Problem, solution: Solution, free: Sequence[str], reference: Solution
+    problem: Problem,
+    solution: Solution,
+    free: Sequence[str],
+    reference: Solution,
+    row: Float[np.ndarray, "unknowns"] | None = None,
 ) -> tuple[Float[np.ndarray, "equations"], sparse.csc_array]:
-    """`residual`, and its Jacobian by ``solution.vector(free)``."""
+    """`residual`, and its Jacobian by ``solution.vector(free)``, with a further row where one is given."""
     collocated = CollocatedEquation.of(problem, solution, free)
     size, components = solution.values.size, solution.values.shape[1]
     inner, ends = collocated.equations.size, np.arange(components)
     conditions = problem.conditions(solution, reference)
     value = _all_equations(problem, solution, collocated.equations, conditions)
+    scalars = collocated.by_scalars.shape[1]
+    full = np.zeros((len(conditions) + (row is not None), size + scalars))  # rows that meet all unknowns
+    for moved, condition in zip(full, conditions, strict=False):
+        moved[:size] = condition.by_values.ravel()
+        moved[size : size + len(condition.by_scalars)] = condition.by_scalars
+    if row is not None:
+        full[-1] = row
     rows, columns, data = collocated.entries()
     rows += [inner + ends] * 2
     columns += [size - components + ends, ends]
     data += [np.ones(components), -problem.signs]
-    by_scalars = np.zeros((len(value), collocated.by_scalars.shape[1]))
-    by_scalars[:inner] = collocated.by_scalars
-    for row, condition in enumerate(conditions, inner + components):
-        (moved,) = np.nonzero(condition.by_values.ravel())
-        rows.append(np.full(len(moved), row))
-        columns.append(moved)
-        data.append(condition.by_values.ravel()[moved])
-        by_scalars[row, : len(condition.by_scalars)] = condition.by_scalars
-    row, column = np.nonzero(by_scalars)
-    rows.append(row)
-    columns.append(size + column)
-    data.append(by_scalars[row, column])
+    first = inner + components
+    for part, down, right in ((collocated.by_scalars, 0, size), (full, first, 0)):
+        row_of, column_of = np.nonzero(part)
+        rows.append(down + row_of)
+        columns.append(right + column_of)
+        data.append(part[row_of, column_of])
     entries = np.concatenate(data), (np.concatenate(rows), np.concatenate(columns))
-    return value, sparse.csc_array(entries, shape=(len(value), size + by_scalars.shape[1]))
+    return value, sparse.csc_array(entries, shape=(first + len(full), size + scalars))
+
+
+def derivative_along(
+    problem: Problem,
+    solution: Solution,
+    reference: Solution,
+    collocated: "CollocatedEquation",
+    direction: Float[np.ndarray, "unknowns"],
+) -> Float[np.ndarray, "equations"]:
+    """What the Jacobian makes of a direction, without the matrix."""
+    size = solution.values.size
+    values, scalars = direction[:size].reshape(solution.values.shape), direction[size:]
+    equations = collocated.by_scalars @ scalars
+    for stencil, by_value, by_slope in collocated.blocks:
+        value, slope, _ = stencil.derivatives(values)
+        equations += (np.einsum("ijt,tj->ti", by_value, value) + np.einsum("ijt,tj->ti", by_slope, slope)).ravel()
+    conditions = [
+        (condition.by_values * values).sum() + np.dot(condition.by_scalars, scalars[: len(condition.by_scalars)])
+        for condition in problem.conditions(solution, reference)
+    ]
+    return np.concatenate([equations, values[-1] - problem.signs * values[0], conditions])
 
 
 def _all_equations(
@@ -154,14 +186,14 @@ class _Inputs:
     """What the collocated equation reads: at the times themselves, then at each delayed time, and scalars.
 
     `stencils` evaluate stored values there, `flips` (Q, D) are signs from wrapping, `profiles` the functions and two
-    derivatives, `functions` the tensors of the first two of them, `scalars` the period, extras and parameters.
+    derivatives. Rows of `values` are the first two of them, then the period, extras and parameters: each time has its
+    own copy of these, so that nothing at one time depends on what is at another.
     """
 
     stencils: Sequence[Stencil]
     flips: Sequence[Float[np.ndarray, "Q D"]]
     profiles: Sequence[Float[np.ndarray, "3 Q D"]]
-    functions: Sequence[Float[Tensor, "D Q"]]
-    scalars: Sequence[Float[Tensor, "Q"]]
+    values: Float[Tensor, "rows Q"]
 
     @classmethod
     def of(cls, problem: Problem, solution: Solution) -> "_Inputs":
@@ -169,12 +201,22 @@ class _Inputs:
         mesh, period = solution.mesh, solution.period
         lags = problem.system.delays_at(solution.parameters)
         stencils = [mesh.at_gauss, *(mesh.stencil(mesh.gauss_points - float(lag) / period) for lag in lags)]
-        flips = [problem.signs ** (stencil.wraps[:, None] % 2) for stencil in stencils]
+        flips = [np.where(stencil.wraps[:, None] % 2, problem.signs, 1.0) for stencil in stencils]
         profiles = [flip * stencil.derivatives(solution.values) for stencil, flip in zip(stencils, flips, strict=True)]
-        functions = [torch.from_numpy(profile.T.copy()) for pair in profiles for profile in pair[:2]]
-        # each time has its own copy of the scalars: nothing at one time depends on what is at another
-        scalars = torch.tensor([period, *solution.extras, *solution.parameters.values()], dtype=torch.float64)
-        return cls(stencils, flips, profiles, functions, scalars.expand(len(mesh.gauss_points), -1).unbind(1))
+        scalars = np.array([[period, *solution.extras, *map(float, solution.parameters.values())]])
+        functions = [part for profile in profiles for part in profile[:2]]
+        rows = np.concatenate([*functions, scalars.repeat(len(mesh.gauss_points), 0)], axis=1).T
+        return cls(stencils, flips, profiles, torch.from_numpy(np.ascontiguousarray(rows)))
+
+    @property
+    def first_scalar(self) -> int:
+        """The row of the period."""
+        return 2 * sum(flip.shape[1] for flip in self.flips)
+
+    def split(self, values: Float[Tensor, "rows Q"]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Functions (D, Q) and scalars (Q) of rows like `values`."""
+        functions = values[: self.first_scalar].view(2 * len(self.flips), -1, values.shape[1])
+        return functions.unbind(), values[self.first_scalar :].unbind()
 
 
 def _equation(
@@ -207,27 +249,34 @@ class CollocatedEquation:
     def of(cls, problem: Problem, solution: Solution, free: Sequence[str] = ()) -> "CollocatedEquation":
         """At a solution, by automatic differentiation."""
         inputs, system = _Inputs.of(problem, solution), problem.system
-        names, first = list(solution.parameters), 1 + len(solution.extras)
-        moving = [*range(first), *(first + names.index(name) for name in free)]
+        first, names = inputs.first_scalar, list(solution.parameters)
+        extras = 1 + len(solution.extras)
+        moving = [*range(first + extras), *(first + extras + names.index(name) for name in free)]
         value, derivatives = (_backwards if system.backwards else _forwards)(problem, solution, inputs, moving)
-        if np.isfinite(value).all() and not all(np.isfinite(part).all() for part in derivatives):
+        if np.isfinite(value).all() and not np.isfinite(derivatives).all():
             # backwards the branch that torch.where leaves out counts where it is infinite
             value, derivatives = _forwards(problem, solution, inputs, moving)
-        by_functions = np.stack(derivatives[: -len(moving)])  # (2 + 2k, D, D, Q)
-        by_scalars = np.stack(derivatives[-len(moving) :])  # (scalars, D, Q)
-        pairs = by_functions.reshape(len(inputs.stencils), 2, *by_functions.shape[1:])
+        by_functions, by_scalars = derivatives[:, :first], derivatives[:, first:].swapaxes(0, 1)
+        pairs = by_functions.reshape(len(value), len(inputs.stencils), 2, -1, value.shape[1])
+        pairs = pairs.transpose(1, 2, 0, 3, 4)  # by value and slope: (2, D, D, Q) for each stencil
         # the period and the delays move the times at which delayed functions are evaluated: by (τ/T²) dT − dτ/T
         lags = system.delays_at(solution.parameters)
         for delay, lag, pair, profile in zip(system.delays, lags, pairs[1:], inputs.profiles[1:], strict=True):
             change = np.einsum("oijq,oqj->iq", pair, profile[1:])
             by_scalars[0] += change * float(lag) / solution.period**2
             if delay in free:
-                by_scalars[first + free.index(delay)] -= change / solution.period
+                by_scalars[extras + free.index(delay)] -= change / solution.period
         blocks = [
             (stencil, *(pair * flip.T))
             for stencil, pair, flip in zip(inputs.stencils, pairs, inputs.flips, strict=True)
         ]
-        return cls(value.T, blocks, by_scalars.T.reshape(-1, len(moving)))
+        return cls(value.T, blocks, by_scalars.T.reshape(-1, len(by_scalars)))
+
+    def first_components(self, d: int) -> "CollocatedEquation":
+        """The first d equations, of a problem in which they depend on the first d components only."""
+        blocks = [(stencil, by_value[:d, :d], by_slope[:d, :d]) for stencil, by_value, by_slope in self.blocks]
+        by_scalars = self.by_scalars.reshape(*self.equations.shape, -1)[:, :d]
+        return CollocatedEquation(self.equations[:, :d], blocks, by_scalars.reshape(-1, by_scalars.shape[2]))
 
     def entries(self) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Rows, columns and values of the derivatives by the stored values."""
@@ -245,38 +294,31 @@ class CollocatedEquation:
 @torch.enable_grad()
 def _backwards(
     problem: Problem, solution: Solution, inputs: _Inputs, moving: Sequence[int]
-) -> tuple[Float[np.ndarray, "D Q"], list[np.ndarray]]:
-    """The equation, and its derivatives by each function (D, D, Q) and by scalars of these indices (D, Q)."""
-    functions = [function.clone().requires_grad_() for function in inputs.functions]
-    scalars = [scalar.clone().requires_grad_(k in moving) for k, scalar in enumerate(inputs.scalars)]
-    variables = [*functions, *(scalars[k] for k in moving)]
+) -> tuple[Float[np.ndarray, "D Q"], Float[np.ndarray, "D moving Q"]]:
+    """The equation and its derivatives by these rows of the inputs."""
+    functions, scalars = inputs.split(inputs.values)
+    first = inputs.first_scalar
+    functions = [function.detach().requires_grad_() for function in functions]
+    scalars = [scalar.detach().requires_grad_(first + k in moving) for k, scalar in enumerate(scalars)]
     value = _equation(problem, solution, functions, scalars)
+    variables = [*functions, *(scalars[k - first] for k in moving[first:])]
     # what is at one time depends on nothing at another: gradients of a sum over times are derivatives at each
     gradients = [
         torch.autograd.grad(part.sum(), variables, retain_graph=True, allow_unused=True, materialize_grads=True)
         for part in value
     ]
-    return value.detach().numpy(), [torch.stack(parts).numpy() for parts in zip(*gradients, strict=True)]
+    return value.detach().numpy(), torch.stack([torch.vstack(parts) for parts in gradients]).numpy()
 
 
 def _forwards(
     problem: Problem, solution: Solution, inputs: _Inputs, moving: Sequence[int]
-) -> tuple[Float[np.ndarray, "D Q"], list[np.ndarray]]:
+) -> tuple[Float[np.ndarray, "D Q"], Float[np.ndarray, "D moving Q"]]:
     """What `_backwards` gives, with a copy of all times for each derivative: slower, but without its exceptions."""
-    functions, scalars = inputs.functions, [scalar[None] for scalar in inputs.scalars]
-    rows = [*(len(function) for function in functions), *(int(k in moving) for k in range(len(scalars)))]
-    ends, count = np.cumsum(rows), sum(rows)
-    copies = tuple(part.repeat(1, count) for part in (*functions, *scalars))
-    tangents = tuple(torch.zeros(len(part), count, functions[0].shape[1], dtype=part.dtype) for part in copies)
-    for tangent, end, size in zip(tangents, ends, rows, strict=True):
-        tangent[range(size), range(end - size, end)] = 1
+    rows, times = inputs.values.shape
+    directions = torch.eye(rows, dtype=torch.float64)[:, moving].repeat_interleave(times, 1)
 
-    def equation(*parts: Tensor) -> Tensor:
-        changed = [part[0] for part in parts[len(functions) :]]
-        return _equation(problem, solution, parts[: len(functions)], changed)
+    def equation(values: Tensor) -> Tensor:
+        return _equation(problem, solution, *inputs.split(values))
 
-    value, found = jvp(equation, copies, tuple(tangent.flatten(1) for tangent in tangents))
-    found = found.detach().unflatten(1, (count, -1)).numpy()
-    parts = np.split(found, ends[:-1], axis=1)
-    by_scalars = [parts[len(functions) + k][:, 0] for k in moving]
-    return value.detach()[:, : functions[0].shape[1]].numpy(), [*parts[: len(functions)], *by_scalars]
+    value, found = jvp(equation, (inputs.values.repeat(1, len(moving)),), (directions,))
+    return value.detach()[:, :times].numpy(), found.detach().unflatten(1, (len(moving), times)).numpy()

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from sciml.errors import ConfigError
 
-from mackeyglass.collocation import Problem, Solution, linearise
+from mackeyglass.collocation import CollocatedEquation, Problem, Solution, linearise
 from mackeyglass.errors import ContinuationError
 from mackeyglass.newton import null_vector, solve
 
@@ -49,13 +49,15 @@ class State:
     """Everything on which the rest of a continuation depends.
 
     `tangent` is of length one in the measure of the curve, `ds` the length of the next step, `age` the number of steps
-    since the mesh was adapted.
+    since the mesh was adapted. `collocated`, where it is known, has the derivatives at the solution; branches, which
+    keep many states, keep them without it.
     """
 
     solution: Solution
     tangent: Float[np.ndarray, "unknowns"]
     ds: float
     age: int = 0
+    collocated: CollocatedEquation | None = None
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value:.6g}" for name, value in self.solution.parameters.items())
@@ -115,8 +117,7 @@ def first_state(
     if along is None:
         along = np.zeros(solution.values.size + 1 + len(solution.extras) + len(free))
         along[-1] = direction
-    _, jacobian = linearise(problem, solution, free, solution)
-    tangent = null_vector(jacobian, along)
+    tangent = null_vector(linearise(problem, solution, free, solution, along)[1])
     if not np.isfinite(tangent).all():
         raise ContinuationError("the curve has no unique tangent at its start; start from another point of it")
     return State(solution, _normalised(tangent, weights(problem, solution, free, stepping.scale)), float(stepping.ds))
@@ -193,7 +194,7 @@ def _step(problem: Problem, state: State, free: Sequence[str], stepping: Steppin
             raise ContinuationError(f"steps became shorter than {ds:.1e}: {reason}")
     many = found.iterations >= 6
     factor = 1.4 if found.iterations <= 3 and cosine > 0.97 else 0.7 if many or cosine < 0.94 else 1.0
-    return State(solution, turned, min(ds * factor, float(stepping.ds_max)), state.age + 1)
+    return State(solution, turned, min(ds * factor, float(stepping.ds_max)), state.age + 1, found.collocated)
 
 
 def _adapted(problem: Problem, state: State, free: Sequence[str], stepping: Stepping) -> State:
@@ -231,7 +232,7 @@ def _land(
     measure = weights(problem, solution, free, stepping.scale)
     tangent = _normalised(found.tangent, measure)
     forwards = float(np.sign((measure * tangent) @ after.tangent))
-    return State(solution, forwards * tangent, after.ds, after.age)
+    return State(solution, forwards * tangent, after.ds, after.age, found.collocated)
 
 
 def _normalised(tangent: np.ndarray, measure: np.ndarray) -> np.ndarray:

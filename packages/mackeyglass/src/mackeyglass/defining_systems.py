@@ -114,32 +114,24 @@ class TorusProblem(Problem):
         d = self.system.dim
         mode = reference.mesh.at_gauss.apply(reference.values[:, d:])
         rows = np.zeros_like(solution.values)
-        rows[:, d:] = _integral_rows(solution, np.concatenate([-mode[:, d:], mode[:, :d]], axis=1))
+        rows[:, d:] = solution.mesh.integral_rows(np.concatenate([-mode[:, d:], mode[:, :d]], axis=1))
         turn = Condition(float((rows * solution.values).sum()), rows, ())
         return [_phase(solution, reference, d), _norm(solution, slice(d, 3 * d)), turn]
 
 
-def _integral_rows(solution: Solution, functions: np.ndarray) -> np.ndarray:
-    """Rows (points, D) of the integrals over one period of products with functions at the Gauss points (Q, D)."""
-    stencil, weights = solution.mesh.at_gauss, solution.mesh.gauss_weights
-    rows = np.zeros((len(solution.mesh.points), functions.shape[1]))
-    np.add.at(rows, stencil.columns, (stencil.values[0] * weights[:, None])[..., None] * functions[:, None])
-    return rows
-
-
 def _phase(solution: Solution, reference: Solution, d: int) -> Condition:
     rows = np.zeros_like(solution.values)
-    rows[:, :d] = _integral_rows(solution, reference.mesh.at_gauss.apply(reference.values[:, :d], 1))
-    return Condition(float((rows[:, :d] * (solution.values - reference.values)[:, :d]).sum()), rows, ())
+    rows[:, :d] = reference.slope_rows[:, :d]
+    return Condition(float((rows * (solution.values - reference.values)).sum()), rows, ())
 
 
 def _orthogonal(solution: Solution, reference: Solution, d: int) -> Condition:
     rows = np.zeros_like(solution.values)
-    rows[:, d:] = _integral_rows(solution, reference.mesh.at_gauss.apply(reference.values[:, :d], 1))
+    rows[:, d:] = reference.slope_rows[:, :d]
     return Condition(float((rows * solution.values).sum()), rows, ())
 
 
 def _norm(solution: Solution, components: slice) -> Condition:
     rows = np.zeros_like(solution.values)
-    rows[:, components] = 2 * _integral_rows(solution, solution.mesh.at_gauss.apply(solution.values[:, components]))
+    rows[:, components] = 2 * solution.mesh.integral_rows(solution.mesh.at_gauss.apply(solution.values[:, components]))
     return Condition(float((rows * solution.values).sum() / 2 - 1), rows, ())

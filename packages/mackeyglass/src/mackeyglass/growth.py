@@ -123,14 +123,16 @@ def _append(branch: "Branch", state: State) -> None:
         kinds = codimension_two.crossed(
             branch.kind, branch.system, (before, state), (earlier, multipliers), branch.detect
         )
-    branch.states.append(state)
+    branch.states.append(replace(state, collocated=None))
     branch.multipliers.append(multipliers)
     values = {name: state.solution.parameters[name] for name in branch.free}
     branch.special += [Special(kind, index, values) for kind in kinds if kind in branch.detect]
 
 
 def _multipliers(branch: "Branch", state: State) -> Multipliers:
-    return floquet_multipliers(branch.system, orbit_part(state.solution, branch.system.dim), 24)
+    d = branch.system.dim
+    collocated = None if state.collocated is None else state.collocated.first_components(d)
+    return floquet_multipliers(branch.system, orbit_part(state.solution, d), 24, collocated)
 
 
 def _resonant(branch: "Branch") -> str | None:
@@ -150,10 +152,8 @@ def _degenerate(branch: "Branch", state: State | None) -> str | None:
     """Why the branch ended between its last point and `state`: a part that breaks a symmetry went through zero."""
     if branch.kind != "orbit" or state is None:
         return None
-    times = np.arange(400) / 400
-    last, now = (
-        solution.mesh.interpolate(solution.values, times) for solution in (branch.states[-1].solution, state.solution)
-    )
+    solutions = branch.states[-1].solution, state.solution
+    last, now = (solution.mesh.at_equidistant.apply(solution.values) for solution in solutions)
     parts: list[tuple[Callable[[np.ndarray], np.ndarray], str]] = [
         (lambda x: x - x.mean(axis=0), VANISHED),
         (lambda x: x - np.roll(x, 200, axis=0), JOINED),

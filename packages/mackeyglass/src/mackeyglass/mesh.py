@@ -76,11 +76,16 @@ class Mesh:
         """Evaluation at `gauss_points`."""
         return self.stencil(self.gauss_points)
 
+    @cached_property
+    def at_equidistant(self) -> "Stencil":
+        """Evaluation at 400 equidistant times from 0 on."""
+        return self.stencil(np.arange(400) / 400)
+
     def stencil(self, times: Float[np.ndarray, "times"]) -> "Stencil":
         """Evaluation at times of the line, on which functions repeat with period 1 up to signs."""
         wraps = np.floor(times)
         inside = times - wraps
-        interval = np.clip(np.searchsorted(self.knots, inside, side="right") - 1, 0, self.intervals - 1)
+        interval = np.searchsorted(self.knots[1:-1], inside, side="right")
         step = self.steps[interval]
         local = (inside - self.knots[interval]) / step
         columns = interval[:, None] * self.degree + np.arange(self.degree + 1)
@@ -95,6 +100,16 @@ class Mesh:
         """Values at times in [0, 1] of the function stored as `values`."""
         stencil = self.stencil(np.minimum(times, np.nextafter(1.0, 0.0)))
         return stencil.apply(values)
+
+    def integral_rows(self, functions: Float[np.ndarray, "gauss D"]) -> Float[np.ndarray, "points D"]:
+        """Rows of the integrals over [0, 1] of products with functions known at `gauss_points`."""
+        components = functions.shape[1]
+        weights = (self.at_gauss.values[0] * self.gauss_weights[:, None]).reshape(self.intervals, self.degree, -1)
+        pieces = weights.swapaxes(1, 2) @ functions.reshape(self.intervals, self.degree, components)
+        rows = np.zeros((len(self.points), components))
+        rows[:-1] = pieces[:, :-1].reshape(-1, components)
+        rows[self.degree :: self.degree] += pieces[:, -1]  # intervals share their ends
+        return rows
 
     def adapted(self, values: Float[np.ndarray, "points d"]) -> "Mesh":
         """A mesh with as many intervals that equidistributes |x^{(m+1)}|^{1/(m+1)} of a periodic function.

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from mackeyglass.collocation import Problem, Solution, linearise, residual
+from mackeyglass.collocation import CollocatedEquation, Problem, Solution, derivative_along, linearise, residual
 from mackeyglass.errors import ContinuationError
 
 MOST = 12  # Jacobians
@@ -18,7 +18,6 @@ TOLERANCE = 1e-9  # of the last correction, relative to the largest unknown
 NEGLIGIBLE = 1e-14  # the correction that would follow it
 KEPT = 1e-4  # correction below which a Jacobian serves on
 CONTRACTION = 1e-2  # of corrections while it does; where they shrink less a new one is made
-DIFFERENCE = 1e-7  # for a derivative along the curve
 ACCURACY = 1e-6  # of a tangent, relative to it
 
 
@@ -26,13 +25,15 @@ ACCURACY = 1e-6  # of a tangent, relative to it
 class Converged:
     """A solution.
 
-    `iterations` is about how many Jacobians it would have taken if none had served twice. `tangent` is the null vector
-    whose product with the further row is 1, to 1e-6 or so; empty where there was no row.
+    `iterations` is about how many Jacobians it would have taken if none had served twice. Where there was a further
+    row, `tangent` is the null vector whose product with it is 1, to 1e-6 or so, and `collocated` has the derivatives at
+    the solution.
     """
 
     solution: Solution
     iterations: int
-    tangent: Float[np.ndarray, "unknowns"]
+    tangent: Float[np.ndarray, "unknowns"] = field(default_factory=lambda: np.empty(0))
+    collocated: CollocatedEquation | None = None
 
 
 def solve(
@@ -63,8 +64,8 @@ def solve(
     reference = start if reference is None else reference
     solution, size, iterations = start, np.inf, 1
     for _ in range(MOST):
-        value, jacobian = linearise(problem, solution, free, reference)
-        inverse = factorised(jacobian if row is None else _bordered(jacobian, row))
+        value, jacobian = linearise(problem, solution, free, reference, row)
+        inverse = factorised(jacobian)
         for kept in itertools.count():
             vector, before = solution.vector(free), size
             correction = -inverse(value if row is None else np.append(value, row @ vector - level))
@@ -75,10 +76,13 @@ def solve(
             solution = solution.updated(vector + correction, free)
             contraction = size / before if kept else 0.0
             if size <= TOLERANCE and size * contraction <= NEGLIGIBLE:
-                tangent = np.empty(0) if row is None else inverse(_unit(jacobian))
-                if kept and row is not None:
-                    tangent = _renewed(problem, solution, free, reference, row, inverse, tangent)
-                return Converged(solution, iterations, tangent)
+                if row is None:
+                    return Converged(solution, iterations)
+                collocated = CollocatedEquation.of(problem, solution, free)
+                tangent = _tangent(problem, solution, reference, collocated, inverse)
+                if tangent is None:
+                    tangent = null_vector(linearise(problem, solution, free, reference, row)[1])
+                return Converged(solution, iterations, tangent, collocated)
             if not kept:
                 iterations += int(size > TOLERANCE)
             if size > KEPT or contraction > CONTRACTION:
@@ -89,26 +93,25 @@ def solve(
     raise _failure(start, size)
 
 
-def _renewed(
+def _tangent(
     problem: Problem,
     solution: Solution,
-    free: Sequence[str],
     reference: Solution,
-    row: Float[np.ndarray, "unknowns"],
+    collocated: CollocatedEquation,
     inverse: Callable[[np.ndarray], np.ndarray],
-    tangent: Float[np.ndarray, "unknowns"],
-) -> Float[np.ndarray, "unknowns"]:
-    """The null vector at a solution, from that of an older Jacobian and the derivative of the equations along it."""
-    vector, before = solution.vector(free), np.abs(tangent).max()
+) -> Float[np.ndarray, "unknowns"] | None:
+    """The null vector at a solution, corrected from that of an older Jacobian; None where corrections do not shrink."""
+    last = np.zeros(solution.values.size + collocated.by_scalars.shape[1])
+    last[-1] = 1.0
+    tangent = inverse(last)
+    before = np.abs(tangent).max()
     for _ in range(3):
-        step = DIFFERENCE * (1 + np.abs(vector).max()) / np.abs(tangent).max()
-        ahead = solution.updated(vector + step * tangent, free)
-        change = inverse(np.append(residual(problem, ahead, reference) / step, 0.0))
+        change = inverse(np.append(derivative_along(problem, solution, reference, collocated, tangent), 0.0))
         tangent, size = tangent - change, np.abs(change).max()
         if size * (size / before) <= ACCURACY * np.abs(tangent).max():  # the next change, as changes shrink linearly
             return tangent
         before = size
-    return null_vector(linearise(problem, solution, free, reference)[1], row)
+    return None
 
 
 def _large(size: float, curvature: float) -> int:
@@ -124,14 +127,11 @@ def _failure(start: Solution, size: float) -> ContinuationError:
     )
 
 
-def null_vector(jacobian: sparse.csc_array, along: Float[np.ndarray, "unknowns"]) -> Float[np.ndarray, "unknowns"]:
-    """Null vector of a Jacobian with one row less than columns; its product with `along` is 1."""
-    return solve_linear(_bordered(jacobian, along), _unit(jacobian))
-
-
-def _unit(jacobian: sparse.csc_array) -> Float[np.ndarray, "unknowns"]:
-    """Right-hand side of a null vector of the Jacobian with one row more."""
-    return np.append(np.zeros(size_of(jacobian)[0]), 1.0)
+def null_vector(matrix: sparse.csc_array) -> Float[np.ndarray, "unknowns"]:
+    """Null vector of all rows but the last one, whose product with it is 1."""
+    last = np.zeros(size_of(matrix)[0])
+    last[-1] = 1.0
+    return solve_linear(matrix, last)
 
 
 def solve_linear(
@@ -157,13 +157,3 @@ def factorised(matrix: sparse.csc_array) -> Callable[[np.ndarray], np.ndarray]:
 def size_of(matrix: sparse.csc_array) -> tuple[int, int]:
     """Rows and columns."""
     return cast(tuple[int, int], matrix.shape)
-
-
-def _bordered(jacobian: sparse.csc_array, row: np.ndarray) -> sparse.csc_array:
-    """The matrix with one row more, without scipy's slower general stacking."""
-    rows, columns = size_of(jacobian)
-    ends = jacobian.indptr[1:]
-    data = np.insert(jacobian.data, ends, row)
-    indices = np.insert(jacobian.indices, ends, rows)
-    pointers = jacobian.indptr + np.arange(columns + 1)
-    return sparse.csc_array((data, indices, pointers), shape=(rows + 1, columns))
