@@ -1,5 +1,6 @@
 """Shapes in annotations are checked while testing; tests marked `unchecked` do without."""
 
+import dataclasses
 import functools
 import inspect
 import os
@@ -13,7 +14,7 @@ import pytest
 # the tests' matrices are small, and processes started by tests share the cores; read when torch is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-CHECKED_CALLS = 10  # of each function in each test: checks take longer than most functions
+CHECKED_CALLS = 3  # of each function in each test: checks take longer than most functions
 
 
 class Test:
@@ -26,23 +27,30 @@ def first_calls_checked(fn: Any = None, *, typechecker: Any, jaxtyped: Callable[
     """`jaxtyping.jaxtyped`, which jaxtyping applies to all functions of the packages, for first calls alone."""
     if fn is None:
         return functools.partial(first_calls_checked, typechecker=typechecker)
-    if inspect.isfunction(fn) and "<locals>" in fn.__qualname__:
-        return fn  # made anew by each call of the function around it, checks too
-    checked = jaxtyped(fn, typechecker=typechecker)
+    if inspect.isclass(fn):
+        if dataclasses.is_dataclass(fn) and "__init__" in vars(fn):
+            setattr(fn, "__init__", first_calls_checked(fn.__init__, typechecker=typechecker))  # noqa: B010
+        return fn
     if not inspect.isfunction(fn):
-        return checked
+        return jaxtyped(fn, typechecker=typechecker)
+    if "<locals>" in fn.__qualname__:
+        return fn  # made anew by each call of the function around it, checks too
+    checked: Callable[..., Any] | None = None  # made by the first call: many functions have none
     test = calls = 0
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        nonlocal test, calls
+        nonlocal checked, test, calls
         if jaxtyping.config.jaxtyping_disable:
             return fn(*args, **kwargs)
         if test != Test.number:
             test, calls = Test.number, 0
         calls += 1
-        return (checked if calls <= CHECKED_CALLS else fn)(*args, **kwargs)
+        if calls > CHECKED_CALLS:
+            return fn(*args, **kwargs)
+        checked = checked or jaxtyped(fn, typechecker=typechecker)
+        return checked(*args, **kwargs)
 
     return call
 

@@ -20,9 +20,9 @@ needs_sphinx = pytest.mark.skipif(
 )
 
 
-def sphinx(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
+def sphinx(source: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Build with warnings as errors, all of them reported."""
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(source), str(out)]
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", *options, source, out]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -91,11 +91,17 @@ def test_failing_cell_fails_the_build_and_shows_its_traceback(tmp_path):
     source.mkdir()
     for name in ("conf.py", "generated_pages.py"):
         shutil.copy(DOCS / name, source)
-    (source / "index.md").write_text(
+    (source / "first-run.md").write_text("---\norphan: true\n---\n\n# What results link to\n")
+    page = (
         "---\nfile_format: mystnb\nkernelspec: {name: python3}\norphan: true\n---\n\n# Page\n\n"
-        "```{code-cell}\nraise ValueError('planted')\n```\n\n```{toctree}\n:glob:\n**/*\n```\n"
+        "```{code-cell}\nPLANTED\n```\n\n```{toctree}\n:glob:\n**/*\n```\n"
     )
-    ran = sphinx(source, tmp_path / "html")
+    without_reference = ("-D", "exclude_patterns=reference")  # which takes long
+    (source / "index.md").write_text(page.replace("PLANTED", "1 + 1"))
+    good = sphinx(source, tmp_path / "good", *without_reference)
+    assert good.returncode == 0, good.stderr
+    (source / "index.md").write_text(page.replace("PLANTED", "raise ValueError('planted')"))
+    ran = sphinx(source, tmp_path / "html", *without_reference)
     assert ran.returncode != 0
     assert "ValueError" in ran.stderr
     assert "planted" in ran.stderr

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from mackeyglass import DDE, MackeyGlass
+from mackeyglass import DDE, MackeyGlass, growth
 from mackeyglass.bifurcations import problem_of, singular_vectors, solved_point, with_null_vector
 from mackeyglass.branch import continue_bifurcation, continue_branch, locate
 from mackeyglass.branch_files import branch_dataset, branch_from_dataset, checksum, load_branch
@@ -17,7 +17,9 @@ from mackeyglass.codimension_two import (
     periodic_linearisation,
 )
 from mackeyglass.collocation import linearise
+from mackeyglass.errors import ContinuationError
 from mackeyglass.flip import flip_normal_form
+from mackeyglass.floquet import floquet_multipliers
 from mackeyglass.growth import JOINED, VANISHED
 from mackeyglass.hopf import hopf_points, locate_hopf
 from mackeyglass.mesh import Mesh
@@ -77,6 +79,35 @@ def test_normal_form_predicts_multipliers_of_the_doubled_orbit(doubling):
     assert form.supercritical
     doubled = PeriodicOrbit.from_period_doubling(doubling, amplitude=0.005)
     assert np.log(doubled.multipliers(1)[0].real) / 0.005**2 == pytest.approx(-4 * form.coefficient, rel=0.01)
+
+
+def test_multipliers_along_a_branch_are_those_of_its_orbits(principal):
+    """Also where the mesh has just been adapted, and where the branch lands on its bound."""
+    branch = continue_branch(principal.orbit(5), "n", (5, 7), ds=0.1, ds_max=0.2, adapt_every=2)
+    assert branch["n"][-1] == 7
+    assert len({id(state.solution.mesh) for state in branch.states}) >= 3
+    for index, found in enumerate(branch.multipliers):
+        expected = floquet_multipliers(branch.system, branch.states[index].solution, len(found.values))
+        np.testing.assert_allclose(found.values[:6], expected.values[:6], rtol=0, atol=1e-8)
+        assert abs(found.trivial - expected.trivial) <= 1e-8
+
+
+def test_multipliers_that_are_no_numbers_end_a_branch(principal, monkeypatch):
+    orbit = principal.orbit(5)
+    broken = replace(orbit.solution, values=np.where(orbit.solution.mesh.points[:, None] < 0.5, 1.0, np.nan))
+    with pytest.raises(ContinuationError, match="no Floquet multipliers: it or the derivatives"):
+        floquet_multipliers(orbit.system, broken)
+    known = growth._multipliers
+
+    def overflowing(branch, state, collocated=None):
+        if len(branch) < 4:
+            return known(branch, state, collocated)
+        return known(branch, replace(state, solution=broken))
+
+    monkeypatch.setattr(growth, "_multipliers", overflowing)
+    branch = continue_branch(orbit, "n", (5, 7), ds=0.1, ds_max=0.2)
+    assert len(branch) == len(branch.multipliers) == 4
+    assert "no Floquet multipliers" in branch.stop_reason
 
 
 def test_second_period_doubling(doubling):

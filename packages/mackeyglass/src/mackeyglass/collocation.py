@@ -8,7 +8,6 @@ scalars. Automatic differentiation of that equation gives the exact Jacobian of 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -52,11 +51,6 @@ class Solution:
             extras=tuple(scalars[1:count]),
             parameters={**self.parameters, **dict(zip(free, scalars[count:], strict=True))},
         )
-
-    @cached_property
-    def slope_rows(self) -> Float[np.ndarray, "points D"]:
-        """Rows of the integrals over one period of products with the derivatives by scaled time."""
-        return self.mesh.integral_rows(self.mesh.at_gauss.apply(self.values, 1))
 
     def remeshed(self, mesh: Mesh) -> "Solution":
         """The same functions, interpolated to another mesh."""
@@ -125,9 +119,13 @@ def linearise(
     free: Sequence[str],
     reference: Solution,
     row: Float[np.ndarray, "unknowns"] | None = None,
+    collocated: "CollocatedEquation | None" = None,
 ) -> tuple[Float[np.ndarray, "equations"], sparse.csc_array]:
-    """`residual`, and its Jacobian by ``solution.vector(free)``, with a further row where one is given."""
-    collocated = CollocatedEquation.of(problem, solution, free)
+    """`residual`, and its Jacobian by ``solution.vector(free)``, below which comes `row` where one is given.
+
+    `collocated` is the collocated equation with derivatives by `free` at this solution, where it is known.
+    """
+    collocated = collocated or CollocatedEquation.of(problem, solution, free)
     size, components = solution.values.size, solution.values.shape[1]
     inner, ends = collocated.equations.size, np.arange(components)
     conditions = problem.conditions(solution, reference)
@@ -201,7 +199,7 @@ class _Inputs:
         mesh, period = solution.mesh, solution.period
         lags = problem.system.delays_at(solution.parameters)
         stencils = [mesh.at_gauss, *(mesh.stencil(mesh.gauss_points - float(lag) / period) for lag in lags)]
-        flips = [np.where(stencil.wraps[:, None] % 2, problem.signs, 1.0) for stencil in stencils]
+        flips = [stencil.flips(problem.signs) for stencil in stencils]
         profiles = [flip * stencil.derivatives(solution.values) for stencil, flip in zip(stencils, flips, strict=True)]
         scalars = np.array([[period, *solution.extras, *map(float, solution.parameters.values())]])
         functions = [part for profile in profiles for part in profile[:2]]
@@ -271,12 +269,6 @@ class CollocatedEquation:
             for stencil, pair, flip in zip(inputs.stencils, pairs, inputs.flips, strict=True)
         ]
         return cls(value.T, blocks, by_scalars.T.reshape(-1, len(by_scalars)))
-
-    def first_components(self, d: int) -> "CollocatedEquation":
-        """The first d equations, of a problem in which they depend on the first d components only."""
-        blocks = [(stencil, by_value[:d, :d], by_slope[:d, :d]) for stencil, by_value, by_slope in self.blocks]
-        by_scalars = self.by_scalars.reshape(*self.equations.shape, -1)[:, :d]
-        return CollocatedEquation(self.equations[:, :d], blocks, by_scalars.reshape(-1, by_scalars.shape[2]))
 
     def entries(self) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Rows, columns and values of the derivatives by the stored values."""

@@ -10,7 +10,7 @@ from sciml.errors import ConfigError
 
 from mackeyglass.collocation import CollocatedEquation, Problem, Solution, linearise
 from mackeyglass.errors import ContinuationError
-from mackeyglass.newton import null_vector, solve
+from mackeyglass.newton import solve, tangent_of
 
 PERIOD_WEIGHT = 0.02  # of the period and of extras beside functions and parameters in the length of a curve
 FARTHEST = 0.5  # from the predicted point, in steps: where a curve turns by 53 degrees; farther is another part of it
@@ -49,15 +49,13 @@ class State:
     """Everything on which the rest of a continuation depends.
 
     `tangent` is of length one in the measure of the curve, `ds` the length of the next step, `age` the number of steps
-    since the mesh was adapted. `collocated`, where it is known, has the derivatives at the solution; branches, which
-    keep many states, keep them without it.
+    since the mesh was adapted.
     """
 
     solution: Solution
     tangent: Float[np.ndarray, "unknowns"]
     ds: float
     age: int = 0
-    collocated: CollocatedEquation | None = None
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value:.6g}" for name, value in self.solution.parameters.items())
@@ -117,7 +115,7 @@ def first_state(
     if along is None:
         along = np.zeros(solution.values.size + 1 + len(solution.extras) + len(free))
         along[-1] = direction
-    tangent = null_vector(linearise(problem, solution, free, solution, along)[1])
+    tangent = tangent_of(linearise(problem, solution, free, solution, along)[1])
     if not np.isfinite(tangent).all():
         raise ContinuationError("the curve has no unique tangent at its start; start from another point of it")
     return State(solution, _normalised(tangent, weights(problem, solution, free, stepping.scale)), float(stepping.ds))
@@ -129,8 +127,10 @@ def trace(
     free: Sequence[str],
     bounds: Mapping[str, tuple[float, float]],
     stepping: Stepping,
-) -> Iterator[State]:
+) -> Iterator[tuple[State, CollocatedEquation | None]]:
     """States along the curve after a given one, endlessly or until a bound is met; the last one then lies on it.
+
+    With each comes the equation and its derivatives there.
 
     Raises
     ------
@@ -139,12 +139,12 @@ def trace(
     """
     while True:
         state = _adapted(problem, state, free, stepping)
-        following = _step(problem, state, free, stepping)
+        following, collocated = _step(problem, state, free, stepping)
         passed = _passed(state.solution, following.solution, bounds)
         if passed is not None:
             yield _land(problem, state, following, free, stepping, *passed)
             return
-        yield following
+        yield following, collocated
         state = following
 
 
@@ -168,7 +168,9 @@ def _passed(before: Solution, after: Solution, bounds: Mapping[str, tuple[float,
     return min(shares, key=lambda found: shares[found]) if shares else None
 
 
-def _step(problem: Problem, state: State, free: Sequence[str], stepping: Stepping) -> State:
+def _step(
+    problem: Problem, state: State, free: Sequence[str], stepping: Stepping
+) -> tuple[State, CollocatedEquation | None]:
     before, tangent, ds = state.solution, state.tangent, state.ds
     measure = weights(problem, before, free, stepping.scale)
     row = measure * tangent
@@ -194,7 +196,7 @@ def _step(problem: Problem, state: State, free: Sequence[str], stepping: Steppin
             raise ContinuationError(f"steps became shorter than {ds:.1e}: {reason}")
     many = found.iterations >= 6
     factor = 1.4 if found.iterations <= 3 and cosine > 0.97 else 0.7 if many or cosine < 0.94 else 1.0
-    return State(solution, turned, min(ds * factor, float(stepping.ds_max)), state.age + 1, found.collocated)
+    return State(solution, turned, min(ds * factor, float(stepping.ds_max)), state.age + 1), found.collocated
 
 
 def _adapted(problem: Problem, state: State, free: Sequence[str], stepping: Stepping) -> State:
@@ -219,7 +221,7 @@ def _adapted(problem: Problem, state: State, free: Sequence[str], stepping: Step
 
 def _land(
     problem: Problem, before: State, after: State, free: Sequence[str], stepping: Stepping, name: str, bound: float
-) -> State:
+) -> tuple[State, CollocatedEquation | None]:
     """The point between two states at which a parameter takes the value of its bound."""
     first, last = before.solution.parameters[name], after.solution.parameters[name]
     share = (bound - first) / (last - first)
@@ -232,7 +234,7 @@ def _land(
     measure = weights(problem, solution, free, stepping.scale)
     tangent = _normalised(found.tangent, measure)
     forwards = float(np.sign((measure * tangent) @ after.tangent))
-    return State(solution, forwards * tangent, after.ds, after.age, found.collocated)
+    return State(solution, forwards * tangent, after.ds, after.age), found.collocated
 
 
 def _normalised(tangent: np.ndarray, measure: np.ndarray) -> np.ndarray:

@@ -5,6 +5,8 @@ With time scaled by the period T an orbit solves x'/T = F(x(t), x(t − τ/T)). 
     L(v, b) = v'/T − F₀v − ΣⱼFⱼv(t − τⱼ/T) + b ∂_T(…),    ∂_T(…) = −x'/T² − ΣⱼFⱼ x'(t − τⱼ/T) τⱼ/T².
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -119,15 +121,21 @@ class TorusProblem(Problem):
         return [_phase(solution, reference, d), _norm(solution, slice(d, 3 * d)), turn]
 
 
+@lru_cache(maxsize=2)  # of the reference of one solution with Newton's method, which asks many times
+def _slope_rows(solution: Solution) -> Float[np.ndarray, "points D"]:
+    """Rows of the integrals over one period of products with the derivatives by scaled time."""
+    return solution.mesh.integral_rows(solution.mesh.at_gauss.apply(solution.values, 1))
+
+
 def _phase(solution: Solution, reference: Solution, d: int) -> Condition:
     rows = np.zeros_like(solution.values)
-    rows[:, :d] = reference.slope_rows[:, :d]
+    rows[:, :d] = _slope_rows(reference)[:, :d]
     return Condition(float((rows * (solution.values - reference.values)).sum()), rows, ())
 
 
 def _orthogonal(solution: Solution, reference: Solution, d: int) -> Condition:
     rows = np.zeros_like(solution.values)
-    rows[:, d:] = reference.slope_rows[:, :d]
+    rows[:, d:] = _slope_rows(reference)[:, :d]
     return Condition(float((rows * solution.values).sum()), rows, ())
 
 

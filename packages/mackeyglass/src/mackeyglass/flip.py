@@ -87,7 +87,7 @@ def _taylor(problem: FlipProblem, solution: Solution) -> tuple[Float[np.ndarray,
     system, mesh, d = problem.system, solution.mesh, problem.system.dim
     lags = system.delays_at(solution.parameters)
     stencils = [mesh.at_gauss, *(mesh.stencil(mesh.gauss_points - lag / solution.period) for lag in lags)]
-    values = [problem.signs ** (stencil.wraps[:, None] % 2) * stencil.apply(solution.values) for stencil in stencils]
+    values = [stencil.flips(problem.signs) * stencil.apply(solution.values) for stencil in stencils]
     states = [torch.from_numpy(value[:, :d].T.copy()) for value in values]
     modes = [torch.from_numpy(value[:, d:].T.copy()) for value in values]
     one = torch.ones((), dtype=torch.float64)

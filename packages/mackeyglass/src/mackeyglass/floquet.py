@@ -10,6 +10,7 @@ from scipy import linalg
 from mackeyglass.collocation import CollocatedEquation, Solution
 from mackeyglass.defining_systems import OrbitProblem
 from mackeyglass.equation import DDE
+from mackeyglass.errors import ContinuationError
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +45,7 @@ class Multipliers:
         return int((np.abs(self.values) > 1).sum())
 
 
-def floquet_multipliers(
-    system: DDE, orbit: Solution, count: int | None = None, collocated: CollocatedEquation | None = None
-) -> Multipliers:
+def floquet_multipliers(system: DDE, orbit: Solution, count: int | None = None) -> Multipliers:
     """Multipliers of an orbit: eigenvalues of the map that takes perturbed histories over one period.
 
     Histories live on the mesh of the orbit, repeated backwards over the longest delay. The trivial multiplier is told
@@ -58,10 +57,23 @@ def floquet_multipliers(
         A solution of `OrbitProblem`.
     count
         How many to return besides the trivial one; by default all that the mesh resolves or does not.
-    collocated
-        The equation of `OrbitProblem` with its derivatives at the orbit, where they are known.
+
+    Raises
+    ------
+    ContinuationError
+        If the orbit or derivatives of the equation on it are not finite, or perturbations overflow within a period.
     """
-    monodromy, history = monodromy_matrix(orbit, collocated or CollocatedEquation.of(OrbitProblem(system), orbit))
+    return multipliers_of(orbit, CollocatedEquation.of(OrbitProblem(system), orbit), count)
+
+
+def multipliers_of(orbit: Solution, collocated: CollocatedEquation, count: int | None = None) -> Multipliers:
+    """`floquet_multipliers` where the equation of `OrbitProblem` is known with its derivatives at the orbit."""
+    monodromy, history = monodromy_matrix(orbit, collocated)
+    if not np.isfinite(monodromy).all():  # of which eigenvalues would be numbers without meaning
+        raise ContinuationError(
+            "the orbit has no Floquet multipliers: it or the derivatives of the equation are not finite, or "
+            "perturbations overflow within a period; look at its values, or begin on a finer mesh"
+        )
     values = torch.linalg.eigvals(torch.from_numpy(monodromy)).numpy()  # a fifth faster than numpy's
     near = np.abs(values - 1) < max(0.1, 2 * np.abs(values - 1).min())
     trivial = int(np.argmax(near))

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,10 +11,11 @@ from sciml.progress import Progress
 
 from mackeyglass import codimension_two
 from mackeyglass.bifurcations import crossed, orbit_part, problem_of
-from mackeyglass.collocation import Problem
+from mackeyglass.collocation import CollocatedEquation, Problem
 from mackeyglass.continuation import State, at_bound, outside, steps_done, trace
 from mackeyglass.errors import ContinuationError
-from mackeyglass.floquet import Multipliers, floquet_multipliers
+from mackeyglass.floquet import Multipliers, floquet_multipliers, multipliers_of
+from mackeyglass.mesh import Mesh, Stencil
 
 if TYPE_CHECKING:
     from mackeyglass.branch import Branch
@@ -22,6 +24,9 @@ VANISHED = "the orbits shrank to an equilibrium (a Hopf point)"
 RESONANT = "ω came close to {0}, where torus bifurcations end"
 CLOSE = 0.05
 JOINED = "the orbits joined the branch of half their period (a period doubling)"
+COUNT = 24  # of multipliers that are kept
+TIMES = 400  # at which successive orbits are compared
+NO_MORE = (None, None)
 INACCURATE = 1e-4  # error of the trivial multiplier of an orbit that its mesh does not resolve
 
 
@@ -87,35 +92,34 @@ def _advance(branch: "Branch", max_steps: int, progress: Progress) -> None:
             if _resonant(branch):
                 return
             try:
-                state, last = next(steps, None), branch.states[-1]
+                (state, collocated), last = next(steps, NO_MORE), branch.states[-1]
                 ended = _degenerate(branch, state)
                 while ended and last.ds > branch.stepping.ds:
                     # something may happen just before the end: come closer to it
                     last = replace(last, ds=last.ds / 4)
                     steps = _trace_from(branch, problem, last)
-                    state = next(steps, None)
+                    state, collocated = next(steps, NO_MORE)
                     ended = _degenerate(branch, state)
+                if state is None:
+                    branch.stop_reason = at_bound(*(outside(branch.states[-1].solution, branch.bounds) or ("", 0.0)))
+                    return
+                if ended:
+                    branch.stop_reason = ended
+                    return
+                _append(branch, state, _multipliers(branch, state, collocated))
             except ContinuationError as error:
                 branch.stop_reason = str(error)
                 return
-            if state is None:
-                branch.stop_reason = at_bound(*(outside(branch.states[-1].solution, branch.bounds) or ("", 0.0)))
-                return
-            if ended:
-                branch.stop_reason = ended
-                return
-            _append(branch, state)
             branch.stop_reason = _resonant(branch) or branch.stop_reason
             bar.advance(**{name: state.solution.parameters[name] for name in branch.free})
 
 
-def _trace_from(branch: "Branch", problem: Problem, state: State) -> Iterator[State]:
+def _trace_from(branch: "Branch", problem: Problem, state: State) -> Iterator[tuple[State, CollocatedEquation | None]]:
     return trace(problem, state, branch.free, branch.bounds, branch.stepping)
 
 
-def _append(branch: "Branch", state: State) -> None:
-    multipliers, index = _multipliers(branch, state), len(branch.states)
-    before, earlier = branch.states[-1], branch.multipliers[-1]
+def _append(branch: "Branch", state: State, multipliers: Multipliers) -> None:
+    index, before, earlier = len(branch.states), branch.states[-1], branch.multipliers[-1]
     if branch.kind == "orbit":
         turned = bool(before.tangent[-1] * state.tangent[-1] < 0)
         kinds = crossed(earlier, multipliers, turned)
@@ -123,16 +127,17 @@ def _append(branch: "Branch", state: State) -> None:
         kinds = codimension_two.crossed(
             branch.kind, branch.system, (before, state), (earlier, multipliers), branch.detect
         )
-    branch.states.append(replace(state, collocated=None))
+    branch.states.append(state)
     branch.multipliers.append(multipliers)
     values = {name: state.solution.parameters[name] for name in branch.free}
     branch.special += [Special(kind, index, values) for kind in kinds if kind in branch.detect]
 
 
-def _multipliers(branch: "Branch", state: State) -> Multipliers:
-    d = branch.system.dim
-    collocated = None if state.collocated is None else state.collocated.first_components(d)
-    return floquet_multipliers(branch.system, orbit_part(state.solution, d), 24, collocated)
+def _multipliers(branch: "Branch", state: State, collocated: CollocatedEquation | None = None) -> Multipliers:
+    """Those of the orbit; on a branch of orbits the equation there may be known with its derivatives."""
+    if branch.kind == "orbit" and collocated is not None:
+        return multipliers_of(state.solution, collocated, COUNT)
+    return floquet_multipliers(branch.system, orbit_part(state.solution, branch.system.dim), COUNT)
 
 
 def _resonant(branch: "Branch") -> str | None:
@@ -153,13 +158,18 @@ def _degenerate(branch: "Branch", state: State | None) -> str | None:
     if branch.kind != "orbit" or state is None:
         return None
     solutions = branch.states[-1].solution, state.solution
-    last, now = (solution.mesh.at_equidistant.apply(solution.values) for solution in solutions)
+    last, now = (_equidistant(solution.mesh).apply(solution.values) for solution in solutions)
     parts: list[tuple[Callable[[np.ndarray], np.ndarray], str]] = [
         (lambda x: x - x.mean(axis=0), VANISHED),
-        (lambda x: x - np.roll(x, 200, axis=0), JOINED),
+        (lambda x: x - np.roll(x, TIMES // 2, axis=0), JOINED),
     ]
     for part, reason in parts:
         first, second = part(last), part(now)
         if np.abs(second).max() < 1e-4 * np.abs(first).max() or (first * second).sum() < 0:
             return reason
     return None
+
+
+@lru_cache(maxsize=2)
+def _equidistant(mesh: Mesh) -> Stencil:
+    return mesh.stencil(np.arange(TIMES) / TIMES)

@@ -76,11 +76,6 @@ class Mesh:
         """Evaluation at `gauss_points`."""
         return self.stencil(self.gauss_points)
 
-    @cached_property
-    def at_equidistant(self) -> "Stencil":
-        """Evaluation at 400 equidistant times from 0 on."""
-        return self.stencil(np.arange(400) / 400)
-
     def stencil(self, times: Float[np.ndarray, "times"]) -> "Stencil":
         """Evaluation at times of the line, on which functions repeat with period 1 up to signs."""
         wraps = np.floor(times)
@@ -148,6 +143,10 @@ class Stencil:
     columns: Int[np.ndarray, "times k"]
     values: Float[np.ndarray, "3 times k"]
     wraps: Int[np.ndarray, "times"]
+
+    def flips(self, signs: Float[np.ndarray, "d"]) -> Float[np.ndarray, "times d"]:
+        """By what each component is multiplied if one period multiplies it by `signs`."""
+        return np.where(self.wraps[:, None] % 2, signs, 1.0)
 
     def apply(self, stored: Float[np.ndarray, "points d"], derivative: int = 0) -> Float[np.ndarray, "times d"]:
         """Values (or a derivative) at the times, as if the period were 1 without signs."""

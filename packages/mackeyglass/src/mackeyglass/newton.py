@@ -81,7 +81,9 @@ def solve(
                 collocated = CollocatedEquation.of(problem, solution, free)
                 tangent = _tangent(problem, solution, reference, collocated, inverse)
                 if tangent is None:
-                    tangent = null_vector(linearise(problem, solution, free, reference, row)[1])
+                    tangent = tangent_of(linearise(problem, solution, free, reference, row, collocated)[1])
+                if not np.isfinite(tangent).all():
+                    raise _failure(start, size)
                 return Converged(solution, iterations, tangent, collocated)
             if not kept:
                 iterations += int(size > TOLERANCE)
@@ -127,8 +129,8 @@ def _failure(start: Solution, size: float) -> ContinuationError:
     )
 
 
-def null_vector(matrix: sparse.csc_array) -> Float[np.ndarray, "unknowns"]:
-    """Null vector of all rows but the last one, whose product with it is 1."""
+def tangent_of(matrix: sparse.csc_array) -> Float[np.ndarray, "unknowns"]:
+    """Null vector of all rows but the last one, whose product with it is 1; NaN where there is no unique one."""
     last = np.zeros(size_of(matrix)[0])
     last[-1] = 1.0
     return solve_linear(matrix, last)
