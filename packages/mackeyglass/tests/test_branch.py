@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mackeyglass import DDE, MackeyGlass, growth
-from mackeyglass.bifurcations import problem_of, singular_vectors, solved_point, with_null_vector
+from mackeyglass.bifurcations import orbit_part, problem_of, singular_vectors, solved_point, with_null_vector
 from mackeyglass.branch import continue_bifurcation, continue_branch, locate
 from mackeyglass.branch_files import branch_dataset, branch_from_dataset, checksum, load_branch
 from mackeyglass.codimension_two import (
@@ -81,13 +81,19 @@ def test_normal_form_predicts_multipliers_of_the_doubled_orbit(doubling):
     assert np.log(doubled.multipliers(1)[0].real) / 0.005**2 == pytest.approx(-4 * form.coefficient, rel=0.01)
 
 
-def test_multipliers_along_a_branch_are_those_of_its_orbits(principal):
+@pytest.mark.parametrize("kind", ["orbit", "PD"])
+def test_multipliers_along_a_branch_are_those_of_its_orbits(principal, doubling, kind):
     """Also where the mesh has just been adapted, and where the branch lands on its bound."""
-    branch = continue_branch(principal.orbit(5), "n", (5, 7), ds=0.1, ds_max=0.2, adapt_every=2)
-    assert branch["n"][-1] == 7
+    if kind == "orbit":
+        branch = continue_branch(principal.orbit(5), "n", (5, 7), ds=0.1, ds_max=0.2, adapt_every=2)
+        assert branch["n"][-1] == 7
+    else:
+        bounds = {"n": (5, 9), "tau": (1.9, 2.2)}
+        branch = continue_bifurcation(doubling, ("n", "tau"), bounds, adapt_every=2, max_steps=30, detect=[])
+        assert branch["tau"][-1] == 2.2 or branch["n"][-1] in (5, 9)
     assert len({id(state.solution.mesh) for state in branch.states}) >= 3
-    for index, found in enumerate(branch.multipliers):
-        expected = floquet_multipliers(branch.system, branch.states[index].solution, len(found.values))
+    for state, found in zip(branch.states, branch.multipliers, strict=True):
+        expected = floquet_multipliers(branch.system, orbit_part(state.solution, 1), len(found.values))
         np.testing.assert_allclose(found.values[:6], expected.values[:6], rtol=0, atol=1e-8)
         assert abs(found.trivial - expected.trivial) <= 1e-8
 
@@ -95,7 +101,7 @@ def test_multipliers_along_a_branch_are_those_of_its_orbits(principal):
 def test_multipliers_that_are_no_numbers_end_a_branch(principal, monkeypatch):
     orbit = principal.orbit(5)
     broken = replace(orbit.solution, values=np.where(orbit.solution.mesh.points[:, None] < 0.5, 1.0, np.nan))
-    with pytest.raises(ContinuationError, match="no Floquet multipliers: it or the derivatives"):
+    with pytest.raises(ContinuationError, match="no Floquet multipliers were found"):
         floquet_multipliers(orbit.system, broken)
     known = growth._multipliers
 

@@ -31,6 +31,9 @@ def test_quadratures():
     assert mesh.gauss_weights @ mesh.gauss_points**5 == pytest.approx(1 / 6, abs=1e-15)
     assert mesh.measure.sum() == pytest.approx(1, abs=1e-15)
     assert mesh.measure @ mesh.points == pytest.approx(0.5, abs=1e-15)
+    functions = mesh.gauss_points[:, None] ** np.arange(3)
+    integrals = np.tensordot(mesh.integral_rows(functions), mesh.points[:, None] ** np.arange(4), (0, 0))
+    np.testing.assert_allclose(integrals, 1 / (1 + np.add.outer(np.arange(3), np.arange(4))), rtol=0, atol=1e-15)
 
 
 def test_adapted_meshes_crowd_where_the_profile_is_steep_and_reduce_its_error():

@@ -176,6 +176,8 @@ def continue_branch(
     ------
     ConfigError
         If something else than an orbit is given, or names, bounds or steps make no sense.
+    ContinuationError
+        If the curve has no unique tangent at its start, or the orbit there no multipliers that are finite.
 
     Warns
     -----
@@ -222,6 +224,11 @@ def continue_bifurcation(
     detect
         Codimension-two points to list: ``cusp`` (of folds), ``fold-flip``, ``R1`` … ``R4`` (strong resonances), ``GPD``
         (generalised period doubling). Those that a curve cannot have are ignored.
+
+    Raises
+    ------
+    ConfigError, ContinuationError
+        As `continue_branch` does.
     """
     if not isinstance(point, BifurcationPoint):
         raise ConfigError(

@@ -19,6 +19,8 @@ from mackeyglass.equation import DDE
 from mackeyglass.forward import jvp
 from mackeyglass.mesh import Mesh, Stencil
 
+Block = tuple[Stencil, np.ndarray, np.ndarray]  # as `CollocatedEquation` has them
+
 
 @dataclass(frozen=True, eq=False)
 class Solution:
@@ -153,23 +155,22 @@ def linearise(
 
 def derivative_along(
     problem: Problem,
-    solution: Solution,
-    reference: Solution,
     collocated: "CollocatedEquation",
+    conditions: Sequence[Condition],
     direction: Float[np.ndarray, "unknowns"],
 ) -> Float[np.ndarray, "equations"]:
     """What the Jacobian makes of a direction, without the matrix."""
-    size = solution.values.size
-    values, scalars = direction[:size].reshape(solution.values.shape), direction[size:]
+    scalars = direction[-collocated.by_scalars.shape[1] :]
+    values = direction[: -len(scalars)].reshape(-1, len(problem.signs))
     equations = collocated.by_scalars @ scalars
     for stencil, by_value, by_slope in collocated.blocks:
         value, slope, _ = stencil.derivatives(values)
         equations += (np.einsum("ijt,tj->ti", by_value, value) + np.einsum("ijt,tj->ti", by_slope, slope)).ravel()
-    conditions = [
+    scalar_equations = [
         (condition.by_values * values).sum() + np.dot(condition.by_scalars, scalars[: len(condition.by_scalars)])
-        for condition in problem.conditions(solution, reference)
+        for condition in conditions
     ]
-    return np.concatenate([equations, values[-1] - problem.signs * values[0], conditions])
+    return np.concatenate([equations, values[-1] - problem.signs * values[0], scalar_equations])
 
 
 def _all_equations(
@@ -239,7 +240,7 @@ class CollocatedEquation:
     """
 
     equations: Float[np.ndarray, "Q D"]
-    blocks: Sequence[tuple[Stencil, np.ndarray, np.ndarray]]
+    blocks: Sequence[Block]
     by_scalars: Float[np.ndarray, "equations scalars"]
 
     @classmethod

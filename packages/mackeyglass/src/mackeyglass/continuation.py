@@ -127,7 +127,7 @@ def trace(
     free: Sequence[str],
     bounds: Mapping[str, tuple[float, float]],
     stepping: Stepping,
-) -> Iterator[tuple[State, CollocatedEquation | None]]:
+) -> Iterator[tuple[State, CollocatedEquation]]:
     """States along the curve after a given one, endlessly or until a bound is met; the last one then lies on it.
 
     With each comes the equation and its derivatives there.
@@ -168,9 +168,7 @@ def _passed(before: Solution, after: Solution, bounds: Mapping[str, tuple[float,
     return min(shares, key=lambda found: shares[found]) if shares else None
 
 
-def _step(
-    problem: Problem, state: State, free: Sequence[str], stepping: Stepping
-) -> tuple[State, CollocatedEquation | None]:
+def _step(problem: Problem, state: State, free: Sequence[str], stepping: Stepping) -> tuple[State, CollocatedEquation]:
     before, tangent, ds = state.solution, state.tangent, state.ds
     measure = weights(problem, before, free, stepping.scale)
     row = measure * tangent
@@ -194,6 +192,7 @@ def _step(
         ds /= 2
         if ds < SMALLEST_STEP * stepping.ds:
             raise ContinuationError(f"steps became shorter than {ds:.1e}: {reason}")
+    assert found.collocated is not None  # there was a further row
     many = found.iterations >= 6
     factor = 1.4 if found.iterations <= 3 and cosine > 0.97 else 0.7 if many or cosine < 0.94 else 1.0
     return State(solution, turned, min(ds * factor, float(stepping.ds_max)), state.age + 1), found.collocated
@@ -221,7 +220,7 @@ def _adapted(problem: Problem, state: State, free: Sequence[str], stepping: Step
 
 def _land(
     problem: Problem, before: State, after: State, free: Sequence[str], stepping: Stepping, name: str, bound: float
-) -> tuple[State, CollocatedEquation | None]:
+) -> tuple[State, CollocatedEquation]:
     """The point between two states at which a parameter takes the value of its bound."""
     first, last = before.solution.parameters[name], after.solution.parameters[name]
     share = (bound - first) / (last - first)
@@ -234,6 +233,7 @@ def _land(
     measure = weights(problem, solution, free, stepping.scale)
     tangent = _normalised(found.tangent, measure)
     forwards = float(np.sign((measure * tangent) @ after.tangent))
+    assert found.collocated is not None
     return State(solution, forwards * tangent, after.ds, after.age), found.collocated
 
 

@@ -114,7 +114,7 @@ def _advance(branch: "Branch", max_steps: int, progress: Progress) -> None:
             bar.advance(**{name: state.solution.parameters[name] for name in branch.free})
 
 
-def _trace_from(branch: "Branch", problem: Problem, state: State) -> Iterator[tuple[State, CollocatedEquation | None]]:
+def _trace_from(branch: "Branch", problem: Problem, state: State) -> Iterator[tuple[State, CollocatedEquation]]:
     return trace(problem, state, branch.free, branch.bounds, branch.stepping)
 
 
@@ -134,10 +134,13 @@ def _append(branch: "Branch", state: State, multipliers: Multipliers) -> None:
 
 
 def _multipliers(branch: "Branch", state: State, collocated: CollocatedEquation | None = None) -> Multipliers:
-    """Those of the orbit; on a branch of orbits the equation there may be known with its derivatives."""
-    if branch.kind == "orbit" and collocated is not None:
-        return multipliers_of(state.solution, collocated, COUNT)
-    return floquet_multipliers(branch.system, orbit_part(state.solution, branch.system.dim), COUNT)
+    d = branch.system.dim
+    orbit = orbit_part(state.solution, d)
+    if collocated is None:
+        return floquet_multipliers(branch.system, orbit, COUNT)
+    # the first d equations of every system here are those of the orbit, of which they see nothing else
+    blocks = [(stencil, by_value[:d, :d], by_slope[:d, :d]) for stencil, by_value, by_slope in collocated.blocks]
+    return multipliers_of(orbit, blocks, COUNT)
 
 
 def _resonant(branch: "Branch") -> str | None:

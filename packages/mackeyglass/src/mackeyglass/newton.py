@@ -10,7 +10,15 @@ from jaxtyping import Float
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from mackeyglass.collocation import CollocatedEquation, Problem, Solution, derivative_along, linearise, residual
+from mackeyglass.collocation import (
+    CollocatedEquation,
+    Condition,
+    Problem,
+    Solution,
+    derivative_along,
+    linearise,
+    residual,
+)
 from mackeyglass.errors import ContinuationError
 
 MOST = 12  # Jacobians
@@ -59,7 +67,7 @@ def solve(
     Raises
     ------
     ContinuationError
-        If an iterate is not finite or the corrections do not become small.
+        If an iterate is not finite or the corrections do not become small, or if there is no unique tangent.
     """
     reference = start if reference is None else reference
     solution, size, iterations = start, np.inf, 1
@@ -79,11 +87,12 @@ def solve(
                 if row is None:
                     return Converged(solution, iterations)
                 collocated = CollocatedEquation.of(problem, solution, free)
-                tangent = _tangent(problem, solution, reference, collocated, inverse)
+                conditions = problem.conditions(solution, reference)
+                tangent = _corrected(problem, collocated, conditions, inverse, inverse(_last(jacobian)))
                 if tangent is None:
                     tangent = tangent_of(linearise(problem, solution, free, reference, row, collocated)[1])
                 if not np.isfinite(tangent).all():
-                    raise _failure(start, size)
+                    raise ContinuationError(f"the curve has no unique tangent at {_where(solution)}")
                 return Converged(solution, iterations, tangent, collocated)
             if not kept:
                 iterations += int(size > TOLERANCE)
@@ -95,20 +104,17 @@ def solve(
     raise _failure(start, size)
 
 
-def _tangent(
+def _corrected(
     problem: Problem,
-    solution: Solution,
-    reference: Solution,
     collocated: CollocatedEquation,
+    conditions: Sequence[Condition],
     inverse: Callable[[np.ndarray], np.ndarray],
+    tangent: Float[np.ndarray, "unknowns"],
 ) -> Float[np.ndarray, "unknowns"] | None:
-    """The null vector at a solution, corrected from that of an older Jacobian; None where corrections do not shrink."""
-    last = np.zeros(solution.values.size + collocated.by_scalars.shape[1])
-    last[-1] = 1.0
-    tangent = inverse(last)
+    """The tangent at a solution, from that of an older Jacobian; None if three corrections are not enough."""
     before = np.abs(tangent).max()
     for _ in range(3):
-        change = inverse(np.append(derivative_along(problem, solution, reference, collocated, tangent), 0.0))
+        change = inverse(np.append(derivative_along(problem, collocated, conditions, tangent), 0.0))
         tangent, size = tangent - change, np.abs(change).max()
         if size * (size / before) <= ACCURACY * np.abs(tangent).max():  # the next change, as changes shrink linearly
             return tangent
@@ -121,19 +127,28 @@ def _large(size: float, curvature: float) -> int:
     return 1 + _large(curvature * size**2, curvature) if size > TOLERANCE else 0
 
 
+def _where(solution: Solution) -> str:
+    parameters = ", ".join(f"{name}={value:g}" for name, value in solution.parameters.items())
+    return f"{parameters}, T={solution.period:g}"
+
+
 def _failure(start: Solution, size: float) -> ContinuationError:
-    where = ", ".join(f"{name}={value:g}" for name, value in start.parameters.items())
     return ContinuationError(
-        f"Newton's method did not converge in {MOST} iterations (last correction {size:.1e}) near {where}, "
-        f"T={start.period:g}; start closer to a solution, take smaller steps or a finer mesh"
+        f"Newton's method did not converge in {MOST} iterations (last correction {size:.1e}) near {_where(start)}; "
+        f"start closer to a solution, take smaller steps or a finer mesh"
     )
 
 
 def tangent_of(matrix: sparse.csc_array) -> Float[np.ndarray, "unknowns"]:
     """Null vector of all rows but the last one, whose product with it is 1; NaN where there is no unique one."""
-    last = np.zeros(size_of(matrix)[0])
-    last[-1] = 1.0
-    return solve_linear(matrix, last)
+    return solve_linear(matrix, _last(matrix))
+
+
+def _last(matrix: sparse.csc_array) -> Float[np.ndarray, "equations"]:
+    """Right-hand side that is 1 in the last equation, otherwise 0."""
+    right = np.zeros(size_of(matrix)[0])
+    right[-1] = 1.0
+    return right
 
 
 def solve_linear(

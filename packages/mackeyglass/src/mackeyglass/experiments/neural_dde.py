@@ -240,7 +240,10 @@ def _doubling(system: DDE, parameter: str) -> float:
             orbit = PeriodicOrbit.from_profile(start, orbit.solution.values, orbit.period, mesh=orbit.mesh)
         except ContinuationError:
             return float("nan")
-    branch = continue_branch(orbit, parameter, bounds, detect=("PD",))
+    try:
+        branch = continue_branch(orbit, parameter, bounds, detect=("PD",))
+    except ContinuationError:
+        return float("nan")
     for special in branch.special:
         if special.kind == "PD":
             return float(locate(branch, special).parameters[parameter])
