@@ -136,9 +136,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     assert "Go on with: sciml run pnde/double-pendulum --resume cut" in errors
     assert "Traceback" not in errors
     assert (tmp_path / "cut" / "checkpoints" / "nde" / "best" / "model.safetensors").exists()
+    before = (tmp_path / "cut" / "metrics.jsonl").read_text()
     resumed = sciml("run", "pnde/double-pendulum", "--resume", "cut", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    records = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    after = (tmp_path / "cut" / "metrics.jsonl").read_text()
+    assert after.startswith(before)
+    records = [json.loads(line) for line in after.splitlines()]
     trained = [(r["training"], r["epoch"]) for r in records if "epoch_loss" in r]
     names = dict.fromkeys(name for name, _ in trained)
     assert "pnde" in names
