@@ -29,13 +29,14 @@ def first_calls_checked(fn: Any = None, *, typechecker: Any, jaxtyped: Callable[
         return functools.partial(first_calls_checked, typechecker=typechecker)
     if inspect.isclass(fn):
         if dataclasses.is_dataclass(fn) and "__init__" in vars(fn):
-            setattr(fn, "__init__", first_calls_checked(fn.__init__, typechecker=typechecker))  # noqa: B010
+            dataclass: Any = fn
+            dataclass.__init__ = first_calls_checked(fn.__init__, typechecker=typechecker)
         return fn
     if not inspect.isfunction(fn):
         return jaxtyped(fn, typechecker=typechecker)
     if "<locals>" in fn.__qualname__:
         return fn  # made anew by each call of the function around it, checks too
-    checked: Callable[..., Any] | None = None  # made by the first call: many functions have none
+    checked: Any = None  # made by the first call: many functions have none
     test = calls = 0
 
     @functools.wraps(fn)

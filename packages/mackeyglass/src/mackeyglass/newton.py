@@ -135,7 +135,7 @@ def _where(solution: Solution) -> str:
 def _failure(start: Solution, size: float) -> ContinuationError:
     return ContinuationError(
         f"Newton's method did not converge in {MOST} iterations (last correction {size:.1e}) near {_where(start)}; "
-        f"start closer to a solution, take smaller steps or a finer mesh"
+        "start closer to a solution, take smaller steps or a finer mesh"
     )
 
 
