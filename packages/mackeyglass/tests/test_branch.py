@@ -98,6 +98,17 @@ def test_multipliers_along_a_branch_are_those_of_its_orbits(principal, doubling,
         assert abs(found.trivial - expected.trivial) <= 1e-8
 
 
+def test_the_old_mesh_serves_on_where_no_step_leads_from_a_new_one(principal, monkeypatch):
+    hopeless = Mesh(np.append(np.linspace(0, 1e-3, 50), 1.0), 5)
+    orbit, options = principal.orbit(-1), {"ds": 0.1, "ds_max": 0.2, "direction": -1, "max_steps": 7}
+    expected = continue_branch(orbit, "n", (5, 9), adapt_every=0, **options)
+    monkeypatch.setattr(Mesh, "adapted", lambda mesh, values: hopeless)
+    branch = continue_branch(orbit, "n", (5, 9), adapt_every=3, **options)
+    assert [state.age for state in branch.states] == [0, 1, 2, 3, 1, 2, 3, 1]
+    assert all(state.solution.mesh is orbit.solution.mesh for state in branch.states)
+    np.testing.assert_array_equal(branch["n"], expected["n"])
+
+
 def test_multipliers_that_are_no_numbers_end_a_branch(principal, monkeypatch):
     orbit = principal.orbit(5)
     broken = replace(orbit.solution, values=np.where(orbit.solution.mesh.points[:, None] < 0.5, 1.0, np.nan))

@@ -138,8 +138,7 @@ def trace(
         When the steps have become too short. What was found before has been given out.
     """
     while True:
-        state = _adapted(problem, state, free, stepping)
-        following, collocated = _step(problem, state, free, stepping)
+        state, following, collocated = _step(problem, state, free, stepping)
         passed = _passed(state.solution, following.solution, bounds)
         if passed is not None:
             yield _land(problem, state, following, free, stepping, *passed)
@@ -168,40 +167,49 @@ def _passed(before: Solution, after: Solution, bounds: Mapping[str, tuple[float,
     return min(shares, key=lambda found: shares[found]) if shares else None
 
 
-def _step(problem: Problem, state: State, free: Sequence[str], stepping: Stepping) -> tuple[State, CollocatedEquation]:
-    before, tangent, ds = state.solution, state.tangent, state.ds
-    measure = weights(problem, before, free, stepping.scale)
-    row = measure * tangent
-    start = before.vector(free)
+def _step(
+    problem: Problem, state: State, free: Sequence[str], stepping: Stepping
+) -> tuple[State, State, CollocatedEquation]:
+    """The state from which the step is taken, on a mesh that fits it where it is time for that, and the next one."""
+    starts = [state]
+    if 0 < stepping.adapt_every <= state.age:  # where steps fail on the new mesh the old one serves on
+        starts = [_adapted(problem, state, free, stepping), replace(state, age=0)]
+    ds = state.ds
     while True:
-        predicted = start + ds * tangent
-        try:
-            found = solve(
-                problem, before.updated(predicted, free), free, reference=before, row=row, level=float(row @ predicted)
-            )
-            solution = found.solution
-            turned = _normalised(found.tangent, measure)
-            cosine = float((measure * turned) @ tangent)
-            change = solution.vector(free) - predicted
-            distance = float(np.sqrt((measure * change) @ change))
-            if distance <= FARTHEST * ds:
-                break
-            reason = "the curve turns too sharply"  # or this is another part of it
-        except ContinuationError as error:
-            reason = str(error)
+        reasons = []
+        for start in starts:
+            try:
+                return start, *_at_distance(problem, start, ds, free, stepping)
+            except ContinuationError as error:
+                reasons.append(str(error))
         ds /= 2
         if ds < SMALLEST_STEP * stepping.ds:
-            raise ContinuationError(f"steps became shorter than {ds:.1e}: {reason}")
+            raise ContinuationError(f"steps became shorter than {ds:.1e}: {reasons[-1]}")
+
+
+def _at_distance(
+    problem: Problem, state: State, ds: float, free: Sequence[str], stepping: Stepping
+) -> tuple[State, CollocatedEquation]:
+    """The state that follows one by a step of given length."""
+    before, tangent = state.solution, state.tangent
+    measure = weights(problem, before, free, stepping.scale)
+    row = measure * tangent
+    predicted = before.vector(free) + ds * tangent
+    guess = before.updated(predicted, free)
+    found = solve(problem, guess, free, reference=before, row=row, level=float(row @ predicted))
+    turned = _normalised(found.tangent, measure)
+    cosine = float((measure * turned) @ tangent)
+    change = found.solution.vector(free) - predicted
+    if not np.sqrt((measure * change) @ change) <= FARTHEST * ds:
+        raise ContinuationError("the curve turns too sharply")  # or this is another part of it
     assert found.collocated is not None  # there was a further row
     many = found.iterations >= 6
     factor = 1.4 if found.iterations <= 3 and cosine > 0.97 else 0.7 if many or cosine < 0.94 else 1.0
-    return State(solution, turned, min(ds * factor, float(stepping.ds_max)), state.age + 1), found.collocated
+    return State(found.solution, turned, min(ds * factor, float(stepping.ds_max)), state.age + 1), found.collocated
 
 
 def _adapted(problem: Problem, state: State, free: Sequence[str], stepping: Stepping) -> State:
-    """The state on a mesh that fits it, when it is time for that."""
-    if not stepping.adapt_every or state.age < stepping.adapt_every:
-        return state
+    """The state interpolated to a mesh that fits it: it solves the problem there but for the error of both meshes."""
     before = state.solution
     mesh = before.mesh.adapted(before.values)
     moved = before.remeshed(mesh)
@@ -209,13 +217,7 @@ def _adapted(problem: Problem, state: State, free: Sequence[str], stepping: Step
     direction = replace(before, values=state.tangent[:size].reshape(before.values.shape)).remeshed(mesh).values
     measure = weights(problem, moved, free, stepping.scale)
     tangent = _normalised(np.concatenate([direction.ravel(), state.tangent[size:]]), measure)
-    row = measure * tangent
-    try:
-        found = solve(problem, moved, free, row=row, level=float(row @ moved.vector(free)))
-        tangent = _normalised(found.tangent, measure)
-    except ContinuationError:  # the old mesh serves on
-        return replace(state, age=0)
-    return State(found.solution, tangent, state.ds, 0)
+    return State(moved, tangent, state.ds)
 
 
 def _land(

@@ -5,7 +5,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Float, Int
-from numpy.polynomial import legendre
+from numpy.polynomial import chebyshev, legendre
 from sciml.errors import ConfigError
 
 from mackeyglass.chebyshev import lobatto_nodes
@@ -57,13 +57,13 @@ class Mesh:
     @cached_property
     def gauss_points(self) -> Float[np.ndarray, "gauss"]:
         """The m Gauss–Legendre points of each interval, at which equations are collocated."""
-        local = (1 + legendre.leggauss(self.degree)[0]) / 2
+        local = (1 + _gauss(self.degree)[0]) / 2
         return (self.knots[:-1, None] + self.steps[:, None] * local).ravel()
 
     @cached_property
     def gauss_weights(self) -> Float[np.ndarray, "gauss"]:
         """Weights of the quadrature at `gauss_points`."""
-        return (self.steps[:, None] * legendre.leggauss(self.degree)[1] / 2).ravel()
+        return (self.steps[:, None] * _gauss(self.degree)[1] / 2).ravel()
 
     @cached_property
     def measure(self) -> Float[np.ndarray, "points"]:
@@ -160,20 +160,27 @@ class Stencil:
 def _basis(local: np.ndarray, degree: int) -> Float[np.ndarray, "3 times k"]:
     """Lagrange polynomials of the Lobatto points and two derivatives at points of [0, 1]."""
     x = 2 * local - 1
-    polynomials = np.empty((degree + 1, len(x)))  # of Legendre, by their recurrence
+    polynomials = np.empty((degree + 1, len(x)))  # of Chebyshev, by their recurrence
     polynomials[0], polynomials[1] = 1.0, x
+    twice = 2 * x
     for k in range(1, degree):
-        polynomials[k + 1] = ((2 * k + 1) * x * polynomials[k] - k * polynomials[k - 1]) / (k + 1)
+        polynomials[k + 1] = twice * polynomials[k] - polynomials[k - 1]
     return polynomials.T @ _coefficients(degree)
 
 
 @lru_cache
+def _gauss(degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss–Legendre points of [−1, 1] and their weights."""
+    return legendre.leggauss(degree)
+
+
+@lru_cache
 def _coefficients(degree: int) -> Float[np.ndarray, "3 k k"]:
-    """Legendre coefficients of the Lagrange polynomials and of two of their derivatives by the coordinate of [0, 1]."""
-    values = np.linalg.inv(legendre.legvander(2 * lobatto_nodes(degree) - 1, degree))
+    """Chebyshev coefficients of the Lagrange polynomials and of two derivatives by the coordinate of [0, 1]."""
+    values = np.linalg.inv(chebyshev.chebvander(2 * lobatto_nodes(degree) - 1, degree))
     derivatives = [values]
     for order in (1, 2):
-        lower = legendre.legder(values, order, scl=2, axis=0)
+        lower = chebyshev.chebder(values, order, scl=2, axis=0)
         derivatives.append(np.concatenate([lower, np.zeros((degree + 1 - len(lower), degree + 1))]))
     return np.stack(derivatives)
 
@@ -181,4 +188,4 @@ def _coefficients(degree: int) -> Float[np.ndarray, "3 k k"]:
 @lru_cache
 def _leading(degree: int) -> np.ndarray:
     """Row that gives the constant m-th derivative of a polynomial of degree m on [0, 1]."""
-    return legendre.legder(_coefficients(degree)[0], degree, scl=2, axis=0)[0]
+    return chebyshev.chebder(_coefficients(degree)[0], degree, scl=2, axis=0)[0]
