@@ -1,15 +1,16 @@
 """The figures that several experiments draw. They return `matplotlib.figure.Figure`s and touch no global state."""
 
+import contextlib
 import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -150,9 +151,29 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 100) ->
     target, image = Path(path), io.BytesIO()
     target.parent.mkdir(parents=True, exist_ok=True)
     kind = target.suffix.removeprefix(".") or "png"
-    figure.savefig(image, format=kind, dpi=dpi, bbox_inches="tight")
+    with _laid_out(figure, dpi) as box:
+        figure.savefig(image, format=kind, dpi=dpi, bbox_inches=box)
     content = image.getvalue()
     write_atomically(target, with_palette(content) if kind == "png" and len(content) > LARGE else content)
+
+
+@contextlib.contextmanager
+def _laid_out(figure: Figure, dpi: int) -> Iterator[Any]:
+    """What `savefig` is to take as `bbox_inches` to write all of the figure.
+
+    Told "tight", `savefig` draws twice: to lay the axes out, and to show them. Done here, laying out draws nothing.
+    """
+    engine = figure.get_layout_engine()
+    if engine is None or figure.dpi != dpi:
+        yield "tight"
+        return
+    engine.execute(figure)
+    box = figure.get_tightbbox().padded(rcParams["savefig.pad_inches"])
+    figure.set_layout_engine(None)
+    try:
+        yield box
+    finally:
+        figure.set_layout_engine(engine)
 
 
 def with_palette(png: bytes) -> bytes:

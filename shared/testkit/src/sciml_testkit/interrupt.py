@@ -2,25 +2,49 @@
 
 Reads a line of JSON for each experiment: `entry` (the fields of a `sciml.registry.Entry`), `folder` (a new one), `path`
 (what to import from), `cwd` and `env`. Each run is a fork of this process, which only imports, so that experiments
-share that. Answers with a line of JSON: the folder and the exit status of each run. What runs print goes to
-`folder/log`.
+share that: what the run of an installed one imported, this process imports before the next. Figures are drawn by the
+run that is not killed; the others build them and write the same images. Answers with a line of JSON: the folder and the
+exit status of each run. What runs print goes to `folder/log`.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import sciml
+import sciml.experiment
+from sciml.files import write_atomically
 from sciml.registry import Entry, installed
 
-USED = ("dask", "jinja2", "matplotlib.backends.backend_agg", "matplotlib.figure", "scipy.stats", "xarray")
+USED = (
+    "dask.array",
+    "dask.distributed",
+    "h5netcdf",
+    "jinja2",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "scipy.stats",
+    "xarray",
+)
+
+
+def import_all(modules: Iterable[str]) -> None:
+    """Import what can be imported; later forks share it, and their garbage collectors leave it alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(module)
+    gc.freeze()
 
 
 def in_child(work: Callable[[], Any], log: Path) -> int:
@@ -67,16 +91,26 @@ def interrupted(entry: Entry, folder: Path, cwd: str, env: dict[str, str]) -> li
 
     def whole() -> None:
         run(out=out)
-        (folder / "written").write_text(json.dumps(written))
+        (folder / "done").write_text(json.dumps({"written": written, "imported": [*sys.modules]}))
+
+    def piece(first: bool) -> None:
+        sciml.experiment.save_figure = drawn_by_the_whole_run
+        run(out=out) if first else run(resume=out)
+
+    def drawn_by_the_whole_run(figure: Any, path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, (folder / "whole" / path.relative_to(out)).read_bytes())
 
     log = folder / "log"
     statuses = [in_child(whole, log)]
-    names = json.loads((folder / "written").read_text()) if statuses[0] == 0 else []
-    if names:
-        out = folder / "killed"
+    if statuses[0] == 0:
+        done = json.loads((folder / "done").read_text())
+        if entry.name in installed().entries[entry.kind]:  # another entry may have other modules of the same names
+            import_all(name for name in done["imported"] if name not in sys.modules)
+        names, out = done["written"], folder / "killed"
         for k, name in enumerate((names[min(2, len(names) - 1)], names[len(names) // 2], "")):
             last = name
-            statuses.append(in_child(lambda k=k: run(resume=out) if k else run(out=out), log))
+            statuses.append(in_child(lambda k=k: piece(first=k == 0), log))
     return statuses
 
 
@@ -84,9 +118,7 @@ def main() -> None:
     """Answer requests until there are no more."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what imports print is no answer
-    for module in USED:  # by most runs
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
+    import_all(USED)  # by most runs
     for line in sys.stdin:
         request = json.loads(line)
         sys.path[:] = request["path"]
