@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -151,24 +152,25 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 100) ->
     target, image = Path(path), io.BytesIO()
     target.parent.mkdir(parents=True, exist_ok=True)
     kind = target.suffix.removeprefix(".") or "png"
-    with _laid_out(figure, dpi) as box:
+    with _laid_out(figure, kind, dpi) as box:
         figure.savefig(image, format=kind, dpi=dpi, bbox_inches=box)
     content = image.getvalue()
     write_atomically(target, with_palette(content) if kind == "png" and len(content) > LARGE else content)
 
 
 @contextlib.contextmanager
-def _laid_out(figure: Figure, dpi: int) -> Iterator[Any]:
+def _laid_out(figure: Figure, kind: str, dpi: int) -> Iterator[Any]:
     """What `savefig` is to take as `bbox_inches` to write all of the figure.
 
-    Told "tight", `savefig` draws twice: to lay the axes out, and to show them. Done here, laying out draws nothing.
+    Told "tight", `savefig` draws twice: to lay the axes out, and to show them. Here only the second draws.
     """
     engine = figure.get_layout_engine()
-    if engine is None or figure.dpi != dpi:
+    if engine is None or kind != "png" or figure.dpi != dpi:
         yield "tight"
         return
+    renderer = FigureCanvasAgg(figure).get_renderer()
     engine.execute(figure)
-    box = figure.get_tightbbox().padded(rcParams["savefig.pad_inches"])
+    box = figure.get_tightbbox(renderer).padded(rcParams["savefig.pad_inches"])
     figure.set_layout_engine(None)
     try:
         yield box
