@@ -101,3 +101,13 @@ def test_listing_imports_neither_torch_nor_xarray_nor_a_plugin(statement):
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_experiments_begin_without_what_trains_on_several_devices():
+    """Those imports take longer than torch's own."""
+    code = (
+        "import sciml.experiment, sys; from sciml.runtime import Runtime; assert Runtime('cpu').device.type == 'cpu'; "
+        "print(sorted({'lightning_fabric', 'torch._dynamo', 'torch.distributed.tensor'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

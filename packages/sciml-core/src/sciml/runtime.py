@@ -4,19 +4,18 @@ import datetime
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
-from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from sciml.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -71,26 +70,38 @@ class Runtime:
             strategy = "ddp"
         self.strategy = strategy if world > 1 else "auto"
         self.compile, self.precision = compile, precision
+        self.world = world  # number of processes
+        self._device = torch.device(device) if device == "cpu" else torch.device(device, 0)  # of a single process
+        if world > 1:
+            self.fabric.launch()
+
+    @cached_property
+    def fabric(self) -> "Fabric":
+        """Made when it is needed: its import takes as long as that of torch."""
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies.ddp import DDPStrategy
+        from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
         chosen: Any = {
             "auto": "auto",
             "ddp": DDPStrategy(timeout=TIMEOUT),
-            "fsdp": ModelParallelStrategy(_shard, data_parallel_size=world, tensor_parallel_size=1, timeout=TIMEOUT),
+            "fsdp": ModelParallelStrategy(
+                _shard, data_parallel_size=self.world, tensor_parallel_size=1, timeout=TIMEOUT
+            ),
         }[self.strategy]
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        self.fabric = Fabric(
-            accelerator=device,
+        return Fabric(
+            accelerator=self._device.type,
             devices=local,
-            num_nodes=max(1, world // local),
+            num_nodes=max(1, self.world // local),
             strategy=chosen,
-            precision=precision,  # type: ignore[arg-type]
+            precision=self.precision,  # type: ignore[arg-type]
         )
-        if world > 1:
-            self.fabric.launch()
 
     @property
     def device(self) -> torch.device:
         """Device of this process."""
-        return self.fabric.device
+        return self.fabric.device if self.world > 1 else self._device
 
     @property
     def float64_device(self) -> torch.device:
@@ -100,12 +111,7 @@ class Runtime:
     @property
     def rank(self) -> int:
         """Index of this process."""
-        return self.fabric.global_rank
-
-    @property
-    def world(self) -> int:
-        """Number of processes."""
-        return self.fabric.world_size
+        return self.fabric.global_rank if self.world > 1 else 0
 
     @property
     def is_main(self) -> bool:
@@ -139,9 +145,9 @@ class Runtime:
     def release(self, model: nn.Module) -> None:
         """Make a model that was set up an ordinary one again, with whole parameters in every process."""
         whole = {
-            parameter: nn.Parameter(parameter.full_tensor().detach(), requires_grad=parameter.requires_grad)
+            parameter: nn.Parameter(_whole(parameter).detach(), requires_grad=parameter.requires_grad)
             for parameter in model.parameters()
-            if isinstance(parameter, DTensor)
+            if _is_sharded(parameter)
         }
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
@@ -174,7 +180,8 @@ class Runtime:
 
     def barrier(self) -> None:
         """Wait until every process is here."""
-        self.fabric.barrier()
+        if self.world > 1:
+            self.fabric.barrier()
 
 
 class _Objective(nn.Module):
@@ -193,15 +200,30 @@ class _Objective(nn.Module):
         return terms
 
 
-def _shard(module: nn.Module, mesh: Any) -> nn.Module:
+def _shard(module: nn.Module, mesh: Any) -> Any:
+    from torch.distributed.fsdp import fully_shard
+
     return fully_shard(module, mesh=mesh["data_parallel"])
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    """Whether it is a DTensor. The import of that class takes a second, also where nothing is sharded."""
+    return hasattr(tensor, "full_tensor")
+
+
+def _whole(tensor: Any) -> Tensor:
+    return tensor.full_tensor() if _is_sharded(tensor) else tensor
+
+
+def local_part(tensor: Any) -> Tensor:
+    """What this process has of it."""
+    return tensor.to_local() if _is_sharded(tensor) else tensor
 
 
 def gather(tree: Any) -> Any:
     """A copy of the tree on the CPU, sharded tensors whole; every process must call it."""
     if isinstance(tree, Tensor):
-        whole = tree.full_tensor() if isinstance(tree, DTensor) else tree
-        return whole.detach().cpu().clone()
+        return _whole(tree).detach().cpu().clone()
     if isinstance(tree, Mapping):
         return {key: gather(item) for key, item in tree.items()}
     if isinstance(tree, list | tuple):
@@ -209,10 +231,12 @@ def gather(tree: Any) -> Any:
     return tree
 
 
-def scatter_like(value: Tensor, template: Tensor) -> Tensor:
-    """`value` on the device of `template`, and sharded as it is."""
+def scatter_like(value: Tensor, template: Any) -> Tensor:
+    """`value` on the device of the tensor `template`, and sharded as it is."""
     moved = value.to(template.device)
-    if isinstance(template, DTensor):
+    if _is_sharded(template):
+        from torch.distributed.tensor import distribute_tensor
+
         return distribute_tensor(moved, template.device_mesh, template.placements)
     return moved
 

@@ -16,14 +16,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from sciml.errors import CheckpointError, ConfigError, NonFiniteLossError
 from sciml.model import Model
 from sciml.progress import Progress
-from sciml.runtime import Runtime, gather, rng_state, scatter_like, set_rng_state
+from sciml.runtime import Runtime, gather, local_part, rng_state, scatter_like, set_rng_state
 from sciml.state import load_state, save_state
 
 Batch = Mapping[str, Tensor]
@@ -315,8 +314,7 @@ class _Session:
     def check_weights(self) -> None:
         """A finite loss may have a gradient that is not, and its weights must not be kept."""
         for name, parameter in self.model.named_parameters():
-            local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-            if self.runtime.any(not bool(torch.isfinite(local).all())):
+            if self.runtime.any(not bool(torch.isfinite(local_part(parameter)).all())):
                 raise self.not_finite(f"the parameter {name} is not finite", self.step)
 
     def stop(self) -> None:
