@@ -1,13 +1,63 @@
 """What several of these tests use."""
 
+import multiprocessing
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+USED = ("dask.array", "jinja2", "matplotlib.backends.backend_agg", "scipy.stats", "sciml.cli", "sciml.experiment")
+
+BEGIN = """
+import os, sys
+os.chdir(folder)
+os.environ.update(environment)
+sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+sys.argv = ["sciml", *arguments]
+output = os.open(printed, os.O_WRONLY | os.O_CREAT)
+os.dup2(output, 1)
+os.dup2(output, 2)
+"""
+
+
+class Fork(Protocol):
+    """Starts Python code in a folder, with arguments and environment variables; what it returns waits for the end."""
+
+    def __call__(
+        self, code: str, *arguments: str, cwd: Path, **environment: str
+    ) -> Callable[[], subprocess.CompletedProcess[str]]: ...
+
+
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Fork:
+    """Start forks of a process which has only imported, so that they share that: what most runs use, and a plugin.
+
+    Their `stdout` has the errors, too.
+    """
+    multiprocessing.set_forkserver_preload([*USED, "pnde.experiments.pendulums"])
+    printed = tmp_path_factory.mktemp("printed")
+
+    def start(
+        code: str, *arguments: str, cwd: Path, **environment: str
+    ) -> Callable[[], subprocess.CompletedProcess[str]]:
+        file = printed / str(len(list(printed.iterdir())))
+        file.touch()
+        names = {"folder": cwd, "printed": file, "arguments": arguments, "environment": environment}
+        process = multiprocessing.get_context("forkserver").Process(target=exec, args=(BEGIN + code, names))
+        process.start()
+
+        def wait() -> subprocess.CompletedProcess[str]:
+            process.join()
+            assert process.exitcode is not None
+            return subprocess.CompletedProcess(arguments, process.exitcode, file.read_text())
+
+        return wait
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Two gloo processes end with the parameters of one process at the same global batch, and resume alike."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -68,21 +69,31 @@ for task in sys.argv[3:]:
 runtime.close()
 '''
 
-
-def launch(processes: int) -> list[str]:
-    """The beginning of a command line: python, or torchrun with so many processes."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [sys.executable, *torchrun * (processes > 1)]
+MAIN = "import sciml.cli; sciml.cli.main()"
 
 
-def train(folder: Path, strategy: str, processes: int, *tasks: str) -> Path:
+def launch(fork, processes: int, code: str, *arguments: str, cwd: Path) -> str:
+    """What the first of so many processes prints; they are forks with the environment that torchrun gives."""
+    if processes == 1:
+        return fork(code, *arguments, cwd=cwd)().stdout
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none"}
+    sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
+    waits = [
+        fork(code, *arguments, cwd=cwd, **shared, **sizes, RANK=str(rank), LOCAL_RANK=str(rank))
+        for rank in range(processes)
+    ]
+    first, *_ = [wait().stdout for wait in waits]
+    return first
+
+
+def train(fork, folder: Path, strategy: str, processes: int, *tasks: str) -> Path:
     """Train as `tasks` say, each `<optimizer>[-<what for>]:<epochs>`; the folder then has the parameters after each."""
     folder.mkdir(exist_ok=True)
-    (folder / "script.py").write_text(SCRIPT)
-    command = [*launch(processes), str(folder / "script.py"), strategy, str(folder), *tasks]
-    result = subprocess.run(command, capture_output=True, text=True)
-    # written before the processes leave: torch's threads sometimes abort the interpreter's own shutdown
-    assert parameters(folder, tasks[-1]).exists(), result.stderr[-3000:]
+    printed = launch(fork, processes, SCRIPT, strategy, str(folder), *tasks, cwd=folder)
+    assert parameters(folder, tasks[-1]).exists(), printed[-3000:]
     return folder
 
 
@@ -97,40 +108,52 @@ def assert_same(found: Path, expected: Path) -> None:
         torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-10)
 
 
+@pytest.fixture(scope="module")
+def trained_alone(fork, tmp_path_factory) -> Path:
+    return train(fork, tmp_path_factory.mktemp("alone"), "auto", 1, "custom:4", "adamw:4", "slc:4")  # 20 steps
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_equal_one_which_resumes_what_they_began(tmp_path, strategy):
-    two = train(tmp_path / "two", strategy, 2, "custom:4", "adamw:4", "slc:4", "adamw-resumed:2", "slc-resumed:2")
-    one = train(tmp_path / "one", "auto", 1, "custom:4", "adamw:4", "slc:4")  # 20 steps
+def test_two_processes_equal_one_which_resumes_what_they_began(tmp_path, fork, trained_alone, strategy):
+    two = train(fork, tmp_path, strategy, 2, "custom:4", "adamw:4", "slc:4", "adamw-resumed:2", "slc-resumed:2")
     for task in ("custom:4", "adamw:4", "slc:4"):
-        assert_same(parameters(two, task), parameters(one, task))
-    train(two, "auto", 1, "adamw-resumed:4", "slc-resumed:4")
+        assert_same(parameters(two, task), parameters(trained_alone, task))
+    train(fork, two, "auto", 1, "adamw-resumed:4", "slc-resumed:4")
     for name in ("adamw", "slc"):
-        assert_same(parameters(two, f"{name}-resumed:4"), parameters(one, f"{name}:4"))
+        assert_same(parameters(two, f"{name}-resumed:4"), parameters(trained_alone, f"{name}:4"))
     told = json.loads((two / "slc" / "metrics.jsonl").read_text().splitlines()[-2])["optimizer"]
     assert told["steps"] == 20
     assert told["restarts"] > 0
 
 
-@pytest.fixture(scope="module")
-def experiment_alone(tmp_path_factory) -> Report:
-    return experiment(tmp_path_factory.mktemp("experiment") / "one", "auto", 1)
+EXPERIMENT = ["run", "pnde/double-pendulum", "--preset", "smoke", "--device", "cpu"]  # in the default place
 
 
-def experiment(folder: Path, strategy: str, processes: int) -> Report:
-    """Run in the default place, which the first process chooses for all: their clocks differ."""
-    folder.mkdir()
-    run = ["-m", "sciml", "run", "pnde/double-pendulum", "--preset", "smoke", "--device", "cpu", "--strategy", strategy]
-    done = subprocess.run([*launch(processes), *run], capture_output=True, text=True, cwd=folder)
+def report(folder: Path, printed: str) -> Report:
+    """What was found in a place which the first process chose for all: their clocks differ."""
     (made,) = (folder / "runs/pnde/double-pendulum").iterdir()
-    assert (made / "report.json").exists(), done.stderr[-3000:]
+    assert (made / "report.json").exists(), printed[-3000:]
     return Report.load(made)
+
+
+@pytest.fixture(scope="module")
+def experiment_alone(fork, tmp_path_factory) -> Report:
+    folder = tmp_path_factory.mktemp("experiment")
+    return report(folder, launch(fork, 1, MAIN, *EXPERIMENT, cwd=folder))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_experiment_of_two_processes_ends_with_the_metrics_of_one(tmp_path, experiment_alone, strategy):
-    two = experiment(tmp_path / "two", strategy, 2)
+def test_experiment_of_two_processes_ends_with_the_metrics_of_one(tmp_path, fork, experiment_alone, strategy):
+    arguments = [*EXPERIMENT, "--strategy", strategy]
+    if strategy == "fsdp":
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        done = subprocess.run([*torchrun, "-m", "sciml", *arguments], capture_output=True, text=True, cwd=tmp_path)
+        printed = done.stderr
+    else:
+        printed = launch(fork, 2, MAIN, *arguments, cwd=tmp_path)
+    two = report(tmp_path, printed)
     for metric in experiment_alone.metrics:
         if "time" not in metric.name:
             assert two.metric(metric.name, metric.subject).value == pytest.approx(metric.value, rel=1e-6), metric

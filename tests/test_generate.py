@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,19 @@ pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "sciml", "generate", "pnde/double-pendulum", "--set", "duration=0.5", "--seed", "7"]
 
 
-def generate(out: Path, n: int, executor: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, "-n", str(n), "--out", str(out), "--executor", executor], capture_output=True, text=True
-    )
+Generate = Callable[[Path, int, str], None]
+
+
+@pytest.fixture(scope="module")
+def generate(fork) -> Generate:
+    """Run the command in a fork: into this store, so many samples, on this executor."""
+
+    def run(out: Path, n: int, executor: str) -> None:
+        arguments = [*COMMAND[3:], "-n", str(n), "--out", str(out), "--executor", executor]
+        done = fork("import sciml.cli; sciml.cli.main()", *arguments, cwd=out.parent)()
+        assert done.returncode == 0, done.stdout
+
+    return run
 
 
 def contents(out: Path, n: int) -> bytes:
@@ -26,30 +36,27 @@ def contents(out: Path, n: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory) -> bytes:
+def expected(tmp_path_factory, generate) -> bytes:
     """100 samples from one process."""
     out = tmp_path_factory.mktemp("one") / "data.zarr"
-    done = generate(out, 100, "processes:1")
-    assert done.returncode == 0, done.stderr
+    generate(out, 100, "processes:1")
     return contents(out, 100)
 
 
-def test_two_processes_and_more_samples_give_the_same_bytes(tmp_path, expected):
-    done = generate(tmp_path / "data.zarr", 128, "processes:2")
-    assert done.returncode == 0, done.stderr
+def test_two_processes_and_more_samples_give_the_same_bytes(tmp_path, generate, expected):
+    generate(tmp_path / "data.zarr", 128, "processes:2")
     assert contents(tmp_path / "data.zarr", 100) == expected
 
 
-def test_a_dask_cluster_gives_the_same_bytes(tmp_path, expected):
+def test_a_dask_cluster_gives_the_same_bytes(tmp_path, generate, expected):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         address = cluster.scheduler_address.removeprefix("tcp://")
-        done = generate(tmp_path / "data.zarr", 100, f"dask://{address}")
-    assert done.returncode == 0, done.stderr
+        generate(tmp_path / "data.zarr", 100, f"dask://{address}")
     assert contents(tmp_path / "data.zarr", 100) == expected
 
 
-def test_a_killed_generation_is_finished_by_the_same_command(tmp_path, expected):
+def test_a_killed_generation_is_finished_by_the_same_command(tmp_path, generate, expected):
     out = tmp_path / "data.zarr"
     command = [*COMMAND, "-n", "100", "--out", str(out), "--executor", "serial"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -60,8 +67,7 @@ def test_a_killed_generation_is_finished_by_the_same_command(tmp_path, expected)
     process.wait()
     kept = {path: path.stat().st_mtime_ns for path in marks.glob("*")}
     assert len(kept) >= 2
-    done = generate(out, 100, "processes:2")
-    assert done.returncode == 0, done.stderr
+    generate(out, 100, "processes:2")
     assert contents(out, 100) == expected
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # finished chunks were left alone
 

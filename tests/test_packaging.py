@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from collections.abc import Callable
@@ -41,6 +42,16 @@ class Environment:
         listed.write_text("\n".join(kept))
         self.uv("pip", "install", "--quiet", "--no-deps", "--python", self.python, "-r", listed)
         self.uv("pip", "install", "--quiet", "--no-index", "--find-links", wheels, "--python", self.python, requirement)
+        self.take_bytecode()
+
+    def take_bytecode(self) -> None:
+        """Link the bytecode of the packages here, which Python takes for sources of the same time and size."""
+        ours = Path(sysconfig.get_path("purelib"))
+        copy = os.link if ours.stat().st_dev == self.site.stat().st_dev else shutil.copy2
+        for folder, _, _ in os.walk(self.site):
+            compiled = ours / Path(folder).relative_to(self.site) / "__pycache__"
+            if compiled.is_dir():
+                shutil.copytree(compiled, Path(folder) / "__pycache__", copy_function=copy)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program of this environment."""
@@ -148,7 +159,9 @@ def test_installed_experiment_runs_from_its_wheel(alone):
 @pytest.mark.slow
 @pytest.mark.parametrize("text", ["[sciml.models\nx = a:b\n", "[sciml.models]\nx = not a reference\n", "\0\1[[["])
 def test_malformed_third_distribution_hides_nothing_but_itself(alone, text):
-    _, environment = alone
+    name, environment = alone
+    if name != "pnde":
+        pytest.skip("one environment shows it")
     before = listed(environment)
     info = environment.site / "stranger-1.0.dist-info"
     info.mkdir()

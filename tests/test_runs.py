@@ -16,7 +16,7 @@ DRIVER = '''
 Each run is a fork of this process, which has only imported so far. Prints the exit status of each, negative if killed.
 """
 import json, os, signal, sys, traceback
-import dask.array, jinja2, matplotlib.backends.backend_agg, torch, sciml, sciml.training
+import torch, sciml, sciml.training
 from sciml.config import config
 from sciml.data import BatchLoader
 from sciml.experiment import Experiment, Metric, Report
@@ -108,13 +108,10 @@ MOMENTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MOMENTS)
-def test_run_killed_again_and_again_ends_with_the_same_metrics(tmp_path, name):
+def test_run_killed_again_and_again_ends_with_the_same_metrics(tmp_path, fork, name):
     moments = MOMENTS[name]
-    driver = subprocess.run(
-        [sys.executable, "-c", DRIVER, name, tmp_path, json.dumps(moments)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    driver = fork(DRIVER, name, str(tmp_path), json.dumps(moments), cwd=tmp_path)()
+    assert driver.returncode == 0, driver.stdout
     assert json.loads(driver.stdout.splitlines()[-1]) == [0, *[-signal.SIGKILL] * len(moments), 0]
     command = json.loads((tmp_path / "whole" / "report.json").read_text())["command"]
     assert ("--set 'hidden=[8]'" in command) == (name == "pnde/double-pendulum")
@@ -123,7 +120,7 @@ def test_run_killed_again_and_again_ends_with_the_same_metrics(tmp_path, name):
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on(tmp_path):
+def test_ctrl_c_says_how_to_go_on(tmp_path, fork):
     start = ["run", "pnde/double-pendulum", "--preset", "smoke", "--set", "training.epochs=6", "--set", "hidden=[8]"]
     command = [sys.executable, "-m", "sciml", *start, "--out", "cut"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -137,8 +134,10 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     assert "Traceback" not in errors
     assert (tmp_path / "cut" / "checkpoints" / "nde" / "best" / "model.safetensors").exists()
     before = (tmp_path / "cut" / "metrics.jsonl").read_text()
-    resumed = sciml("run", "pnde/double-pendulum", "--resume", "cut", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = fork(
+        "import sciml.cli; sciml.cli.main()", "run", "pnde/double-pendulum", "--resume", "cut", cwd=tmp_path
+    )()
+    assert resumed.returncode == 0, resumed.stdout
     after = (tmp_path / "cut" / "metrics.jsonl").read_text()
     assert after.startswith(before)
     records = [json.loads(line) for line in after.splitlines()]
@@ -146,10 +145,6 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     names = dict.fromkeys(name for name, _ in trained)
     assert "pnde" in names
     assert trained == [(name, epoch) for name in names for epoch in range(1, 7)]  # each once, none left out
-
-
-def sciml(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "sciml", *arguments], capture_output=True, text=True, cwd=cwd)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +178,8 @@ def test_typos_end_with_code_2_one_line_and_no_directory(tmp_path, monkeypatch, 
 
 
 def test_a_typo_ends_the_process_without_a_traceback(tmp_path):
-    ended = sciml("run", "pnde/double-pendulum", "--set", "seed=-1", cwd=tmp_path)
+    command = [sys.executable, "-m", "sciml", "run", "pnde/double-pendulum", "--set", "seed=-1"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert ended.returncode == 2
     assert ended.stderr == "sciml: seed=-1: input should be greater than or equal to 0\n"
     assert list(tmp_path.iterdir()) == []

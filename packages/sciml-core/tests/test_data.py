@@ -1,7 +1,7 @@
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tracemalloc
 from collections import Counter
@@ -29,7 +29,10 @@ from sciml.executors import get_executor
 IMPORTABLE = Path(__file__).parent / "importable"
 sys.path.insert(0, str(IMPORTABLE))
 
+from sciml_test_kills import kill_at_every_rename  # noqa: E402  # pyright: ignore
 from sciml_test_problems import Big, Cloud, Deadly, Failing, Threads, Walk  # noqa: E402  # pyright: ignore
+
+multiprocessing.set_forkserver_preload(["dask.array", "sciml.data"])  # what worker processes begin with
 
 
 def assert_same_bytes(a: xarray.Dataset, b: xarray.Dataset) -> None:
@@ -458,14 +461,9 @@ def test_a_worker_that_dies_is_explained(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("problem", "before", "after"), [("Walk", 0, 20), ("Walk", 10, 20), ("Cloud", 0, 5)])
 def test_a_kill_at_any_rename_leaves_nothing_that_a_restart_cannot_finish(tmp_path, problem, before, after):
-    done = subprocess.run(
-        [sys.executable, IMPORTABLE / "kill_at_every_replace.py", tmp_path, problem, str(before), str(after)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 10  # every rename was visited
+    with get_executor("processes:1") as executor:
+        renames = executor.submit(kill_at_every_rename, tmp_path, problem, before, after).result()
+    assert renames >= 10  # every rename was visited
 
 
 def test_memory_does_not_grow_with_the_number_of_samples(tmp_path):
