@@ -91,6 +91,7 @@ EXPERIMENT = Experiment(
             repeats=1,
             n_masses=4,
             hidden=(16, 16),
+            tolerance=1e-3,
             channels=4,
             data=Data(train=4, validation=2, test=2, duration=1.0, test_duration=1.0, time_step=0.1),
             training=Training(epochs=2, batch_size=8),

@@ -72,6 +72,7 @@ EXPERIMENT = Experiment(
         "smoke": Config(
             repeats=1,
             hidden=(16, 16),
+            tolerance=1e-3,
             data=Data(train=4, validation=2, test=2, duration=0.5, test_duration=1.0),
             training=Training(epochs=2, batch_size=16),
         ),

@@ -198,7 +198,12 @@ def _experiment(small: _Small) -> Experiment:
         run=run,
         presets={
             "smoke": replace(
-                small, repeats=1, hidden=(16, 16), data=smoke_data, training=replace(small.training, epochs=2)
+                small,
+                repeats=1,
+                hidden=(16, 16),
+                tolerance=1e-3,
+                data=smoke_data,
+                training=replace(small.training, epochs=2),
             ),
             "small": small,
             "paper": replace(

@@ -211,7 +211,7 @@ def _plane(problem: Objective, family: str, names: tuple[str, str], config: Conf
 EXPERIMENT = Experiment(
     run=run,
     presets={
-        "smoke": Config(dimensions=(4, 8), size=4, budget=200, tolerance=1e-2),
+        "smoke": Config(dimensions=(4, 8), size=3, budget=60, tolerance=0.1),
         "small": Config(),
         "paper": Config(dimensions=(10, 100, 1000, 10_000), size=31, budget=10_000),
     },

@@ -216,7 +216,7 @@ def _experiment(small: FullBatch, smoke: FullBatch, paper: FullBatch) -> Experim
 
 
 def _tiny(small: FullBatch, **changes: Any) -> Any:
-    return dataclasses.replace(small, repeats=2, gradients=10, radius=1, **changes)
+    return dataclasses.replace(small, repeats=2, gradients=5, radius=1, extra=2, **changes)
 
 
 _blobs, _fermat_weber = BlobsConfig(), FermatWeberConfig()

@@ -178,10 +178,12 @@ def _experiment(small: Training, smoke: Mapping[str, Any], paper: Mapping[str, A
     return Experiment(run=run, presets=presets, paper=PAPER)
 
 
-DATA_FITTING = _experiment(DataFittingConfig(), {"epochs": 5}, {"repeats": 5, "epochs": 2000, "tuning_epochs": 300})
+DATA_FITTING = _experiment(DataFittingConfig(), {}, {"repeats": 5, "epochs": 2000, "tuning_epochs": 300})
 DIGITS = _experiment(ImagesConfig(), {}, {"repeats": 5, "data": "fashion-mnist", "tuning_epochs": 5})
 MNIST1D_IMAGES = _experiment(
-    ImagesConfig(data="mnist1d", tuning_epochs=5), {}, {"repeats": 5, "epochs": 100, "tuning_epochs": 50}
+    ImagesConfig(data="mnist1d", tuning_epochs=5),
+    {"batch_size": 500},
+    {"repeats": 5, "epochs": 100, "tuning_epochs": 50},
 )
 MULTI_LABEL = _experiment(
     MultiLabelConfig(),
