@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import sciml
-import sciml.experiment
+from sciml.experiment import RunDirectory
 from sciml.files import write_atomically
 from sciml.registry import Entry, installed
 
@@ -30,6 +30,7 @@ USED = (
     "dask.distributed",
     "h5netcdf",
     "jinja2",
+    "lightning_fabric.strategies.model_parallel",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
     "scipy.stats",
@@ -94,12 +95,13 @@ def interrupted(entry: Entry, folder: Path, cwd: str, env: dict[str, str]) -> li
         (folder / "done").write_text(json.dumps({"written": written, "imported": [*sys.modules]}))
 
     def piece(first: bool) -> None:
-        sciml.experiment.save_figure = drawn_by_the_whole_run
+        RunDirectory.figure = drawn_before
         run(out=out) if first else run(resume=out)
 
-    def drawn_by_the_whole_run(figure: Any, path: Path) -> None:
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, (folder / "whole" / path.relative_to(out)).read_bytes())
+    def drawn_before(self: RunDirectory, name: str, figure: Any) -> None:
+        image = Path("figures") / f"{name}.png"
+        (out / image).parent.mkdir(exist_ok=True)
+        write_atomically(out / image, (folder / "whole" / image).read_bytes())
 
     log = folder / "log"
     statuses = [in_child(whole, log)]

@@ -82,6 +82,7 @@ def run(config: Config, run: RunDirectory) -> Report:
 
 SMOKE = Config(
     repeats=1,
+    stabilizations=(200.0,),
     hidden=(16, 16),
     tolerance=1e-3,
     data=Data(train=4, validation=2, test=2, duration=0.5, test_duration=0.5),
