@@ -10,10 +10,19 @@ from typing import Protocol
 import pytest
 
 ROOT = Path(__file__).parents[1]
-USED = ("dask.array", "jinja2", "matplotlib.backends.backend_agg", "scipy.stats", "sciml.cli", "sciml.experiment")
+USED = (
+    "dask.array",
+    "distributed",
+    "jinja2",
+    "matplotlib.backends.backend_agg",
+    "scipy.stats",
+    "sciml.cli",
+    "sciml.experiment",
+)
 
 BEGIN = """
-import os, sys
+import multiprocessing, os, sys
+multiprocessing.set_forkserver_preload(["pnde.problems"])  # what its own workers begin with
 os.chdir(folder)
 os.environ.update(environment)
 sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import dask
 import pytest
 from sciml.cli import main
 from sciml.data import open_dataset
@@ -39,7 +40,7 @@ def contents(out: Path, n: int) -> bytes:
 def expected(tmp_path_factory, generate) -> bytes:
     """100 samples from one process."""
     out = tmp_path_factory.mktemp("one") / "data.zarr"
-    generate(out, 100, "processes:1")
+    generate(out, 100, "serial")
     return contents(out, 100)
 
 
@@ -50,7 +51,10 @@ def test_two_processes_and_more_samples_give_the_same_bytes(tmp_path, generate, 
 
 def test_a_dask_cluster_gives_the_same_bytes(tmp_path, generate, expected):
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+    ):
         address = cluster.scheduler_address.removeprefix("tcp://")
         generate(tmp_path / "data.zarr", 100, f"dask://{address}")
     assert contents(tmp_path / "data.zarr", 100) == expected
