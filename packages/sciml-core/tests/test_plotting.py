@@ -64,6 +64,16 @@ def test_saved_figures_leave_no_temporary_file(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["figure.png"]
 
 
+@pytest.mark.parametrize("count", [1, plotting.CROWDED + 1])  # the legend among the curves, or beside them
+def test_saved_figures_have_the_pixels_of_tight_ones(count, tmp_path):
+    lines = {f"{i}": [0.1 * (i + 1), 1.0, 20.0] for i in range(count)}
+    figures = [plotting.curves([0, 1, 2], {"a": lines}) for _ in range(2)]
+    plotting.save_figure(figures[0], tmp_path / "saved.png")
+    figures[1].savefig(tmp_path / "tight.png", dpi=100, bbox_inches="tight")
+    saved, tight = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("saved", "tight"))
+    np.testing.assert_array_equal(saved, tight)
+
+
 @pytest.mark.parametrize(
     "draw",
     [
