@@ -1,12 +1,12 @@
 """Classification of digits, in two dimensions and in one: small data that come with packages of the extra `ml`."""
 
+import random
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d
 from torch import nn
 
 from symplectic_opt.problems._common import check_whole, ml
@@ -84,29 +84,15 @@ def _digits(seed: int) -> Split:
 
 @lru_cache(maxsize=4)
 def _curves(seed: int) -> Split:
-    """`mnist1d.data.make_dataset`, number for number, without its interpolation objects and global generator."""
     package = ml("mnist1d.data")
-    made, random = package.get_dataset_args(), np.random.RandomState(seed)
-    length = made.template_len + made.padding[1]
-    grid = np.linspace(0, 1, length)
-    classes = np.repeat(np.arange(10), made.num_samples // 10)
-    curves, correlated, independent = np.empty((3, len(classes), length))
-    slopes = np.empty((len(classes), 1))
-    for k, template in enumerate(package.get_templates()["x"][classes]):
-        zeros = made.padding[0] + int(random.rand() * (made.padding[1] - made.padding[0] + 1))
-        padded = np.concatenate([template + 1e-8, np.zeros(zeros)])
-        scaled = np.interp(grid, np.linspace(0, 1, len(padded)), padded) * (
-            1 + made.scale_coeff * (random.rand() - 0.5)
-        )
-        curves[k] = np.roll(scaled, random.choice(made.max_translation))
-        correlated[k], independent[k] = random.randn(length), random.randn(length)
-        slopes[k] = made.shear_scale * (random.rand() - 0.5)
-    smooth = gaussian_filter1d(made.corr_noise_scale * correlated, 2)
-    curves = np.where(curves != 0, curves, smooth) + made.iid_noise_scale * independent
-    curves -= slopes * np.linspace(-0.5, 0.5, length)
-    points = np.linspace(0, 1, made.final_seq_length)
-    order = random.permutation(len(classes))
-    x = np.stack([np.interp(points, grid, curve) for curve in curves])[order]
-    inputs = torch.from_numpy((x - x.mean()) / x.std()).float()
-    targets, n = torch.from_numpy(classes[order]), int(made.train_split * len(classes))
-    return Split(inputs[:n], targets[:n], inputs[n:], targets[n:])
+    arguments = package.get_dataset_args()
+    arguments.seed = seed
+    states = random.getstate(), np.random.get_state()  # the package draws from the global generators
+    try:
+        made = package.make_dataset(arguments)
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+    inputs = [torch.from_numpy(made[name]).float() for name in ("x", "x_test")]
+    targets = [torch.from_numpy(made[name]).long() for name in ("y", "y_test")]
+    return Split(inputs[0], targets[0], inputs[1], targets[1])
