@@ -4,8 +4,9 @@ import multiprocessing
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -33,12 +34,23 @@ os.dup2(output, 2)
 """
 
 
-class Fork(Protocol):
-    """Starts Python code in a folder, with arguments and environment variables; what it returns waits for the end."""
+@dataclass(frozen=True)
+class Started:
+    """A process, and the file with what it prints."""
 
-    def __call__(
-        self, code: str, *arguments: str, cwd: Path, **environment: str
-    ) -> Callable[[], subprocess.CompletedProcess[str]]: ...
+    process: Any
+    file: Path
+
+    def ended(self) -> subprocess.CompletedProcess[str]:
+        """Its end, which this waits for."""
+        self.process.join()
+        return subprocess.CompletedProcess([], self.process.exitcode, self.file.read_text())
+
+
+class Fork(Protocol):
+    """Starts Python code in a folder, with arguments and environment variables."""
+
+    def __call__(self, code: str, *arguments: str, cwd: Path, **environment: str) -> Started: ...
 
 
 @pytest.fixture(scope="session")
@@ -50,21 +62,13 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Fork:
     multiprocessing.set_forkserver_preload([*USED, "pnde.experiments.pendulums"])
     printed = tmp_path_factory.mktemp("printed")
 
-    def start(
-        code: str, *arguments: str, cwd: Path, **environment: str
-    ) -> Callable[[], subprocess.CompletedProcess[str]]:
+    def start(code: str, *arguments: str, cwd: Path, **environment: str) -> Started:
         file = printed / str(len(list(printed.iterdir())))
         file.touch()
         names = {"folder": cwd, "printed": file, "arguments": arguments, "environment": environment}
         process = multiprocessing.get_context("forkserver").Process(target=exec, args=(BEGIN + code, names))
         process.start()
-
-        def wait() -> subprocess.CompletedProcess[str]:
-            process.join()
-            assert process.exitcode is not None
-            return subprocess.CompletedProcess(arguments, process.exitcode, file.read_text())
-
-        return wait
+        return Started(process, file)
 
     return start
 

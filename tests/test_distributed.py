@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -73,27 +74,30 @@ MAIN = "import sciml.cli; sciml.cli.main()"
 
 
 def launch(fork, processes: int, code: str, *arguments: str, cwd: Path) -> str:
-    """What the first of so many processes prints; they are forks with the environment that torchrun gives."""
+    """What so many processes print; they are forks with the environment that torchrun gives."""
     if processes == 1:
-        return fork(code, *arguments, cwd=cwd)().stdout
+        return fork(code, *arguments, cwd=cwd).ended().stdout
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = str(probe.getsockname()[1])
     shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none"}
     sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
-    waits = [
+    ranks = [
         fork(code, *arguments, cwd=cwd, **shared, **sizes, RANK=str(rank), LOCAL_RANK=str(rank))
         for rank in range(processes)
     ]
-    first, *_ = [wait().stdout for wait in waits]
-    return first
+    wait([rank.process.sentinel for rank in ranks], timeout=240)
+    for rank in ranks:
+        rank.process.join(20)  # without the others it would wait for days
+        rank.process.terminate()
+    return "\n".join(rank.ended().stdout[-3000:] for rank in ranks)
 
 
 def train(fork, folder: Path, strategy: str, processes: int, *tasks: str) -> Path:
     """Train as `tasks` say, each `<optimizer>[-<what for>]:<epochs>`; the folder then has the parameters after each."""
     folder.mkdir(exist_ok=True)
     printed = launch(fork, processes, SCRIPT, strategy, str(folder), *tasks, cwd=folder)
-    assert parameters(folder, tasks[-1]).exists(), printed[-3000:]
+    assert parameters(folder, tasks[-1]).exists(), printed
     return folder
 
 
@@ -133,7 +137,7 @@ EXPERIMENT = ["run", "pnde/double-pendulum", "--preset", "smoke", "--device", "c
 def report(folder: Path, printed: str) -> Report:
     """What was found in a place which the first process chose for all: their clocks differ."""
     (made,) = (folder / "runs/pnde/double-pendulum").iterdir()
-    assert (made / "report.json").exists(), printed[-3000:]
+    assert (made / "report.json").exists(), printed
     return Report.load(made)
 
 

@@ -26,7 +26,7 @@ def generate(fork) -> Generate:
 
     def run(out: Path, n: int, executor: str) -> None:
         arguments = [*COMMAND[3:], "-n", str(n), "--out", str(out), "--executor", executor]
-        done = fork("import sciml.cli; sciml.cli.main()", *arguments, cwd=out.parent)()
+        done = fork("import sciml.cli; sciml.cli.main()", *arguments, cwd=out.parent).ended()
         assert done.returncode == 0, done.stdout
 
     return run
@@ -45,7 +45,9 @@ def expected(tmp_path_factory, generate) -> bytes:
 
 
 def test_two_processes_and_more_samples_give_the_same_bytes(tmp_path, generate, expected):
-    generate(tmp_path / "data.zarr", 128, "processes:2")
+    options = ["-n", "128", "--out", str(tmp_path / "data.zarr"), "--executor", "processes:2"]
+    done = subprocess.run([*COMMAND, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "data.zarr", 100) == expected
 
 

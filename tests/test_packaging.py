@@ -47,11 +47,17 @@ class Environment:
     def take_bytecode(self) -> None:
         """Link the bytecode of the packages here, which Python takes for sources of the same time and size."""
         ours = Path(sysconfig.get_path("purelib"))
-        copy = os.link if ours.stat().st_dev == self.site.stat().st_dev else shutil.copy2
-        for folder, _, _ in os.walk(self.site):
+
+        def link(source: str, target: str) -> None:
+            try:
+                os.link(source, target)
+            except OSError:  # another file system
+                shutil.copy2(source, target)
+
+        for folder, inner, _ in os.walk(self.site):
             compiled = ours / Path(folder).relative_to(self.site) / "__pycache__"
-            if compiled.is_dir():
-                shutil.copytree(compiled, Path(folder) / "__pycache__", copy_function=copy)
+            if compiled.is_dir() and "__pycache__" not in inner:
+                shutil.copytree(compiled, Path(folder) / "__pycache__", copy_function=link)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program of this environment."""

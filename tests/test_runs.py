@@ -110,7 +110,7 @@ MOMENTS = {
 @pytest.mark.parametrize("name", MOMENTS)
 def test_run_killed_again_and_again_ends_with_the_same_metrics(tmp_path, fork, name):
     moments = MOMENTS[name]
-    driver = fork(DRIVER, name, str(tmp_path), json.dumps(moments), cwd=tmp_path)()
+    driver = fork(DRIVER, name, str(tmp_path), json.dumps(moments), cwd=tmp_path).ended()
     assert driver.returncode == 0, driver.stdout
     assert json.loads(driver.stdout.splitlines()[-1]) == [0, *[-signal.SIGKILL] * len(moments), 0]
     command = json.loads((tmp_path / "whole" / "report.json").read_text())["command"]
@@ -136,7 +136,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, fork):
     before = (tmp_path / "cut" / "metrics.jsonl").read_text()
     resumed = fork(
         "import sciml.cli; sciml.cli.main()", "run", "pnde/double-pendulum", "--resume", "cut", cwd=tmp_path
-    )()
+    ).ended()
     assert resumed.returncode == 0, resumed.stdout
     after = (tmp_path / "cut" / "metrics.jsonl").read_text()
     assert after.startswith(before)

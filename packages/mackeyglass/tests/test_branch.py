@@ -109,6 +109,13 @@ def test_the_old_mesh_serves_on_where_no_step_leads_from_a_new_one(principal, mo
     np.testing.assert_array_equal(branch["n"], expected["n"])
 
 
+def test_steps_across_a_hopf_point_and_a_bound_do_not_hide_how_a_branch_ends(principal):
+    """From the last step n = 5 is passed on the equilibria, which meet no bound as orbits."""
+    options = {"ds": 0.05, "ds_max": 0.2, "adapt_every": 1, "max_steps": 40, "direction": -1}
+    branch = continue_branch(principal.orbit(-1), "n", (5, 9.5), **options)
+    assert branch.stop_reason == VANISHED
+
+
 def test_multipliers_that_are_no_numbers_end_a_branch(principal, monkeypatch):
     orbit = principal.orbit(5)
     broken = replace(orbit.solution, values=np.where(orbit.solution.mesh.points[:, None] < 0.5, 1.0, np.nan))

@@ -68,7 +68,9 @@ def test_saved_figures_leave_no_temporary_file(tmp_path):
 def test_saved_figures_have_the_pixels_of_tight_ones(count, tmp_path):
     lines = {f"{i}": [0.1 * (i + 1), 1.0, 20.0] for i in range(count)}
     figures = [plotting.curves([0, 1, 2], {"a": lines}) for _ in range(2)]
+    canvas = figures[0].canvas
     plotting.save_figure(figures[0], tmp_path / "saved.png")
+    assert figures[0].canvas is canvas  # a window may show it
     figures[1].savefig(tmp_path / "tight.png", dpi=100, bbox_inches="tight")
     saved, tight = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("saved", "tight"))
     np.testing.assert_array_equal(saved, tight)

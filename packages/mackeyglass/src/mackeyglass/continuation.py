@@ -26,7 +26,8 @@ class Stepping:
     ds, ds_max
         First and longest step.
     adapt_every
-        Steps between two adaptations of the mesh; 0 for none.
+        Steps between two adaptations of the mesh; 0 for none. Where the mesh is so coarse that another one moves the
+        orbit farther than a step does, it stays.
     scale
         Of the state, so that the same steps serve in all its units.
     """
@@ -140,11 +141,19 @@ def trace(
     while True:
         state, following, collocated = _step(problem, state, free, stepping)
         passed = _passed(state.solution, following.solution, bounds)
-        if passed is not None:
-            yield _land(problem, state, following, free, stepping, *passed)
-            return
-        yield following, collocated
-        state = following
+        if passed is None:
+            yield following, collocated
+            state = following
+            continue
+        try:
+            landed = _land(problem, state, following, free, stepping, *passed)
+        except ContinuationError:  # what lies beyond the bound is not this curve
+            state = replace(state, ds=min(state.ds, following.ds) / 2)
+            if state.ds < SMALLEST_STEP * stepping.ds:
+                raise
+            continue
+        yield landed
+        return
 
 
 def outside(solution: Solution, bounds: Mapping[str, tuple[float, float]]) -> tuple[str, float] | None:

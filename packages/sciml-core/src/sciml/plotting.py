@@ -168,14 +168,16 @@ def _laid_out(figure: Figure, kind: str, dpi: int) -> Iterator[Any]:
     if engine is None or kind != "png" or figure.dpi != dpi:
         yield "tight"
         return
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    engine.execute(figure)
-    box = figure.get_tightbbox(renderer).padded(rcParams["savefig.pad_inches"])
-    figure.set_layout_engine(None)
+    canvas = figure.canvas
     try:
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        engine.execute(figure)
+        box = figure.get_tightbbox(renderer).padded(rcParams["savefig.pad_inches"])
+        figure.set_layout_engine(None)
         yield box
     finally:
         figure.set_layout_engine(engine)
+        figure.set_canvas(canvas)
 
 
 def with_palette(png: bytes) -> bytes:

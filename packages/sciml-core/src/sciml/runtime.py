@@ -79,6 +79,7 @@ class Runtime:
     def fabric(self) -> "Fabric":
         """Made when it is needed: its import takes as long as that of torch."""
         from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments import LightningEnvironment
         from lightning_fabric.strategies.ddp import DDPStrategy
         from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
@@ -89,13 +90,14 @@ class Runtime:
                 _shard, data_parallel_size=self.world, tensor_parallel_size=1, timeout=TIMEOUT
             ),
         }[self.strategy]
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.world > 1 else 1
         return Fabric(
             accelerator=self._device.type,
             devices=local,
             num_nodes=max(1, self.world // local),
             strategy=chosen,
             precision=self.precision,  # type: ignore[arg-type]
+            plugins=[] if self.world > 1 else [LightningEnvironment()],  # a single process asks no scheduler
         )
 
     @property

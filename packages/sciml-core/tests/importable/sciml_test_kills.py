@@ -67,12 +67,14 @@ def kill_at_every_rename(folder: Path, name: str, before: int, after: int) -> in
         assert not left, f"left behind: {left}"
 
     if before:
-        in_child(lambda: generate(problem, before, out=first), errors)
+        assert in_child(lambda: generate(problem, before, out=first), errors) == 0
     for last in range(1, 1000):
         shutil.rmtree(out, ignore_errors=True)
         if before:
             shutil.copytree(first, out)
-        if in_child(lambda last=last: generate_until(last), errors) == 0:
+        status = in_child(lambda last=last: generate_until(last), errors)
+        if status == 0:
             return last - 1
-        in_child(lambda last=last: finish(last), errors)
+        assert status == -signal.SIGKILL
+        assert in_child(lambda last=last: finish(last), errors) == 0
     raise AssertionError("it never ends")

@@ -2,9 +2,9 @@
 
 Reads a line of JSON for each experiment: `entry` (the fields of a `sciml.registry.Entry`), `folder` (a new one), `path`
 (what to import from), `cwd` and `env`. Each run is a fork of this process, which only imports, so that experiments
-share that: what the run of an installed one imported, this process imports before the next. Figures are drawn by the
-run that is not killed; the others build them and write the same images. Answers with a line of JSON: the folder and the
-exit status of each run. What runs print goes to `folder/log`.
+share that: what the run of an installed one imported besides plugins, this process imports before the next. Figures are
+drawn by the run that is not killed; the others build them and write the same images. Answers with a line of JSON: the
+folder and the exit status of each run. What runs print goes to `folder/log`.
 """
 
 import contextlib
@@ -107,8 +107,11 @@ def interrupted(entry: Entry, folder: Path, cwd: str, env: dict[str, str]) -> li
     statuses = [in_child(whole, log)]
     if statuses[0] == 0:
         done = json.loads((folder / "done").read_text())
+        entries = installed().entries.values()
+        plugins = {other.module.partition(".")[0] for named in entries for other in named.values()}
         if entry.name in installed().entries[entry.kind]:  # another entry may have other modules of the same names
-            import_all(name for name in done["imported"] if name not in sys.modules)
+            new = (name for name in done["imported"] if name not in sys.modules)
+            import_all(name for name in new if name.partition(".")[0] not in plugins)
         names, out = done["written"], folder / "killed"
         for k, name in enumerate((names[min(2, len(names) - 1)], names[len(names) // 2], "")):
             last = name

@@ -82,7 +82,6 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Config(
             repeats=1,
-            stabilizations=(1.0,),
             hidden=(16, 16),
             tolerance=1e-3,
             data=Data(train=4, validation=2, test=2, duration=1.0, test_duration=1.0, time_step=0.1),

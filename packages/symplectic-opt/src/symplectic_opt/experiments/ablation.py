@@ -256,7 +256,7 @@ def notes(found: dict[str, dict[str, Result]], config: Config) -> list[str]:
 EXPERIMENT = Experiment(
     run=run,
     presets={
-        "smoke": Config(problems=("log2d",), expo_C=(1.0,), poly_C=(0.1,), h_values=2, budget=40, after=40),
+        "smoke": Config(problems=("log2d",), expo_C=(1.0,), poly_C=(0.1,), h_values=4, budget=150, after=40),
         "small": Config(),
         "paper": Config(
             problems=("log2d", "quadratic", "quartic", "logreg"),
