@@ -5,8 +5,9 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pytest
 
@@ -38,7 +39,7 @@ os.dup2(output, 2)
 class Started:
     """A process, and the file with what it prints."""
 
-    process: Any
+    process: BaseProcess
     file: Path
 
     def ended(self) -> subprocess.CompletedProcess[str]:
@@ -57,7 +58,8 @@ class Fork(Protocol):
 def fork(tmp_path_factory: pytest.TempPathFactory) -> Fork:
     """Start forks of a process which has only imported, so that they share that: what most runs use, and a plugin.
 
-    Their `stdout` has the errors, too.
+    Their `stdout` has the errors, too. They share less, but work, where the process of the tests has made such a
+    process before, and see the environment of that time besides `environment`.
     """
     multiprocessing.set_forkserver_preload([*USED, "pnde.experiments.pendulums"])
     printed = tmp_path_factory.mktemp("printed")

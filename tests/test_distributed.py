@@ -90,13 +90,15 @@ def launch(fork, processes: int, code: str, *arguments: str, cwd: Path) -> str:
     for rank in ranks:
         rank.process.join(20)  # without the others it would wait for days
         rank.process.terminate()
-    return "\n".join(rank.ended().stdout[-3000:] for rank in ranks)
+    ends = [rank.ended() for rank in ranks]
+    return "\n".join(f"{end.stdout[-3000:]}\nexit status {end.returncode}" for end in ends)
 
 
 def train(fork, folder: Path, strategy: str, processes: int, *tasks: str) -> Path:
     """Train as `tasks` say, each `<optimizer>[-<what for>]:<epochs>`; the folder then has the parameters after each."""
     folder.mkdir(exist_ok=True)
     printed = launch(fork, processes, SCRIPT, strategy, str(folder), *tasks, cwd=folder)
+    # written before the processes leave: torch's threads sometimes abort the interpreter's own shutdown
     assert parameters(folder, tasks[-1]).exists(), printed
     return folder
 
@@ -151,7 +153,7 @@ def experiment_alone(fork, tmp_path_factory) -> Report:
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_experiment_of_two_processes_ends_with_the_metrics_of_one(tmp_path, fork, experiment_alone, strategy):
     arguments = [*EXPERIMENT, "--strategy", strategy]
-    if strategy == "fsdp":
+    if strategy == "fsdp":  # by torchrun itself
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         done = subprocess.run([*torchrun, "-m", "sciml", *arguments], capture_output=True, text=True, cwd=tmp_path)
         printed = done.stderr

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from mackeyglass import DDE, MackeyGlass, growth
+from mackeyglass import DDE, MackeyGlass, continuation, growth
 from mackeyglass.bifurcations import orbit_part, problem_of, singular_vectors, solved_point, with_null_vector
 from mackeyglass.branch import continue_bifurcation, continue_branch, locate
 from mackeyglass.branch_files import branch_dataset, branch_from_dataset, checksum, load_branch
@@ -110,10 +110,27 @@ def test_the_old_mesh_serves_on_where_no_step_leads_from_a_new_one(principal, mo
 
 
 def test_steps_across_a_hopf_point_and_a_bound_do_not_hide_how_a_branch_ends(principal):
-    """From the last step n = 5 is passed on the equilibria, which meet no bound as orbits."""
+    """The last step leads past n = 5 on the equilibria, where no orbit lands."""
     options = {"ds": 0.05, "ds_max": 0.2, "adapt_every": 1, "max_steps": 40, "direction": -1}
     branch = continue_branch(principal.orbit(-1), "n", (5, 9.5), **options)
     assert branch.stop_reason == VANISHED
+
+
+def test_a_bound_is_reached_where_landings_fail_after_an_adaptation(monkeypatch):
+    """Short steps then begin on the old mesh: from a new one as coarse as that they fail."""
+    landings, land = [], continuation._land
+
+    def failing(*arguments):
+        landings.append(arguments)
+        if len(landings) <= 7:
+            raise ContinuationError("no landing")
+        return land(*arguments)
+
+    orbit = PeriodicOrbit.from_simulation(MackeyGlass(n=12.0, tau=2.0)).on(Mesh.uniform(12, 3))
+    monkeypatch.setattr(continuation, "_land", failing)
+    branch = continue_branch(orbit, "n", (11, 12.07), ds=0.05, ds_max=0.05, adapt_every=1, detect=())
+    assert len(landings) == 8
+    assert branch["n"][-1] == 12.07
 
 
 def test_multipliers_that_are_no_numbers_end_a_branch(principal, monkeypatch):

@@ -94,7 +94,7 @@ def test_exponents_of_a_linear_map():
 def test_exponent_of_the_logistic_map():
     state = torch.tensor([[0.3], [0.7123]], dtype=torch.float64)
     found, last = map_exponents(lambda x: 4 * (x - x * x), state, 1, 2000, transient=10)
-    # of a conjugate of the tent map: averages differ by the ends alone, some ln(x) each
+    # conjugate to the tent map: the sum differs from n ln 2 by a term of the first and one of the last state
     torch.testing.assert_close(found, torch.full_like(found, math.log(2)), rtol=0, atol=5e-3)
     assert ((last > 0) & (last < 1)).all()
 

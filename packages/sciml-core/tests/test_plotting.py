@@ -1,5 +1,6 @@
 import io
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -72,6 +73,17 @@ def test_saved_figures_have_the_pixels_of_tight_ones(count, tmp_path):
     plotting.save_figure(figures[0], tmp_path / "saved.png")
     assert figures[0].canvas is canvas  # a window may show it
     figures[1].savefig(tmp_path / "tight.png", dpi=100, bbox_inches="tight")
+    saved, tight = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("saved", "tight"))
+    np.testing.assert_array_equal(saved, tight)
+
+
+@pytest.mark.parametrize("setting", ["figure.autolayout", "figure.constrained_layout.use"])
+def test_figures_with_colour_bars_are_saved_whatever_layout_is_the_default(setting, tmp_path, monkeypatch):
+    image = np.arange(12.0).reshape(3, 4)
+    figures = [plotting.fields({"a": image, "b": 1e5 * image}) for _ in range(2)]
+    figures[0].savefig(tmp_path / "tight.png", dpi=100, bbox_inches="tight")
+    monkeypatch.setitem(matplotlib.rcParams, setting, True)
+    plotting.save_figure(figures[1], tmp_path / "saved.png")
     saved, tight = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("saved", "tight"))
     np.testing.assert_array_equal(saved, tight)
 

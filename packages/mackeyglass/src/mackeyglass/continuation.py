@@ -26,8 +26,8 @@ class Stepping:
     ds, ds_max
         First and longest step.
     adapt_every
-        Steps between two adaptations of the mesh; 0 for none. Where the mesh is so coarse that another one moves the
-        orbit farther than a step does, it stays.
+        Steps between two adaptations of the mesh; 0 for none. The old mesh is kept where it is so coarse that another
+        one moves the orbit farther than a step does.
     scale
         Of the state, so that the same steps serve in all its units.
     """
@@ -50,7 +50,7 @@ class State:
     """Everything on which the rest of a continuation depends.
 
     `tangent` is of length one in the measure of the curve, `ds` the length of the next step, `age` the number of steps
-    since the mesh was adapted.
+    since the mesh was adapted, or should have been.
     """
 
     solution: Solution
@@ -139,18 +139,18 @@ def trace(
         When the steps have become too short. What was found before has been given out.
     """
     while True:
-        state, following, collocated = _step(problem, state, free, stepping)
-        passed = _passed(state.solution, following.solution, bounds)
+        start, following, collocated = _step(problem, state, free, stepping)
+        passed = _passed(start.solution, following.solution, bounds)
         if passed is None:
             yield following, collocated
             state = following
             continue
         try:
-            landed = _land(problem, state, following, free, stepping, *passed)
-        except ContinuationError:  # what lies beyond the bound is not this curve
+            landed = _land(problem, start, following, free, stepping, *passed)
+        except ContinuationError as error:  # the step left the curve, or was too long to land
             state = replace(state, ds=min(state.ds, following.ds) / 2)
             if state.ds < SMALLEST_STEP * stepping.ds:
-                raise
+                raise ContinuationError(f"{passed[0]} was not followed to its bound {passed[1]:g}: {error}") from error
             continue
         yield landed
         return

@@ -173,7 +173,7 @@ def _laid_out(figure: Figure, kind: str, dpi: int) -> Iterator[Any]:
         renderer = FigureCanvasAgg(figure).get_renderer()
         engine.execute(figure)
         box = figure.get_tightbbox(renderer).padded(rcParams["savefig.pad_inches"])
-        figure.set_layout_engine(None)
+        figure.set_layout_engine("none")
         yield box
     finally:
         figure.set_layout_engine(engine)

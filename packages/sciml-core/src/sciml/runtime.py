@@ -71,7 +71,8 @@ class Runtime:
         self.strategy = strategy if world > 1 else "auto"
         self.compile, self.precision = compile, precision
         self.world = world  # number of processes
-        self._device = torch.device(device) if device == "cpu" else torch.device(device, 0)  # of a single process
+        # of a single process; several have their own
+        self._device = torch.device(device) if device == "cpu" else torch.device(device, 0)
         if world > 1:
             self.fabric.launch()
 

@@ -73,7 +73,7 @@ def interrupted(entry: Entry, folder: Path, cwd: str, env: dict[str, str]) -> li
 
     That is at the first step's result and half way through the files, each time before the file has its name.
     """
-    replace, out, last = os.replace, folder / "whole", ""
+    replace, draw, out, last = os.replace, RunDirectory.figure, folder / "whole", ""
     written: list[str] = []
 
     def run(**where: Any) -> None:
@@ -100,13 +100,16 @@ def interrupted(entry: Entry, folder: Path, cwd: str, env: dict[str, str]) -> li
 
     def drawn_before(self: RunDirectory, name: str, figure: Any) -> None:
         image = Path("figures") / f"{name}.png"
-        (out / image).parent.mkdir(exist_ok=True)
-        write_atomically(out / image, (folder / "whole" / image).read_bytes())
+        if (folder / "whole" / image).exists():
+            (out / image).parent.mkdir(exist_ok=True)
+            write_atomically(out / image, (folder / "whole" / image).read_bytes())
+        else:
+            draw(self, name, figure)
 
     log = folder / "log"
     statuses = [in_child(whole, log)]
-    if statuses[0] == 0:
-        done = json.loads((folder / "done").read_text())
+    done = json.loads((folder / "done").read_text()) if statuses[0] == 0 else {"written": []}
+    if done["written"]:
         entries = installed().entries.values()
         plugins = {other.module.partition(".")[0] for named in entries for other in named.values()}
         if entry.name in installed().entries[entry.kind]:  # another entry may have other modules of the same names
