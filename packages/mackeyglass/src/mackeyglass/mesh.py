@@ -5,10 +5,11 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Float, Int
-from numpy.polynomial import chebyshev, legendre
+from numpy.polynomial.chebyshev import chebder
+from numpy.polynomial.legendre import leggauss
 from sciml.errors import ConfigError
 
-from mackeyglass.chebyshev import lobatto_nodes
+from mackeyglass.chebyshev import chebyshev_coefficients, lobatto_nodes
 
 FLOOR = 0.05  # of the density of a mesh, relative to the largest
 
@@ -171,16 +172,16 @@ def _basis(local: np.ndarray, degree: int) -> Float[np.ndarray, "3 times k"]:
 @lru_cache
 def _gauss(degree: int) -> tuple[np.ndarray, np.ndarray]:
     """Gauss–Legendre points of [−1, 1] and their weights."""
-    return legendre.leggauss(degree)
+    return leggauss(degree)
 
 
 @lru_cache
 def _coefficients(degree: int) -> Float[np.ndarray, "3 k k"]:
     """Chebyshev coefficients of the Lagrange polynomials and of two derivatives by the coordinate of [0, 1]."""
-    values = np.linalg.inv(chebyshev.chebvander(2 * lobatto_nodes(degree) - 1, degree))
+    values = chebyshev_coefficients(degree)
     derivatives = [values]
     for order in (1, 2):
-        lower = chebyshev.chebder(values, order, scl=2, axis=0)
+        lower = chebder(values, order, scl=2, axis=0)
         derivatives.append(np.concatenate([lower, np.zeros((degree + 1 - len(lower), degree + 1))]))
     return np.stack(derivatives)
 
@@ -188,4 +189,4 @@ def _coefficients(degree: int) -> Float[np.ndarray, "3 k k"]:
 @lru_cache
 def _leading(degree: int) -> np.ndarray:
     """Row that gives the constant m-th derivative of a polynomial of degree m on [0, 1]."""
-    return chebyshev.chebder(_coefficients(degree)[0], degree, scl=2, axis=0)[0]
+    return chebder(_coefficients(degree)[0], degree, scl=2, axis=0)[0]
