@@ -152,10 +152,9 @@ for entries in installed().entries.values():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("alone", ["pnde"], indirect=True)  # the others run in their own packages
 def test_installed_experiment_runs_from_its_wheel(alone):
-    name, environment = alone
-    if name != "pnde":
-        pytest.skip("one experiment shows it; the others run in their own packages")
+    _, environment = alone
     ran = environment.run("sciml", "run", "pnde/double-pendulum", "--preset", "smoke", "--out", "run")
     assert ran.returncode == 0, ran.stderr
     assert (environment.path / "run/report.html").exists()
@@ -163,11 +162,10 @@ def test_installed_experiment_runs_from_its_wheel(alone):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("alone", ["pnde"], indirect=True)  # one environment shows it
 @pytest.mark.parametrize("text", ["[sciml.models\nx = a:b\n", "[sciml.models]\nx = not a reference\n", "\0\1[[["])
 def test_malformed_third_distribution_hides_nothing_but_itself(alone, text):
-    name, environment = alone
-    if name != "pnde":
-        pytest.skip("one environment shows it")
+    _, environment = alone
     before = listed(environment)
     info = environment.site / "stranger-1.0.dist-info"
     info.mkdir()

@@ -1,3 +1,4 @@
+import importlib
 import json
 import multiprocessing
 import os
@@ -30,9 +31,9 @@ from sciml.executors import get_executor
 IMPORTABLE = Path(__file__).parent / "importable"
 sys.path.insert(0, str(IMPORTABLE))
 
-from sciml_test_kills import kill_at_every_rename  # noqa: E402  # pyright: ignore
 from sciml_test_problems import Big, Cloud, Deadly, Failing, Threads, Walk  # noqa: E402  # pyright: ignore
 
+kill_at_every_rename = importlib.import_module("sciml_test_kills").kill_at_every_rename
 multiprocessing.set_forkserver_preload(["dask.array", "distributed", "sciml.data"])  # what worker processes begin with
 
 

@@ -5,7 +5,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ class Runtime:
             devices=local,
             num_nodes=max(1, self.world // local),
             strategy=chosen,
-            precision=self.precision,  # type: ignore[arg-type]
+            precision=cast(Any, self.precision),  # one of Fabric's, as was checked
             plugins=[] if self.world > 1 else [LightningEnvironment()],  # a single process asks no scheduler
         )
 
